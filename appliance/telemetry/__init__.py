@@ -1,0 +1,1 @@
+"""Logging and metrics: what people and machines read of the running process."""

@@ -1,0 +1,81 @@
+"""Rules between values: what a type cannot say."""
+
+import ipaddress
+from collections.abc import Iterator
+
+from appliance.config.model import Config
+
+Row = tuple[str, str, str]
+"""(path, what was found, what is expected)"""
+
+
+def check(config: Config) -> Iterator[Row]:
+    """All broken rules of a configuration whose values are each well formed."""
+    yield from _something_runs(config)
+    yield from _ports(config)
+    yield from _listeners_differ(config)
+    yield from _builders(config)
+    yield from _flashblocks(config)
+    yield from _proxies(config)
+
+
+def _something_runs(config: Config) -> Iterator[Row]:
+    if config.engine is None and config.fanout is None:
+        yield "file", "no plane", "at least one of the sections [engine] and [fanout]"
+
+
+def _listeners(config: Config) -> Iterator[tuple[str, str]]:
+    if config.engine is not None:
+        yield "engine.listen", config.engine.listen
+    if config.fanout is not None:
+        yield "fanout.listen", config.fanout.listen
+    if config.admin is not None:
+        yield "admin.listen", config.admin.listen
+
+
+def _ports(config: Config) -> Iterator[Row]:
+    for path, address in _listeners(config):
+        if int(address.rpartition(":")[2]) > 65_535:
+            yield path, f'"{address}"', "a port from 0 to 65535"
+
+
+def _listeners_differ(config: Config) -> Iterator[Row]:
+    taken: dict[str, str] = {}
+    for path, address in _listeners(config):
+        if address in taken and not address.endswith(":0"):
+            yield path, f'"{address}"', f"an address of its own: {taken[address]} has this one"
+        taken.setdefault(address, path)
+
+
+def _builders(config: Config) -> Iterator[Row]:
+    if config.engine is None:
+        return
+    names: set[str] = set()
+    for index, builder in enumerate(config.engine.builders):
+        if builder.name in names:
+            yield f"engine.builders[{index}].name", f'"{builder.name}"', "a name that no other builder has"
+        names.add(builder.name)
+
+
+def _flashblocks(config: Config) -> Iterator[Row]:
+    builders = config.engine.builders if config.engine else ()
+    streams = [index for index, builder in enumerate(builders) if builder.flashblocks_url]
+    if config.flashblocks is None:
+        for index in streams:
+            path = f"engine.builders[{index}].flashblocks_url"
+            yield path, "no section [flashblocks]", "one beside it: without it no flashblock is read"
+    elif config.engine is None:
+        yield "flashblocks", "no section [engine]", "one: flashblocks come from the engine's builders"
+    elif not streams:
+        yield "flashblocks", "no builder with flashblocks_url", "at least one in [[engine.builders]]"
+
+
+def _proxies(config: Config) -> Iterator[Row]:
+    if config.fanout is None:
+        return
+    for index, network in enumerate(config.fanout.proxies):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            path = f"fanout.proxies[{index}]"
+            yield path, f'"{network}"', "an IP address or a network as 10.0.0.0/8, without host bits"

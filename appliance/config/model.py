@@ -1,0 +1,132 @@
+"""The configuration as frozen structs. Its names are a contract: other tools write this file.
+
+A section that is absent is a plane that does not run. The `description` of a constrained type is the text
+that an operator reads after "expected" when a value does not fit.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Address = Annotated[
+    str,
+    Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):[0-9]{1,5}$", description='an address as "host:port"'),
+]
+HttpUrl = Annotated[
+    str, Meta(pattern=r"^https?://[^\s/]+", description='a URL that begins with "http://" or "https://"')
+]
+WebsocketUrl = Annotated[
+    str, Meta(pattern=r"^wss?://[^\s/]+", description='a URL that begins with "ws://" or "wss://"')
+]
+Path = Annotated[str, Meta(min_length=1, description="a path", extra={"path": True})]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        description="a name of letters, digits, '-', '_' and '.'",
+    ),
+]
+Milliseconds = Annotated[
+    int, Meta(ge=1, le=600_000, description="a whole number of milliseconds from 1 to 600000")
+]
+Seconds = Annotated[float, Meta(gt=0, le=86_400, description="a number of seconds above 0, at most 86400")]
+Count = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")]
+IpNetwork = Annotated[str, Meta(min_length=2, description="an IP address or a network as 10.0.0.0/8")]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all sections share: frozen, and a key that is not known is an error."""
+
+
+class StoreConfig(Section, frozen=True, kw_only=True):
+    """Where the process keeps its files."""
+
+    folder: Path = "/var/lib/appliance"
+
+
+class UpstreamConfig(Section, frozen=True, kw_only=True):
+    """An Engine API that we call."""
+
+    url: HttpUrl
+    jwt_secret_file: Path
+    timeout_ms: Milliseconds = 1000
+
+
+class L2Config(UpstreamConfig, frozen=True, kw_only=True):
+    """The local execution client."""
+
+
+class BuilderConfig(UpstreamConfig, frozen=True, kw_only=True):
+    """An external block builder."""
+
+    name: Name
+    flashblocks_url: WebsocketUrl | None = None
+
+
+class EngineConfig(Section, frozen=True, kw_only=True):
+    """The Engine API multiplexer: what op-node connects to."""
+
+    l2: L2Config
+    jwt_secret_file: Path
+    listen: Address = "127.0.0.1:8081"
+    policy: Literal["builder", "gas_used"] = "builder"
+    builder_deadline_ms: Milliseconds = 1000
+    max_unsafe_interval_s: Seconds = 10
+    health_check_interval_s: Seconds = 60
+    builders: tuple[BuilderConfig, ...] = ()
+
+
+class FlashblocksConfig(Section, frozen=True, kw_only=True):
+    """Ingest of the builders' flashblocks."""
+
+    validation: Literal["execution", "structural"] = "execution"
+
+
+class FlashlogConfig(Section, frozen=True, kw_only=True):
+    """How much of the flashblock log is kept: whichever bound is reached first."""
+
+    retention_hours: Annotated[float, Meta(gt=0, description="a number of hours above 0")] = 24
+    retention_mib: Annotated[int, Meta(ge=1, description="a whole number of MiB from 1")] = 4096
+
+
+class FanoutConfig(Section, frozen=True, kw_only=True):
+    """The websocket server that subscribers connect to."""
+
+    listen: Address = "127.0.0.1:1112"
+    max_subscribers: Count = 10_000
+    max_per_ip: Count = 1_000
+    max_lag: Count = 1_500
+    proxies: tuple[IpNetwork, ...] = ()
+    ip_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")] = (
+        "X-Forwarded-For"
+    )
+    ping_interval_s: Seconds = 15
+    pong_timeout_s: Seconds = 30
+
+
+class AdminConfig(Section, frozen=True, kw_only=True):
+    """Metrics, status and the operators' API."""
+
+    listen: Address = "127.0.0.1:9090"
+    token_file: Path | None = None
+
+
+class LogConfig(Section, frozen=True, kw_only=True):
+    """The process's own log lines, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    store: StoreConfig = StoreConfig()
+    engine: EngineConfig | None = None
+    flashblocks: FlashblocksConfig | None = None
+    flashlog: FlashlogConfig = FlashlogConfig()
+    fanout: FanoutConfig | None = None
+    admin: AdminConfig | None = None
+    log: LogConfig = LogConfig()
