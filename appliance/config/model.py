@@ -27,9 +27,7 @@ Name = Annotated[
         description="a name of letters, digits, '-', '_' and '.'",
     ),
 ]
-Milliseconds = Annotated[
-    int, Meta(ge=1, le=600_000, description="a whole number of milliseconds from 1 to 600000")
-]
+Milliseconds = Annotated[int, Meta(ge=1, le=600_000, description="a whole number of milliseconds from 1 to 600000")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="a number of seconds above 0, at most 86400")]
 Count = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")]
@@ -99,9 +97,7 @@ class FanoutConfig(Section, frozen=True, kw_only=True):
     max_per_ip: Count = 1_000
     max_lag: Count = 1_500
     proxies: tuple[IpNetwork, ...] = ()
-    ip_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")] = (
-        "X-Forwarded-For"
-    )
+    ip_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")] = "X-Forwarded-For"
     ping_interval_s: Seconds = 15
     pong_timeout_s: Seconds = 30
 

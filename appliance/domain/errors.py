@@ -39,4 +39,11 @@ class OutOfOrderError(LogError):
 
 
 class PrunedError(LogError):
-    """A position that retention has removed, or that this log never held."""
+    """A position that retention has removed, or that this log never held.
+
+    ``oldest`` is the (block_number, index) of the oldest entry that is held, None in an empty log.
+    """
+
+    def __init__(self, message: str, oldest: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.oldest = oldest

@@ -27,3 +27,16 @@ class CurrentPayload:
 
 
 Resume = AfterBlock | AfterPayload | CurrentPayload
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a subscriber starts: with the first entry after ``position`` (0 is before the first entry).
+
+    ``skip_through`` is set where this host lags behind the place that was asked for: entries whose
+    (block_number, index) is not greater are already known to this subscriber. It ends with the first entry
+    that is greater: what comes after that (a smaller block number after a reorg, say) is for the subscriber.
+    """
+
+    position: int
+    skip_through: tuple[int, int] | None = None

@@ -54,9 +54,7 @@ def _renderers(log_format: LogFormat, *, colors: bool) -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", pad_event_to=28)]
 
 
-def _configure_libraries(
-    number: int, shared: list[Processor], renderers: list[Processor], stream: TextIO
-) -> None:
+def _configure_libraries(number: int, shared: list[Processor], renderers: list[Processor], stream: TextIO) -> None:
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],

@@ -41,9 +41,7 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_serves_where_seconds_may_be_broken(tmp_path: Path) -> None:
-    config = loads(
-        '[fanout]\nping_interval_s = 2\npong_timeout_s = 0.5\nproxies = ["10.0.0.0/8"]', folder=tmp_path
-    )
+    config = loads('[fanout]\nping_interval_s = 2\npong_timeout_s = 0.5\nproxies = ["10.0.0.0/8"]', folder=tmp_path)
     assert config.fanout is not None
     assert (config.fanout.ping_interval_s, config.fanout.pong_timeout_s) == (2, 0.5)
     assert config.fanout.proxies == ("10.0.0.0/8",)
@@ -102,9 +100,7 @@ def _toml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str):
-        return (
-            '"' + "".join(f"\\U{ord(char):08X}" for char in value if not 0xD800 <= ord(char) < 0xE000) + '"'
-        )
+        return '"' + "".join(f"\\U{ord(char):08X}" for char in value if not 0xD800 <= ord(char) < 0xE000) + '"'
     if isinstance(value, float) and "inf" not in str(value) and "." not in str(value):
         return f"{value:.1f}"
     return str(value)

@@ -1,0 +1,141 @@
+"""`appliance status`: the admin plane's status as tables for people."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from appliance.domain.errors import ApplianceError, ConfigError, UnavailableError
+from appliance.net.http_client import HttpClient
+
+_TIMEOUT_S = 5.0
+_STYLES = {"running": "green", "ok": "green", "partial": "yellow", "restarting": "yellow"}
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print the status once, or keep showing it."""
+    trio.run(_watch if arguments.watch else _once, arguments)
+    return 0
+
+
+async def _once(arguments: argparse.Namespace) -> None:
+    async with HttpClient(arguments.url) as client:
+        body = await _fetch(client, arguments)
+    if arguments.json:
+        print(body.decode())
+    else:
+        Console().print(render(msgspec.json.decode(body)))
+
+
+async def _watch(arguments: argparse.Namespace) -> None:
+    async with HttpClient(arguments.url) as client:
+        with Live(console=Console(), screen=sys.stdout.isatty(), auto_refresh=False) as live:
+            while True:
+                live.update(await _current(client, arguments), refresh=True)
+                await trio.sleep(1)
+
+
+async def _current(client: HttpClient, arguments: argparse.Namespace) -> RenderableType:
+    try:
+        return render(msgspec.json.decode(await _fetch(client, arguments)))
+    except ApplianceError as error:
+        return f"[red]{error}[/red]"
+
+
+async def _fetch(client: HttpClient, arguments: argparse.Namespace) -> bytes:
+    headers = _authorization(arguments.token_file)
+    try:
+        answer = await client.request("GET", "/api/v1/status", headers, b"", timeout_s=_TIMEOUT_S)
+    except UnavailableError as error:
+        raise UnavailableError(f"no appliance answers at {arguments.url}: {error}") from error
+    if answer.status == 401:
+        raise ConfigError(f"{arguments.url} asks for a token: give it with --token-file")
+    if answer.status != 200:
+        raise UnavailableError(f"{arguments.url} answered status {answer.status}; is it the admin address?")
+    return bytes(answer.body)
+
+
+def _authorization(token_file: Path | None) -> list[tuple[str, str]]:
+    if token_file is None:
+        return []
+    try:
+        return [("Authorization", f"Bearer {token_file.read_text().strip()}")]
+    except OSError as error:
+        raise ConfigError(f"--token-file {token_file}: cannot be read: {error.strerror}") from error
+
+
+def render(report: dict[str, Any]) -> RenderableType:
+    """The report of `/api/v1/status` as rich tables: health, planes, then each plane's numbers."""
+    planes = report["planes"]
+    tables = [_overview(report), _planes(planes)]
+    tables += [_details(name, numbers) for name, numbers in planes.items() if _rows(numbers)]
+    return Group(*tables)
+
+
+def _overview(report: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    health = report["health"]
+    table.add_row("appliance", f"{report['version']}, up {_duration(report['uptime_s'])}")
+    table.add_row("health", f"[{_STYLES.get(health['status'], 'red')}]{health['status']}[/]")
+    for fact in health["facts"]:
+        mark = "[green]well[/]" if fact["healthy"] else "[red]not well[/]"
+        table.add_row(f"  {fact['name']}", f"{mark}  {fact['reason']}")
+    return table
+
+
+def _planes(planes: dict[str, Any]) -> Table:
+    table = Table("plane", "state", "restarts", box=None, pad_edge=False, header_style="bold")
+    for name, numbers in planes.items():
+        state = numbers["state"]
+        table.add_row(name, f"[{_STYLES.get(state, 'red')}]{state}[/]", str(numbers["restarts"]))
+    return table
+
+
+def _details(name: str, numbers: dict[str, Any]) -> Table:
+    table = Table(title=name, box=None, show_header=False, title_justify="left", title_style="bold", pad_edge=False)
+    for label, value in _rows(numbers):
+        table.add_row(f"  {label}", value)
+    return table
+
+
+def _rows(numbers: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    return list(_walk({k: v for k, v in numbers.items() if prefix or k not in ("state", "restarts")}, prefix))
+
+
+def _walk(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _walk(inner, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        for index, inner in enumerate(value):
+            yield from _walk(inner, f"{prefix}[{index}]")
+    else:
+        yield prefix, _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value)) or "-"
+    return "-" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    shown = [f"{number} {unit}" for number, unit in parts if number][:2]
+    return " ".join(shown) or "0 s"

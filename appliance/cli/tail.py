@@ -1,0 +1,147 @@
+"""`appliance tail`: follow the flashblock stream in a terminal, across reconnects, without a gap or a repeat."""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import trio
+from rich.console import Console
+from rich.text import Text
+
+from appliance.domain.errors import ConfigError, DecodeError, UnavailableError
+from appliance.domain.flashblocks import Encoding, EndOfPayload, Flashblock
+from appliance.net.backoff import Backoff
+from appliance.net.websocket_client import messages
+from appliance.wire.flashblock import decode, plain_text
+
+_PING_INTERVAL_S = 10.0
+_PONG_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_AFTER = re.compile(r"(?P<block>[0-9]+)(?::(?P<index>[0-9]+))?")
+
+
+def tail(arguments: argparse.Namespace) -> int:
+    """Print one line for each flashblock until Ctrl-C or ``--count``."""
+    place = Place.parse(arguments.after)
+    show = _raw if arguments.raw else _Lines(Console(highlight=False)).show
+    trio.run(_follow, arguments.url, place, show, arguments.count)
+    return 0
+
+
+@dataclass(slots=True)
+class Place:
+    """Where the next connection resumes: strictly after (block_number, index); nowhere means at the head."""
+
+    block_number: int | None = None
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Place":
+        """From ``BLOCK`` or ``BLOCK:INDEX``. Raises ConfigError."""
+        if text is None:
+            return cls()
+        match = _AFTER.fullmatch(text)
+        if match is None:
+            raise ConfigError(f"--after {text}: expected BLOCK or BLOCK:INDEX, as 35535698:1")
+        index = match["index"]
+        return cls(int(match["block"]), None if index is None else int(index))
+
+    def url(self, stream: str) -> str:
+        """The stream's URL with the resume parameters of this place."""
+        if self.block_number is None:
+            return stream
+        query = {"block_number": self.block_number}
+        if self.index is not None:
+            query["flashblock_index"] = self.index
+        return f"{stream}{'&' if '?' in stream else '?'}{urlencode(query)}"
+
+    def passed(self, flashblock: Flashblock) -> None:
+        """The flashblock was shown: the next connection goes on after it."""
+        if flashblock.block_number is not None:
+            self.block_number, self.index = flashblock.block_number, flashblock.index
+
+
+Show = Callable[[Flashblock], None]
+
+
+async def _follow(stream: str, place: Place, show: Show, count: int | None) -> None:
+    backoff = Backoff()
+    shown = 0
+    while count is None or shown < count:
+        try:
+            async with _connect(place.url(stream)) as connection:
+                async for body, is_binary in connection:
+                    backoff.reset()
+                    shown += _accept(body, is_binary, place, show)
+                    if shown == count:
+                        return
+        except UnavailableError as error:
+            _note(f"{error}; trying again")
+        await trio.sleep(backoff.next())
+
+
+def _connect(url: str):  # type: ignore[no-untyped-def]
+    return messages(
+        url,
+        ping_interval_s=_PING_INTERVAL_S,
+        pong_timeout_s=_PONG_TIMEOUT_S,
+        connect_timeout_s=_CONNECT_TIMEOUT_S,
+        max_message_bytes=_MAX_MESSAGE_BYTES,
+    )
+
+
+def _accept(body: bytes, is_binary: bool, place: Place, show: Show) -> int:
+    """Show one message; how many flashblocks it was."""
+    try:
+        flashblock = decode(body, Encoding.BROTLI if is_binary else Encoding.TEXT)
+    except DecodeError as error:
+        _note(f"not a flashblock: {error}")
+        return 0
+    if isinstance(flashblock, EndOfPayload):
+        return 0
+    show(flashblock)
+    place.passed(flashblock)
+    return 1
+
+
+def _note(text: str) -> None:
+    print(f"appliance: {text}", file=sys.stderr)
+
+
+def _raw(flashblock: Flashblock) -> None:
+    print(plain_text(flashblock.body, flashblock.encoding).decode(), flush=True)
+
+
+class _Lines:
+    """One readable line a flashblock; a rule between blocks and a word about any gap."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: tuple[int | None, int] | None = None
+        self._at = 0.0
+
+    def show(self, flashblock: Flashblock) -> None:
+        now = time.time()
+        self._console.print(line(flashblock, now, now - self._at if self._last else None), soft_wrap=True)
+        self._last, self._at = (flashblock.block_number, flashblock.index), now
+
+
+def line(flashblock: Flashblock, now: float, since_last_s: float | None) -> Text:
+    """The line for one flashblock, received at ``now`` (Unix seconds)."""
+    text = Text(time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}", style="dim")
+    number = "?" if flashblock.block_number is None else str(flashblock.block_number)
+    text.append(f"  {number}", style="bold cyan" if flashblock.index == 0 else "cyan")
+    text.append(f"  #{flashblock.index:<2}", style="bold" if flashblock.index == 0 else "")
+    if flashblock.diff is not None:
+        text.append(f"  {len(flashblock.diff.transactions):>3} tx")
+        text.append(f"  {int(flashblock.diff.gas_used, 16):>11,} gas")
+        text.append(f"  {flashblock.diff.block_hash[:10]}…{flashblock.diff.block_hash[-4:]}", style="green")
+    text.append(f"  {len(flashblock.body) / 1000:>7.1f} kB")
+    if since_last_s is not None:
+        text.append(f"  +{since_last_s * 1000:,.0f} ms", style="dim")
+    return text
