@@ -12,9 +12,21 @@ DEFAULT_ADMIN = "http://127.0.0.1:9090"
 DEFAULT_LOG = "/var/lib/appliance/flashlog.db"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose epilog may be looked up only when help is asked for."""
+
+    late_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        """The help, with the epilog as it is now."""
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser; each subcommand sets `command`, a function of the parsed arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="appliance",
         description="Engine API multiplexer, durable flashblock log and websocket fan-out in one process.",
     )
@@ -39,20 +51,18 @@ def _lazy(module: str, function: str) -> Callable[[argparse.Namespace], object]:
     return call
 
 
-def _add_command(
-    commands: "_Commands[argparse.ArgumentParser]", name: str, text: str, module: str, function: str
-) -> argparse.ArgumentParser:
+def _add_command(commands: "_Commands[_Parser]", name: str, text: str, module: str, function: str) -> _Parser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=_lazy(module, function))
     return parser
 
 
-def _add_run(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_run(commands: "_Commands[_Parser]") -> None:
     parser = _add_command(commands, "run", "run the planes that a configuration file names", "run", "run")
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the configuration (TOML)")
 
 
-def _add_check_config(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_check_config(commands: "_Commands[_Parser]") -> None:
     text = "check a configuration file and print every error in it"
     parser = _add_command(commands, "check-config", text, "run", "check_config")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -60,13 +70,31 @@ def _add_check_config(commands: "_Commands[argparse.ArgumentParser]") -> None:
     what.add_argument("--sample", action="store_true", help="print a commented sample file instead")
 
 
-def _add_dev(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_dev(commands: "_Commands[_Parser]") -> None:
     text = "run a whole devnet in one process: simulated op-node, execution client and builders, real appliance"
     parser = _add_command(commands, "dev", text, "dev", "dev")
-    import_module("appliance.cli.dev").add_arguments(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.late_epilog = _faults
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[:BUILDER]",
+        help="make the devnet misbehave, may be repeated; the builders are alpha and beta",
+    )
+    parser.add_argument("--replay", type=Path, metavar="FILE.jsonl", help="stream recorded flashblocks instead")
+    parser.add_argument("--block-time", type=float, default=2.0, metavar="S", help="seconds (default: %(default)s)")
+    parser.add_argument("--slots", type=int, metavar="N", help="stop after N blocks")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: ./devnet-data)")
+    parser.add_argument("--any-port", action="store_true", help="listen on free ports instead of the usual ones")
 
 
-def _add_status(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _faults() -> str:
+    lines = import_module("appliance.devnet.faults").help_lines()
+    return "faults:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _add_status(commands: "_Commands[_Parser]") -> None:
     parser = _add_command(commands, "status", "show what a running appliance does", "status", "status")
     parser.add_argument("--url", default=DEFAULT_ADMIN, help="its admin address (default: %(default)s)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="the admin token, where one is set")
@@ -74,7 +102,7 @@ def _add_status(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
 
 
-def _add_tail(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_tail(commands: "_Commands[_Parser]") -> None:
     text = "follow the flashblock stream in the terminal"
     parser = _add_command(commands, "tail", text, "tail", "tail")
     parser.add_argument("--url", default=DEFAULT_STREAM, help="the stream (default: %(default)s)")
@@ -87,7 +115,7 @@ def _add_tail(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--count", type=int, metavar="N", help="stop after N flashblocks")
 
 
-def _add_log(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_log(commands: "_Commands[_Parser]") -> None:
     parser = commands.add_parser("log", help="verify, export, import or back up a flashblock log")
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     for name, text, argument in (

@@ -51,7 +51,16 @@ def _renderers(log_format: LogFormat, *, colors: bool) -> list[Processor]:
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(default=str),
         ]
-    return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", pad_event_to=28)]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=colors,
+            timestamp_key="time",
+            pad_event_to=28,
+            sort_keys=False,
+            # The default also prints local variables: among them secrets.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    ]
 
 
 def _configure_libraries(number: int, shared: list[Processor], renderers: list[Processor], stream: TextIO) -> None:

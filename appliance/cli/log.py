@@ -1,0 +1,68 @@
+"""`appliance log verify|export|import|backup`: what operators do with a flashblock log."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+
+from appliance.domain.errors import ConfigError
+from appliance.flashlog import maintenance
+
+T = TypeVar("T")
+
+_STANDARD = Path("-")
+_DATABASE = "flashlog.db"
+
+
+def log_verify(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when something is wrong; each finding is a line."""
+    report = _with_progress("verifying", lambda progress: maintenance.verify(arguments.log, progress))
+    for problem in report.problems:
+        print(problem)
+    verdict = "whole" if report.ok else "NOT whole"
+    print(f"{arguments.log}: {verdict}; {report.entries:,} entries of {report.payloads:,} payloads")
+    return 0 if report.ok else 1
+
+
+def log_export(arguments: argparse.Namespace) -> int:
+    """To a new file, or to standard output."""
+    if arguments.file == _STANDARD:
+        maintenance.export_to(arguments.log, sys.stdout.buffer)
+        return 0
+    count = _with_progress("exporting", lambda progress: maintenance.export(arguments.log, arguments.file, progress))
+    print(f"{arguments.file}: {count:,} entries")
+    return 0
+
+
+def log_import(arguments: argparse.Namespace) -> int:
+    """From a file, or from standard input."""
+    if arguments.log.name != _DATABASE:
+        raise ConfigError(f"--log {arguments.log}: a log that is written to is named {_DATABASE}")
+    folder = arguments.log.parent
+    if arguments.file == _STANDARD:
+        imported = maintenance.import_from(folder, sys.stdin.buffer)
+    else:
+        imported = _with_progress("importing", lambda progress: maintenance.import_(folder, arguments.file, progress))
+    print(f"{arguments.log}: {imported.added:,} entries added, {imported.known:,} were there already")
+    return 0
+
+
+def log_backup(arguments: argparse.Namespace) -> int:
+    """To a new file, while the appliance runs."""
+    if arguments.file == _STANDARD:
+        raise ConfigError("a backup goes to a file, not to standard output")
+    _with_progress("copying", lambda progress: maintenance.backup(arguments.log, arguments.file, progress))
+    print(f"{arguments.file}: {arguments.file.stat().st_size:,} bytes")
+    return 0
+
+
+def _with_progress(what: str, work: Callable[[maintenance.Progress], T]) -> T:
+    """A progress bar on standard error where that is a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        return work(lambda done, total: bar.update(task, completed=done, total=total or None))

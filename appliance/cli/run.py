@@ -1,0 +1,61 @@
+"""`appliance run` and `appliance check-config`."""
+
+import argparse
+import signal
+from importlib.resources import files
+from pathlib import Path
+
+import trio
+
+from appliance.config.loader import load
+from appliance.config.model import Config
+from appliance.secrets import Secrets
+from appliance.supervisor import Appliance
+from appliance.telemetry.logging import configure, get_logger
+
+log = get_logger("supervisor")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain."""
+    config = load(arguments.config)
+    configure(config.log.level, config.log.format)
+    trio.run(run_until_signal, Appliance(config))
+    return 0
+
+
+def check_config(arguments: argparse.Namespace) -> int:
+    """Report every error of a file, secrets included; silent about what is well but for one line."""
+    if arguments.sample:
+        print((files("appliance.config") / "sample.toml").read_text(), end="")
+        return 0
+    config = _checked(arguments.file)
+    planes = [name for name in ("engine", "flashblocks", "fanout", "admin") if getattr(config, name) is not None]
+    print(f"{arguments.file}: well; it runs {', '.join(planes)}")
+    return 0
+
+
+def _checked(path: Path) -> Config:
+    config = load(path)
+    Secrets.load(config)
+    return config
+
+
+async def run_until_signal(appliance: Appliance) -> None:
+    """Run an appliance, and stop it in order on the first signal."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, appliance, nursery.cancel_scope)
+        await appliance.run()
+        nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(appliance: Appliance, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            name = signal.Signals(number).name
+            if appliance.stopping:
+                log.warning("stopping at once", signal=name)
+                scope.cancel()
+                return
+            log.info("stopping", signal=name)
+            appliance.stop()

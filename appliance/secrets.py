@@ -1,0 +1,60 @@
+"""Every secret that a configuration names, read at the start; all that cannot be read are reported at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from appliance.config.model import Config
+from appliance.domain.errors import ConfigError
+from appliance.wire.jwt import load_secret
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """JWT secrets (32 bytes each) and the admin token. Without a repr: it must not reach a log."""
+
+    engine: bytes
+    el: bytes
+    builders: tuple[bytes, ...]
+    admin_token: str | None
+
+    @classmethod
+    def load(cls, config: Config) -> "Secrets":
+        """Read the files. Raises ConfigError with one line for each that cannot be read, its key in front."""
+        problems: list[str] = []
+
+        def read(key: str, path: str | None, how: Callable[[str], T], empty: T) -> T:
+            try:
+                return empty if path is None else how(path)
+            except ConfigError as error:
+                problems.append(f"{key}: {error}")
+                return empty
+
+        engine, admin = config.engine, config.admin
+        secrets = cls(
+            engine=read("engine.jwt_secret_file", engine.jwt_secret_file if engine else None, load_secret, b""),
+            el=read("engine.l2.jwt_secret_file", engine.l2.jwt_secret_file if engine else None, load_secret, b""),
+            builders=tuple(
+                read(f"engine.builders[{index}].jwt_secret_file", builder.jwt_secret_file, load_secret, b"")
+                for index, builder in enumerate(engine.builders if engine else ())
+            ),
+            admin_token=read("admin.token_file", admin.token_file if admin else None, _load_token, "") or None,
+        )
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return secrets
+
+
+def _load_token(path: str) -> str:
+    try:
+        token = Path(path).read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"token file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"token file {path}: expected ASCII text") from error
+    if len(token) < 16:
+        raise ConfigError(f"token file {path}: expected at least 16 characters, found {len(token)}")
+    return token
