@@ -1,0 +1,94 @@
+"""The files of a log in their folder: opened together, closed together."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.domain.flashblocks import Entry
+from appliance.flashlog.connection import FolderLock, translated
+from appliance.flashlog.reader import Reader
+from appliance.flashlog.spans import Totals
+from appliance.flashlog.store import Store
+from appliance.flashlog.tail import TailLimits
+
+DATABASE_NAME = "flashlog.db"
+
+
+@dataclass(frozen=True, slots=True)
+class LogFiles:
+    """flashlog.db, its WAL beside it, and the lock that makes this process the only writer."""
+
+    database: Path
+    lock: FolderLock
+    store: Store
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the database and of its WAL."""
+        wal = self.database.with_name(f"{DATABASE_NAME}-wal")
+        return {"file_bytes": _size(self.database), "wal_bytes": _size(wal)}
+
+    def close(self) -> None:
+        """Close the database, then let the next process in."""
+        try:
+            self.store.close()
+        finally:
+            self.lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedLog:
+    """The files and what a start needs to know of them; ``newest`` are the last entries, in log order."""
+
+    files: LogFiles
+    head: int
+    totals: Totals
+    newest: list[Entry]
+
+
+def open_files(folder: Path, tail: TailLimits) -> OpenedLog:
+    """Create or open the log in ``folder``; LogError says in one line why that cannot be."""
+    create_folder(folder)
+    lock = FolderLock(folder)
+    try:
+        path = folder / DATABASE_NAME
+        files = LogFiles(path, lock, Store(path))
+        return _look(files, tail)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def create_folder(folder: Path) -> None:
+    """Make the folder, and make it outlive a power cut."""
+    with translated("create", folder):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, mode=0o750)
+            sync_folder(folder.parent)
+
+
+def _look(files: LogFiles, tail: TailLimits) -> OpenedLog:
+    reader = Reader(files.database)
+    try:
+        newest = reader.newest(tail.max_entries, tail.max_bytes)
+        return OpenedLog(files, reader.head(), reader.totals(), newest)
+    except BaseException:
+        files.store.close()
+        raise
+    finally:
+        reader.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

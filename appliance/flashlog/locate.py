@@ -1,0 +1,103 @@
+"""Where a subscriber that names a place in the stream goes on reading.
+
+Log order decides, not the order of keys: after a reorg two payloads have one block number, or the number
+goes back. So a key means its last occurrence, and a key that is not held means "before the first entry that
+is greater".
+
+Retention never changes an answer; it turns it into PrunedError where an entry that was due is gone. That is
+so when the place is not greater than the greatest key removed, unless it is exactly the last entry removed.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from appliance.domain.errors import PrunedError
+from appliance.domain.payloads import PayloadId
+from appliance.domain.positions import AfterBlock, AfterPayload, Located, Resume
+from appliance.flashlog.spans import PrunedMark, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Oldest:
+    """The first entry that is held; its index is 0, because whole payloads are removed."""
+
+    position: int
+    key: tuple[int, int]
+
+
+class LogIndex(Protocol):
+    """What the rule asks of a log; all of it as of ``head``: entries after it do not exist yet."""
+
+    @property
+    def head(self) -> int: ...
+    def pruned(self) -> PrunedMark | None: ...
+    def oldest(self) -> Oldest | None: ...
+    def newest(self) -> Span | None: ...
+    def payload(self, payload_id: PayloadId) -> Span | None: ...
+    def position_of(self, payload_id: PayloadId, index: int) -> int | None: ...
+    def last_position_of(self, key: tuple[int, int]) -> int | None: ...
+    def first_position_beyond(self, key: tuple[int, int]) -> int | None: ...
+
+
+def locate(index: LogIndex, resume: Resume) -> Located:
+    """Return where ``resume`` goes on; raises PrunedError where entries that are due are not held."""
+    if isinstance(resume, AfterBlock):
+        return _after_block(index, (resume.block_number, resume.index))
+    if isinstance(resume, AfterPayload):
+        return _after_payload(index, resume)
+    newest = index.newest()
+    return Located(newest.first_position - 1 if newest else index.head)
+
+
+def _after_block(index: LogIndex, key: tuple[int, int]) -> Located:
+    held = index.last_position_of(key)
+    if held is not None:
+        return Located(held)
+    mark = index.pruned()
+    if mark is not None and key == mark.key:
+        return Located(mark.position)
+    if mark is not None and key <= mark.highest:
+        raise _pruned(index, f"block {key[0]} index {key[1]} is not in the log any more")
+    beyond = index.first_position_beyond(key)
+    if beyond is None:
+        return Located(index.head, skip_through=key)
+    if mark is None:
+        _check_not_before_the_log(index, key, beyond)
+    return Located(beyond - 1)
+
+
+def _check_not_before_the_log(index: LogIndex, key: tuple[int, int], beyond: int) -> None:
+    oldest = index.oldest()
+    if oldest is None or beyond != oldest.position:
+        return
+    if key != (oldest.key[0], -1):  # the start of the oldest block is the one place without a gap
+        raise _pruned(index, f"block {key[0]} index {key[1]} is before this log's first entry")
+
+
+def _after_payload(index: LogIndex, resume: AfterPayload) -> Located:
+    span = index.payload(resume.payload_id)
+    if span is None:
+        return _after_unknown_payload(index, resume)
+    if resume.index < 0:
+        return Located(span.first_position - 1)
+    held = index.position_of(resume.payload_id, resume.index)
+    if held is not None:
+        return Located(held)
+    newest = index.newest()
+    if newest is not None and newest.payload_id == resume.payload_id:
+        return Located(index.head, skip_through=(span.block_number, resume.index))
+    return Located(min(span.last_position, index.head))
+
+
+def _after_unknown_payload(index: LogIndex, resume: AfterPayload) -> Located:
+    mark = index.pruned()
+    if mark is not None and mark.payload_id == resume.payload_id and resume.index >= mark.index:
+        return Located(mark.position)
+    raise _pruned(index, f"payload {resume.payload_id} is not in the log")
+
+
+def _pruned(index: LogIndex, why: str) -> PrunedError:
+    oldest = index.oldest()
+    if oldest is None:
+        return PrunedError(f"{why}; nothing is held")
+    return PrunedError(f"{why}; the oldest held is block {oldest.key[0]} index {oldest.key[1]}", oldest.key)

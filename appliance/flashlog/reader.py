@@ -1,0 +1,176 @@
+"""The reading side of flashlog.db: synchronous, one read-only connection, used by one thread at a time."""
+
+import sqlite3
+from pathlib import Path
+
+from appliance.domain.errors import PrunedError
+from appliance.domain.flashblocks import Encoding, Entry
+from appliance.domain.payloads import PayloadId, PayloadState
+from appliance.domain.positions import Located, Resume
+from appliance.flashlog import rows
+from appliance.flashlog.connection import connect_reader, transaction, translated
+from appliance.flashlog.contiguity import GREATEST_NUMBER
+from appliance.flashlog.locate import Oldest, locate
+from appliance.flashlog.rows import Refused
+from appliance.flashlog.spans import PayloadRecord, PrunedMark, Space, Span, Totals
+
+
+class Reader:
+    """Queries on one snapshot each. ``head`` bounds what they see: entries after it do not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with translated("open", path):
+            self._connection = connect_reader(path)
+
+    def __repr__(self) -> str:
+        return f"<Reader {self.path}>"
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def read(self, after: int, head: int, limit: int, max_bytes: int) -> list[Entry]:
+        """Entries after ``after``, at most ``limit`` and ``max_bytes`` but one at least; PrunedError if one is gone."""
+        with translated("read", self.path), transaction(self._connection, "DEFERRED"):
+            mark = rows.pruned_mark(self._connection)
+            if mark is not None and after < mark.position:
+                oldest = SqlIndex(self._connection, head).oldest()
+                raise PrunedError(f"position {after} is not in the log any more", oldest.key if oldest else None)
+            found = self._connection.execute(
+                f"{rows.SELECT_ENTRY} WHERE e.position > ? AND e.position <= ? ORDER BY e.position LIMIT ?",
+                (after, head, limit),
+            )
+            return list(rows.entries_of(found, max_bytes))
+
+    def locate(self, resume: Resume, head: int) -> Located:
+        """Where ``resume`` goes on, by the rule of the module `locate`."""
+        with translated("read", self.path), transaction(self._connection, "DEFERRED"):
+            return locate(SqlIndex(self._connection, head), resume)
+
+    def newest(self, limit: int, max_bytes: int) -> list[Entry]:
+        """The last entries, in log order."""
+        with translated("read", self.path):
+            found = self._connection.execute(f"{rows.SELECT_ENTRY} ORDER BY e.position DESC LIMIT ?", (limit,))
+            return list(rows.entries_of(found, max_bytes))[::-1]
+
+    def head(self) -> int:
+        """The newest position, 0 in an empty log."""
+        with translated("read", self.path):
+            return rows.last_position(self._connection)
+
+    def totals(self) -> Totals:
+        """What the log holds."""
+        with translated("read", self.path):
+            return rows.totals(self._connection)
+
+    def mark(self) -> PrunedMark | None:
+        """What retention removed, None if nothing yet."""
+        with translated("read", self.path):
+            return rows.pruned_mark(self._connection)
+
+    def oldest_spans(self, limit: int) -> list[Span]:
+        """The first ``limit`` payloads by first position."""
+        with translated("read", self.path):
+            found = self._connection.execute(f"{rows.SELECT_SPAN} ORDER BY first_position LIMIT ?", (limit,))
+            return [Span(PayloadId(row[0]), *row[1:]) for row in found]
+
+    def payload(self, payload_id: PayloadId) -> PayloadRecord | None:
+        """What the log knows about one payload."""
+        with translated("read", self.path):
+            row = self._connection.execute(
+                "SELECT payload_id, block_number, builder, state, block_hash, entries, opened_at, appended_at,"
+                " sealed_at, ended_at FROM payloads WHERE payload_id = ?",
+                (payload_id,),
+            ).fetchone()
+        return None if row is None else PayloadRecord(row[0], row[1], row[2], PayloadState(row[3]), *row[4:])
+
+    def evidence(self) -> list[Refused]:
+        """All refused bodies that are kept, oldest first; the store bounds them."""
+        with translated("read", self.path):
+            found = self._connection.execute(
+                "SELECT payload_id, idx, encoding, builder, received_at, body FROM refused ORDER BY id"
+            )
+            return [Refused(row[0], row[1], Encoding(row[2]), *row[3:]) for row in found]
+
+    def space(self) -> Space:
+        """Pages of the file and how many of them are free."""
+        with translated("read", self.path):
+            return Space(*(self._pragma(name) for name in ("page_size", "page_count", "freelist_count")))
+
+    def _pragma(self, name: str) -> int:
+        (value,) = self._connection.execute(f"PRAGMA {name}").fetchone()
+        return int(value)
+
+
+class SqlIndex:
+    """The log as the rule of `locate` sees it."""
+
+    def __init__(self, connection: sqlite3.Connection, head: int) -> None:
+        self.head = head
+        self._connection = connection
+
+    def pruned(self) -> PrunedMark | None:
+        return rows.pruned_mark(self._connection)
+
+    def oldest(self) -> Oldest | None:
+        row = self._connection.execute(
+            "SELECT first_position, block_number FROM payloads WHERE first_position <= ?"
+            " ORDER BY first_position LIMIT 1",
+            (self.head,),
+        ).fetchone()
+        return None if row is None else Oldest(row[0], (row[1], 0))
+
+    def newest(self) -> Span | None:
+        return self._span("WHERE first_position <= ? ORDER BY first_position DESC LIMIT 1", self.head)
+
+    def payload(self, payload_id: PayloadId) -> Span | None:
+        if not payload_id.isascii():  # it came from a URL; what is not UTF-8 cannot even be asked for
+            return None
+        return self._span("WHERE payload_id = ? AND first_position <= ?", payload_id, self.head)
+
+    def _span(self, where: str, *values: object) -> Span | None:
+        return rows.span_of(self._connection.execute(f"{rows.SELECT_SPAN} {where}", values).fetchone())
+
+    def position_of(self, payload_id: PayloadId, index: int) -> int | None:
+        return self._position(
+            "SELECT max(position) FROM entries WHERE payload_id = ? AND idx = ? AND position <= ?",
+            payload_id,
+            _clamp(index),
+            self.head,
+        )
+
+    def last_position_of(self, key: tuple[int, int]) -> int | None:
+        return self._position(
+            "SELECT max(e.position) FROM payloads p JOIN entries e USING (payload_id)"
+            " WHERE p.block_number = ? AND e.idx = ? AND e.position <= ?",
+            *_clamped(key),
+            self.head,
+        )
+
+    def first_position_beyond(self, key: tuple[int, int]) -> int | None:
+        block_number, index = _clamped(key)
+        return self._position(
+            "SELECT min(position) FROM ("
+            " SELECT min(e.position) AS position FROM payloads p JOIN entries e USING (payload_id)"
+            " WHERE p.block_number = ?1 AND e.idx > ?2 AND e.position <= ?3"
+            " UNION ALL"
+            " SELECT min(first_position) FROM payloads WHERE block_number > ?1 AND first_position <= ?3)",
+            block_number,
+            index,
+            self.head,
+        )
+
+    def _position(self, query: str, *values: object) -> int | None:
+        (position,) = self._connection.execute(query, values).fetchone()
+        return None if position is None else int(position)
+
+
+def _clamped(key: tuple[int, int]) -> tuple[int, int]:
+    """Numbers that a subscriber wrote into a URL, within what SQLite can compare."""
+    block_number, index = key
+    return _clamp(block_number), _clamp(index)
+
+
+def _clamp(number: int) -> int:
+    return max(-1, min(number, GREATEST_NUMBER))

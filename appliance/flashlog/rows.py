@@ -1,0 +1,89 @@
+"""Rows of the tables as domain values: the queries that the writer and the readers share."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from appliance.domain.flashblocks import Encoding, Entry, Flashblock
+from appliance.domain.payloads import PayloadId
+from appliance.flashlog.spans import PrunedMark, Span, Totals
+
+SELECT_ENTRY = """
+    SELECT e.position, e.payload_id, e.idx, p.block_number, e.encoding, e.body
+    FROM entries e JOIN payloads p USING (payload_id)
+"""
+
+SELECT_SPAN = """
+    SELECT payload_id, block_number, first_position, last_position, bytes, appended_at FROM payloads
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A flashblock on its way into the log. ``received_at`` is wall clock seconds.
+
+    ``position`` is where it was in the log that it is imported from; None is "after the last one".
+    """
+
+    flashblock: Flashblock
+    builder: str
+    received_at: float
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Evidence: a second body for a key that was held. ``received_at`` is wall clock seconds."""
+
+    payload_id: PayloadId
+    index: int
+    encoding: Encoding
+    builder: str
+    received_at: float
+    body: bytes
+
+
+def entry_of(row: tuple[int, str, int, int, str, bytes]) -> Entry:
+    """One row of SELECT_ENTRY."""
+    position, payload_id, index, block_number, encoding, body = row
+    return Entry(position, PayloadId(payload_id), index, block_number, body, Encoding(encoding))
+
+
+def entries_of(rows: Iterable[tuple[int, str, int, int, str, bytes]], max_bytes: int) -> Iterator[Entry]:
+    """Entries until their bodies exceed ``max_bytes``, but at least one."""
+    total = 0
+    for row in rows:
+        entry = entry_of(row)
+        total += len(entry.body)
+        if total > max_bytes and total > len(entry.body):
+            return
+        yield entry
+
+
+def span_of(row: tuple[str, int, int, int, int, float] | None) -> Span | None:
+    """One row of SELECT_SPAN."""
+    return None if row is None else Span(PayloadId(row[0]), *row[1:])
+
+
+def pruned_mark(connection: sqlite3.Connection) -> PrunedMark | None:
+    """What retention removed, None if nothing yet."""
+    row = connection.execute(
+        "SELECT position, payload_id, block_number, idx, highest_block_number, highest_idx FROM pruned"
+    ).fetchone()
+    if row is None:
+        return None
+    return PrunedMark(row[0], PayloadId(row[1]), row[2], row[3], (row[4], row[5]))
+
+
+def totals(connection: sqlite3.Connection) -> Totals:
+    """What the log holds. One pass over the payloads: 10 ms for a day of one-second blocks."""
+    row = connection.execute(
+        "SELECT count(*), coalesce(sum(entries), 0), coalesce(sum(bytes), 0) FROM payloads"
+    ).fetchone()
+    return Totals(*row)
+
+
+def last_position(connection: sqlite3.Connection) -> int:
+    """The newest position, 0 in an empty log."""
+    (position,) = connection.execute("SELECT coalesce(max(position), 0) FROM entries").fetchone()
+    return int(position)

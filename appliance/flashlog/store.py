@@ -1,0 +1,270 @@
+"""The writing side of flashlog.db: synchronous, one connection, used by one thread at a time.
+
+Nothing that decides is kept in memory between transactions: after a failed one there is nothing to undo.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.domain.errors import EquivocationError, LogError
+from appliance.domain.flashblocks import Entry
+from appliance.domain.payloads import PayloadId, PayloadState
+from appliance.flashlog import rows
+from appliance.flashlog.connection import PAGE_BYTES, configure_writer, connect, transaction, translated
+from appliance.flashlog.contiguity import HeldPayload, admit, check_transition
+from appliance.flashlog.retention import ENTRY_OVERHEAD_BYTES
+from appliance.flashlog.rows import Arrival
+from appliance.flashlog.schema import identify, migrate
+
+MAX_REFUSED = 256
+MAX_REFUSED_BYTES = 32 * 2**20
+MAX_REFUSED_PER_KEY = 4
+"""Bounds of the evidence. A flood on one key keeps the first four; when all is full the oldest goes."""
+
+CHECKPOINT_BYTES = 4 * 2**20
+"""Body bytes after which the writer copies the WAL into the file as soon as it is idle: 5 to 20 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The entry of a flashblock; ``new`` is False where the log held the same body already."""
+
+    entry: Entry
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What one step of retention took out."""
+
+    payloads: int = 0
+    entries: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Removed") -> "Removed":
+        return Removed(self.payloads + other.payloads, self.entries + other.entries, self.bytes + other.bytes)
+
+
+Work = Callable[["Store"], object]
+"""One job inside a transaction. It may raise LogError: that is its outcome, and what it wrote stays."""
+
+
+class Store:
+    """Append, states, retention and evidence on one SQLite connection."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and migrate; raises LogError where the file is not ours, newer, damaged or locked."""
+        self.path = path
+        self._since_checkpoint = 0
+        with translated("open", path):
+            self._connection = connect(path)
+            try:
+                identify(self._connection, path)
+                configure_writer(self._connection, path)
+                migrate(self._connection, path)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    def close(self) -> None:
+        """Checkpoint what is left and close."""
+        with translated("close", self.path):
+            self._connection.close()
+
+    def apply(self, jobs: Sequence[Work]) -> list[object]:
+        """Run all jobs in one transaction and return their outcomes, LogErrors included, once it is on disk.
+
+        Raises LogError when the transaction failed: then no job has happened.
+        """
+        with translated("write", self.path), transaction(self._connection):
+            return [self._attempt(job) for job in jobs]
+
+    def _attempt(self, job: Work) -> object:
+        try:
+            return job(self)
+        except LogError as error:
+            return error
+
+    # --- jobs: to be called within `apply` ---
+
+    def append(self, arrival: Arrival) -> Appended:
+        """Append, or find the same entry; EquivocationError (with evidence kept), OutOfOrderError."""
+        flashblock = arrival.flashblock
+        number = admit(self._held(flashblock.payload_id), flashblock)
+        if number is None:
+            return Appended(self._same_entry(arrival), new=False)
+        position = self._insert_entry(arrival)
+        self._count_in_payload(arrival, number, position)
+        body, encoding = flashblock.body, flashblock.encoding
+        entry = Entry(position, flashblock.payload_id, flashblock.index, number, body, encoding)
+        return Appended(entry, new=True)
+
+    def _held(self, payload_id: PayloadId) -> HeldPayload | None:
+        row = self._connection.execute(
+            "SELECT block_number, entries FROM payloads WHERE payload_id = ?", (payload_id,)
+        ).fetchone()
+        return HeldPayload(*row) if row else None
+
+    def _insert_entry(self, arrival: Arrival) -> int:
+        flashblock = arrival.flashblock
+        self._since_checkpoint += len(flashblock.body)
+        cursor = self._connection.execute(
+            "INSERT INTO entries (position, payload_id, idx, encoding, builder, received_at, checksum, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._free_position(arrival.position),
+                flashblock.payload_id,
+                flashblock.index,
+                flashblock.encoding.value,
+                arrival.builder,
+                arrival.received_at,
+                zlib.crc32(flashblock.body),
+                flashblock.body,
+            ),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def _free_position(self, wanted: int | None) -> int | None:
+        """An imported entry keeps its position where that is still ahead; NULL is the next one."""
+        if wanted is None or wanted <= rows.last_position(self._connection):
+            return None
+        return wanted
+
+    def _count_in_payload(self, arrival: Arrival, block_number: int, position: int) -> None:
+        flashblock = arrival.flashblock
+        size = len(flashblock.body) + ENTRY_OVERHEAD_BYTES
+        self._connection.execute(
+            "INSERT INTO payloads (payload_id, block_number, builder, state, first_position, last_position,"
+            " entries, bytes, opened_at, appended_at)"
+            " VALUES (?1, ?2, ?3, 'building', ?4, ?4, 1, ?5, ?6, ?6)"
+            " ON CONFLICT (payload_id) DO UPDATE SET last_position = ?4, entries = entries + 1,"
+            " bytes = bytes + ?5, appended_at = ?6",
+            (flashblock.payload_id, block_number, arrival.builder, position, size, arrival.received_at),
+        )
+
+    def _same_entry(self, arrival: Arrival) -> Entry:
+        flashblock = arrival.flashblock
+        row = self._connection.execute(
+            f"{rows.SELECT_ENTRY} WHERE e.payload_id = ? AND e.idx = ?",
+            (flashblock.payload_id, flashblock.index),
+        ).fetchone()
+        entry = rows.entry_of(row)
+        if entry.body != flashblock.body or entry.encoding is not flashblock.encoding:
+            self._keep_evidence(arrival)
+            raise EquivocationError(
+                f"flashblock {flashblock.index} of payload {flashblock.payload_id} from {arrival.builder}: "
+                f"another body is held at position {entry.position}"
+            )
+        return entry
+
+    def _keep_evidence(self, arrival: Arrival) -> None:
+        flashblock = arrival.flashblock
+        (kept,) = self._connection.execute(
+            "SELECT count(*) FROM refused WHERE payload_id = ? AND idx = ?",
+            (flashblock.payload_id, flashblock.index),
+        ).fetchone()
+        if kept >= MAX_REFUSED_PER_KEY:
+            return
+        self._connection.execute(
+            "INSERT INTO refused (payload_id, idx, encoding, builder, received_at, digest, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (
+                flashblock.payload_id,
+                flashblock.index,
+                flashblock.encoding.value,
+                arrival.builder,
+                arrival.received_at,
+                hashlib.sha256(flashblock.encoding.value.encode() + flashblock.body).digest(),
+                flashblock.body,
+            ),
+        )
+        self._bound_evidence()
+
+    def _bound_evidence(self) -> None:
+        self._connection.execute(
+            "DELETE FROM refused WHERE id IN (SELECT id FROM (SELECT id, count(*) OVER newer AS number,"
+            " sum(length(body)) OVER newer AS bytes FROM refused WINDOW newer AS (ORDER BY id DESC))"
+            " WHERE number > ? OR bytes > ?)",
+            (MAX_REFUSED, MAX_REFUSED_BYTES),
+        )
+
+    def set_state(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None, now: float) -> None:
+        """Move a payload on; LogError where it is unknown or the step is not allowed."""
+        row = self._connection.execute("SELECT state FROM payloads WHERE payload_id = ?", (payload_id,)).fetchone()
+        if row is None:
+            raise LogError(f"payload {payload_id} is not in the log")
+        check_transition(payload_id, PayloadState(row[0]), state)
+        self._connection.execute(
+            "UPDATE payloads SET state = ?1, block_hash = coalesce(?2, block_hash),"
+            " sealed_at = CASE WHEN ?1 = 'sealed' THEN coalesce(sealed_at, ?3) ELSE sealed_at END,"
+            " ended_at = CASE WHEN ?1 IN ('landed', 'dropped') AND state <> ?1 THEN ?3 ELSE ended_at END"
+            " WHERE payload_id = ?4",
+            (state.value, block_hash, now, payload_id),
+        )
+
+    def remove_through(self, cut: int) -> Removed:
+        """Remove whole payloads up to position ``cut``; nothing if that would touch or split a later one."""
+        if not self._is_clean(cut):
+            return Removed()
+        row = self._connection.execute(
+            "SELECT count(*), coalesce(sum(entries), 0), coalesce(sum(bytes), 0) FROM payloads"
+            " WHERE first_position <= ?",
+            (cut,),
+        ).fetchone()
+        if row[0]:
+            self._move_mark(cut)
+            self._connection.execute("DELETE FROM entries WHERE position <= ?", (cut,))
+            self._connection.execute("DELETE FROM payloads WHERE first_position <= ?", (cut,))
+        return Removed(*row)
+
+    def _is_clean(self, cut: int) -> bool:
+        (split, newer) = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM payloads WHERE first_position <= ?1 AND last_position > ?1),"
+            " EXISTS (SELECT 1 FROM payloads WHERE first_position > ?1)",
+            (cut,),
+        ).fetchone()
+        return bool(newer and not split)
+
+    def _move_mark(self, cut: int) -> None:
+        last = rows.entry_of(
+            self._connection.execute(
+                f"{rows.SELECT_ENTRY} WHERE e.position <= ? ORDER BY e.position DESC LIMIT 1", (cut,)
+            ).fetchone()
+        )
+        before = rows.pruned_mark(self._connection)
+        highest = self._connection.execute(
+            "SELECT block_number, max(entries) - 1 FROM payloads WHERE first_position <= ?"
+            " GROUP BY block_number ORDER BY block_number DESC LIMIT 1",
+            (cut,),
+        ).fetchone()
+        highest = max(highest, before.highest) if before else highest
+        self._connection.execute(
+            "INSERT OR REPLACE INTO pruned VALUES (1, ?, ?, ?, ?, ?, ?)",
+            (last.position, last.payload_id, last.block_number, last.index, *highest),
+        )
+
+    def give_back(self, pages: int) -> None:
+        """Return up to ``pages`` free pages from the end of the file to the disk."""
+        self._since_checkpoint += pages * PAGE_BYTES
+        # Python's sqlite3 makes only the first step of this pragma, which frees one page whatever its argument.
+        for _ in range(pages):
+            self._connection.execute("PRAGMA incremental_vacuum(1)")
+
+    # --- outside of a transaction ---
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether enough was written that the WAL should be copied into the file."""
+        return self._since_checkpoint >= CHECKPOINT_BYTES
+
+    def checkpoint(self) -> None:
+        """Copy the WAL into the file, as far as readers allow; raises LogError (a full disk, say)."""
+        self._since_checkpoint = 0
+        with translated("checkpoint", self.path):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
