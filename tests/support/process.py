@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,11 @@ class ApplianceProcess:
 
 
 @asynccontextmanager
-async def running(config: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[ApplianceProcess]:
+async def running(
+    write_config: Callable[[], Path], env: Mapping[str, str] | None = None
+) -> AsyncIterator[ApplianceProcess]:
     """Start `appliance run --config FILE` and wait until it is ready; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "appliance", "run", "--config", str(config)]
+    command = [sys.executable, "-m", "appliance", "run", "--config", str(write_config())]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env)
         appliance = ApplianceProcess(process)

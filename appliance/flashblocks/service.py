@@ -1,0 +1,277 @@
+"""The flashblock plane's shell: carries out what the sequence machine says, between engine, EL and log.
+
+The engine calls the synchronous methods; none of them waits. Behind them one task feeds the log, in
+order, and each validation has a task of its own (the machine allows one per round).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from appliance.domain.assembled import AssembledPayload
+from appliance.domain.errors import EquivocationError, LogError, RemoteError, UnavailableError
+from appliance.domain.flashblocks import Flashblock
+from appliance.domain.payloads import BuildId, PayloadId, PayloadStatus
+from appliance.flashblocks.commands import (
+    Append,
+    Command,
+    Dropped,
+    LogCommand,
+    Paused,
+    Reason,
+    Sealed,
+    SetState,
+    Validate,
+)
+from appliance.flashblocks.ingest import DATA_TIMEOUT_S, BuilderSource, Ingest
+from appliance.flashblocks.metrics import FlashblockMetrics
+from appliance.flashblocks.ports import BlockValidator, Build, Connect, FlashblockSink
+from appliance.flashblocks.sequence import FlashblockSequence
+from appliance.net.websocket_client import messages
+from appliance.telemetry.logging import get_logger
+from appliance.wire.flashblock import MAX_MESSAGE_BYTES
+
+log = get_logger("flashblocks")
+
+
+@dataclass(frozen=True, slots=True)
+class FlashblockSettings:
+    """``execution``: show only what the EL called VALID. The rest are rollup-boost's timings, in seconds."""
+
+    execution: bool = True
+    ping_interval_s: float = 0.5
+    pong_timeout_s: float = 1.5
+    connect_timeout_s: float = 5.0
+    data_timeout_s: float = DATA_TIMEOUT_S
+
+
+class FlashblockService:
+    """The builders' flashblocks on their way to the log. Implements the engine's port `FlashblockStream`.
+
+    `run` once; the methods for the engine work from the start, also before and without it.
+    """
+
+    def __init__(
+        self,
+        settings: FlashblockSettings,
+        sources: Iterable[BuilderSource],
+        *,
+        sink: FlashblockSink,
+        validator: BlockValidator,
+        metrics: FlashblockMetrics,
+        connect: Connect | None = None,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._sequence = FlashblockSequence(execution=settings.execution)
+        self._sink = sink
+        self._validator = validator
+        self._metrics = metrics
+        self._clock = clock
+        self._execution = settings.execution
+        self._ingests = {
+            source.name: Ingest(
+                source,
+                connect=connect or _connector(settings),
+                deliver=self.flashblock_received,
+                is_building=self._sequence.is_building,
+                metrics=metrics,
+                data_timeout_s=settings.data_timeout_s,
+            )
+            for source in sources
+        }
+        # Bounded by the machine: at most one append and three states per round that it remembers, and
+        # one validation per round. Nothing is dropped here.
+        self._log_work: deque[LogCommand] = deque()
+        self._validations: deque[Validate] = deque()
+        self._work = trio.Event()
+        self._log_wakeup = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Read from the builders and feed the log until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._feed_log)
+            nursery.start_soon(self._start_validations, nursery)
+            for ingest in self._ingests.values():
+                nursery.start_soon(ingest.run)
+            task_status.started()
+
+    def statistics(self) -> dict[str, object]:
+        """The stream and its sources, as JSON-able values."""
+        sources = {name: ingest.statistics() for name, ingest in self._ingests.items()}
+        mode = "execution" if self._execution else "structural"
+        return {"validation": mode, "stream": self._sequence.statistics(), "sources": sources}
+
+    # What the engine calls.
+
+    def build_started(self, build: Build) -> None:
+        """A forkchoice_updated with attributes goes out. It replaces every build before it."""
+        self._sequence.build_started(build, self._clock())
+        self._carry_out()
+
+    def build_confirmed(self, build_id: BuildId) -> None:
+        """The EL answered VALID with a payload id: the build's stream may be published."""
+        self._sequence.build_confirmed(build_id)
+        self._carry_out()
+
+    def build_abandoned(self, build_id: BuildId) -> None:
+        """The EL refused the build, or a newer one replaced it before getPayload came."""
+        self._sequence.build_abandoned(build_id)
+        self._carry_out()
+
+    def builder_joined(self, build_id: BuildId, builder: str, payload_id: PayloadId) -> None:
+        """``builder`` answered with its own payload id; before or after `build_confirmed`, or late."""
+        self._sequence.builder_joined(build_id, builder, payload_id)
+        self._carry_out()
+
+    def seal(self, build_id: BuildId) -> AssembledPayload | None:
+        """Fence the stream and answer what was handed to the log so far, assembled; idempotent.
+
+        None for a build that is not known, that has no stream, or whose stream cannot be assembled.
+        """
+        sealed = self._sequence.seal(build_id)
+        self._carry_out()
+        return sealed
+
+    def payload_returned(self, build_id: BuildId, block_hash: str) -> None:
+        """getPayload was answered with the block of this hash."""
+        self._sequence.payload_returned(build_id, block_hash)
+        self._carry_out()
+
+    def head_changed(self, block_hash: str, block_number: int | None) -> None:
+        """The EL took ``block_hash`` as its head: payloads land or are dropped by it."""
+        self._sequence.head_changed(block_hash, block_number)
+        self._carry_out()
+
+    # What the builders send.
+
+    def flashblock_received(self, builder: str, flashblock: Flashblock) -> None:
+        """A flashblock came in over ``builder``'s connection."""
+        self._metrics.messages_processed.inc()
+        self._sequence.flashblock(builder, flashblock, self._clock())
+        self._carry_out()
+
+    # Carrying out.
+
+    def _carry_out(self) -> None:
+        for command in self._sequence.take_commands():
+            self._dispatch(command)
+
+    def _dispatch(self, command: Command) -> None:
+        match command:
+            case Append() | SetState():
+                self._log_work.append(command)
+                self._log_wakeup.set()
+            case Validate():
+                self._validations.append(command)
+                self._work.set()
+            case Dropped():
+                self._metrics.count_dropped(command)
+                _log_dropped(command)
+            case Paused():
+                self._metrics.count_paused(command)
+                _log_paused(command)
+            case Sealed():
+                self._metrics.count_sealed(command)
+
+    async def _feed_log(self) -> None:
+        while True:
+            while self._log_work:
+                await self._log(self._log_work.popleft())
+            self._log_wakeup = trio.Event()
+            await self._log_wakeup.wait()
+
+    async def _log(self, command: LogCommand) -> None:
+        if isinstance(command, Append):
+            await self._append(command)
+        else:
+            await self._set_state(command)
+
+    async def _append(self, command: Append) -> None:
+        started = self._clock()
+        try:
+            await self._sink.append(command.flashblock, command.builder)
+        except LogError as error:
+            log.error("flashblock not logged", reason=str(error), **_place(command))
+            equivocation = isinstance(error, EquivocationError)
+            self._sequence.append_failed(Reason.LOG_EQUIVOCATION if equivocation else Reason.LOG_FAILED)
+        else:
+            now = self._clock()
+            self._metrics.append_seconds.observe(now - started)
+            self._metrics.publish_seconds.observe(now - command.arrived_at)
+            self._metrics.published.labels(command.builder).inc()
+            self._sequence.appended()
+        self._carry_out()
+
+    async def _set_state(self, command: SetState) -> None:
+        try:
+            await self._sink.set_state(command.payload_id, command.state, command.block_hash)
+        except LogError as error:
+            log.error(
+                "payload state not logged",
+                payload_id=command.payload_id,
+                state=command.state,
+                reason=str(error),
+            )
+
+    async def _start_validations(self, nursery: trio.Nursery) -> None:
+        while True:
+            while self._validations:
+                nursery.start_soon(self._validate, self._validations.popleft())
+            self._work = trio.Event()
+            await self._work.wait()
+
+    async def _validate(self, command: Validate) -> None:
+        await trio.sleep(command.delay_s)
+        status = await self._ask(command.payload)
+        self._sequence.validated(command.validation_id, status)
+        self._carry_out()
+
+    async def _ask(self, payload: AssembledPayload) -> PayloadStatus | None:
+        started = self._clock()
+        try:
+            status = await self._validator.validate(payload)
+        except (UnavailableError, RemoteError) as error:
+            log.warning("flashblock not validated", payload_id=payload.payload_id, reason=str(error))
+            return None
+        self._metrics.validate_seconds.observe(self._clock() - started)
+        return status
+
+
+def _connector(settings: FlashblockSettings) -> Connect:
+    return partial(
+        messages,
+        ping_interval_s=settings.ping_interval_s,
+        pong_timeout_s=settings.pong_timeout_s,
+        connect_timeout_s=settings.connect_timeout_s,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+    )
+
+
+def _place(command: Append) -> dict[str, object]:
+    flashblock = command.flashblock
+    return {"payload_id": flashblock.payload_id, "index": flashblock.index, "builder": command.builder}
+
+
+def _log_dropped(note: Dropped) -> None:
+    log.debug(
+        "flashblock dropped",
+        reason=str(note.reason),
+        builder=note.builder,
+        payload_id=note.payload_id,
+        index=note.index,
+        count=note.count,
+    )
+
+
+def _log_paused(note: Paused) -> None:
+    log.warning(
+        "flashblock stream paused",
+        reason=str(note.reason),
+        builder=note.builder,
+        payload_id=note.payload_id,
+        index=note.index,
+        published=note.published,
+    )
