@@ -1,0 +1,88 @@
+"""The shell around one builder's lanes: two tasks that send what is queued, one call at a time each."""
+
+from collections.abc import Callable
+
+import trio
+
+from appliance.domain.errors import UnavailableError
+from appliance.engine.events import Answered, Failed
+from appliance.engine.lanes import CHAIN_PARCELS, POOL_PARCELS, Lane, Parcel
+from appliance.engine.metrics import EngineMetrics
+from appliance.engine.outcomes import Outcome
+from appliance.engine.upstream import Upstream
+from appliance.net.backoff import Backoff
+from appliance.net.http import HttpResponse
+
+
+class BuilderLink:
+    """Background requests to one builder. ``report`` gets the outcome of calls that someone waits for."""
+
+    def __init__(self, upstream: Upstream, report: Callable[[Outcome], None], metrics: EngineMetrics) -> None:
+        self.upstream = upstream
+        self._report = report
+        self._failed = metrics.copies_failed.labels(upstream.name)
+        self._dropped = metrics.copies_dropped.labels(upstream.name)
+        self._chain = _Queue(Lane(CHAIN_PARCELS))
+        self._pool = _Queue(Lane(POOL_PARCELS))
+
+    async def run(self) -> None:
+        """Send for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work, self._chain)
+            nursery.start_soon(self._work, self._pool)
+
+    def put(self, parcel: Parcel, *, in_order: bool) -> list[Failed]:
+        """Queue a request; answers the outcomes of waiting calls whose place it takes."""
+        queue = self._chain if in_order else self._pool
+        dropped_before = queue.lane.dropped
+        displaced = queue.lane.put(parcel)
+        self._dropped.inc(queue.lane.dropped - dropped_before)
+        queue.waiting.unpark()
+        return [Failed(call_id, f"{self.upstream.name}: a newer order took its place") for call_id in displaced]
+
+    def statistics(self) -> dict[str, object]:
+        """What waits, and what was dropped."""
+        return {
+            **self.upstream.statistics(),
+            "waiting": len(self._chain.lane) + len(self._pool.lane),
+            "dropped": self._chain.lane.dropped + self._pool.lane.dropped,
+        }
+
+    async def _work(self, queue: "_Queue") -> None:
+        backoff = Backoff()
+        while True:
+            parcel = queue.lane.take()
+            if parcel is None:
+                await queue.waiting.park()
+            elif await self._deliver(parcel) or not queue.lane.put_back(parcel):
+                backoff.reset()
+            else:
+                await trio.sleep(backoff.next())
+
+    async def _deliver(self, parcel: Parcel) -> bool:
+        try:
+            response = await self.upstream.post(parcel.make_body())
+        except UnavailableError as error:
+            self._failed.inc()
+            self._tell(parcel, error)
+            return False
+        self._tell(parcel, response)
+        return response.status == 200
+
+    def _tell(self, parcel: Parcel, result: HttpResponse | UnavailableError) -> None:
+        if parcel.call_id is None:
+            return
+        outcome: Outcome
+        if isinstance(result, UnavailableError):
+            outcome = Failed(parcel.call_id, str(result))
+        else:
+            outcome = Answered(parcel.call_id, self.upstream.origin, result.status, result.body)
+        self._report(outcome)
+
+
+class _Queue:
+    """A lane and where its worker sleeps while it is empty."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.waiting = trio.lowlevel.ParkingLot()

@@ -1,0 +1,132 @@
+"""Builds: what is remembered of each forkchoice_updated with attributes, under the payload ids it was given."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from appliance.domain.payloads import BuildId, PayloadId
+from appliance.engine.events import Requested
+from appliance.engine.offers import Block, BuildOrder
+from appliance.engine.ports import Build
+from appliance.engine.selection import Selection
+from appliance.wire.engine import Attributes, ForkchoiceUpdated
+
+MAX_BUILDS: Final = 16
+"""Builds kept: op-node asks for the newest, at times for the one before. The oldest is forgotten: a
+getPayload for it then goes to the EL alone. Each keeps the block that was returned, up to some MB."""
+
+
+_NO_PAYLOAD_ID: Final = PayloadId("")
+
+
+class Phase(StrEnum):
+    """How far a build has come.
+
+    building --getPayload--> sealing --Sealed--> choosing --chosen--> answered
+                                                     `---nothing----> failed --getPayload--> sealing
+    """
+
+    BUILDING = "building"
+    SEALING = "sealing"
+    CHOOSING = "choosing"
+    ANSWERED = "answered"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class BuildRecord:
+    """One build over all upstreams.
+
+    ``params`` are forkchoice_updated's as they came. ``joined`` and ``absent`` hold the builders that have
+    answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
+    (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
+    was no block that we can read: it is passed on when there is nothing better.
+    """
+
+    build: Build
+    order: BuildOrder
+    params: bytes
+    phase: Phase = Phase.BUILDING
+    confirmed: bool = False
+    abandoned: bool = False
+    joined: dict[str, PayloadId] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    askers: list[Requested] = field(default_factory=list)
+    version: int = 0
+    payload_id: PayloadId = _NO_PAYLOAD_ID
+    asked_at: float = 0.0
+    deadline: float = 0.0
+    selection: Selection | None = None
+    last_word: bytes = b""
+    chosen: Block | None = None
+
+    @property
+    def build_id(self) -> BuildId:
+        """Our own number of it."""
+        return self.build.build_id
+
+    @property
+    def builders(self) -> tuple[str, ...]:
+        """Those that were asked to build."""
+        return self.build.builders
+
+
+class BuildBook:
+    """The latest builds, found by number and by the EL's payload id; of two builds of one id the newer."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[BuildId, BuildRecord] = OrderedDict()
+        self._by_payload_id: dict[PayloadId, BuildRecord] = {}
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._last_id = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def start(self, call: ForkchoiceUpdated, attributes: Attributes, builders: tuple[str, ...]) -> BuildRecord:
+        """A new build; the oldest one is forgotten when there are too many."""
+        self._last_id += 1
+        build = Build(BuildId(self._last_id), call.head, attributes.timestamp, builders)
+        order = BuildOrder(
+            parent_hash=call.head,
+            timestamp=attributes.timestamp,
+            parent_beacon_block_root=attributes.parent_beacon_block_root,
+            transactions=attributes.transactions,
+        )
+        record = BuildRecord(build, order, call.params)
+        self._records[record.build_id] = record
+        if len(self._records) > MAX_BUILDS:
+            self._forget(self._records.popitem(last=False)[1])
+        return record
+
+    def newest(self) -> BuildRecord | None:
+        """The build that was started last."""
+        return next(reversed(self._records.values()), None)
+
+    def name(self, record: BuildRecord, payload_id: PayloadId) -> None:
+        """The EL gave the build this id."""
+        if record.build_id in self._records:
+            self._by_payload_id[payload_id] = record
+
+    def by_id(self, build_id: BuildId) -> BuildRecord | None:
+        """The build of that number, unless it is forgotten."""
+        return self._records.get(build_id)
+
+    def by_payload_id(self, payload_id: PayloadId) -> BuildRecord | None:
+        """The build that the EL gave this id to."""
+        return self._by_payload_id.get(payload_id)
+
+    def remember_block(self, block_hash: str, number: int) -> None:
+        """A block that op-node got; the oldest is forgotten when there are too many."""
+        self._numbers[block_hash] = number
+        if len(self._numbers) > MAX_BUILDS:
+            self._numbers.popitem(last=False)
+
+    def number_of(self, block_hash: str) -> int | None:
+        """The number of a block that op-node got of us; None of others."""
+        return self._numbers.get(block_hash)
+
+    def _forget(self, record: BuildRecord) -> None:
+        for payload_id in [key for key, value in self._by_payload_id.items() if value is record]:
+            del self._by_payload_id[payload_id]

@@ -1,0 +1,249 @@
+"""What the multiplexer is told (events) and what it orders (commands): plain values, in its own terms.
+
+Tickets name requests of op-node, call ids name calls to upstreams; both are the shell's and the core's own
+numbers and never travel. The EL goes by the name `EL`, builders by their configured names.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from appliance.domain.assembled import AssembledPayload
+from appliance.domain.payloads import BuildId, PayloadId, PayloadSource
+from appliance.engine.ports import Build
+from appliance.wire.engine import BuiltPayload, Call
+
+Ticket = NewType("Ticket", int)
+"""One request of op-node that waits for its reply; the shell numbers them."""
+
+CallId = NewType("CallId", int)
+"""One call to an upstream whose outcome the multiplexer wants to know; the multiplexer numbers them."""
+
+EL: Final = "l2"
+"""The local execution client's name among the upstreams (rollup-boost's word in logs and metrics)."""
+
+JSON: Final = "application/json"
+
+ASSEMBLED: Final = "assembled"
+"""The source name of the block that the published flashblocks add up to."""
+
+
+# --- events -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """op-node asks. ``identifier`` is the JSON-RPC id as it came; ``body`` the whole request."""
+
+    ticket: Ticket
+    call: Call
+    identifier: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An upstream answered, with any HTTP status; ``origin`` is its name and URL, for messages."""
+
+    call_id: CallId
+    origin: str
+    status: int
+    body: bytes
+    content_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An upstream did not answer; ``reason`` names it and says why."""
+
+    call_id: CallId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What the stream answered to `Seal`, directly after it."""
+
+    build_id: BuildId
+    assembled: AssembledPayload | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The time of a `WakeAt` has come."""
+
+    build_id: BuildId
+
+
+Event = Requested | Answered | Failed | Sealed | DeadlinePassed
+
+
+# --- commands: calls and replies ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Call an upstream now, side by side with all other calls, and tell the outcome."""
+
+    call_id: CallId
+    upstream: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Validate:
+    """Call newPayload on the EL for a candidate, and tell the outcome.
+
+    The shell makes the body outside of the machine: for 3 MB that is a millisecond.
+    """
+
+    call_id: CallId
+    block: BuiltPayload | AssembledPayload
+    parent_beacon_block_root: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SendInOrder:
+    """Call a builder behind everything ordered of it before: it must know the parent when it is to build."""
+
+    call_id: CallId
+    builder: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Let all builders have a request in the background; nobody waits for the outcome.
+
+    ``latest_only`` names a kind of which only the newest counts; ``lasting`` says that it must reach the
+    builder even when it is away now. ``in_order`` says that its place among the chain's calls matters.
+    """
+
+    body: bytes
+    latest_only: str | None = None
+    lasting: bool = False
+    in_order: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Let all builders have newPayload of the block that was chosen; nobody waits for the outcome."""
+
+    block: BuiltPayload | AssembledPayload
+    parent_beacon_block_root: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to op-node; ``failure`` says in words that it is only an error of ours."""
+
+    ticket: Ticket
+    body: bytes
+    status: int = 200
+    content_type: str = JSON
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Tell `DeadlinePassed` at this time (seconds, monotonic); once per build."""
+
+    build_id: BuildId
+    at: float
+
+
+# --- commands: to the flashblock stream (see ports.FlashblockStream) ----------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStarted:
+    build: Build
+
+
+@dataclass(frozen=True, slots=True)
+class BuildConfirmed:
+    build_id: BuildId
+
+
+@dataclass(frozen=True, slots=True)
+class BuildAbandoned:
+    build_id: BuildId
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderJoined:
+    build_id: BuildId
+    builder: str
+    payload_id: PayloadId
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Fence the stream; the shell tells `Sealed` before any other event."""
+
+    build_id: BuildId
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadReturned:
+    build_id: BuildId
+    block_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChanged:
+    block_hash: str
+    block_number: int | None
+
+
+StreamCommand = BuildStarted | BuildConfirmed | BuildAbandoned | BuilderJoined | Seal | PayloadReturned | HeadChanged
+
+
+# --- commands: what people and metrics are told -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReturned:
+    """The log line "returning block". ``builder`` is None for the EL's own.
+
+    ``candidates`` says what became of each source that was asked; ``seconds`` is what op-node waited.
+    """
+
+    block_hash: str
+    block_number: int
+    payload_id: PayloadId
+    context: PayloadSource
+    builder: str | None
+    source: str
+    candidates: dict[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateLost:
+    """A source's block will not be returned: no answer, not the block that was asked for, or not VALID."""
+
+    source: str
+    kind: str  # "failed" | "refused" | "invalid"; a metric's label
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderAbsent:
+    """A builder did not take part in a build."""
+
+    builder: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """An upstream answered getPayload with a block, or did not: what health goes by."""
+
+    upstream: str
+    ok: bool
+    reason: str
+
+
+Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced
+
+Command = Send | Validate | SendInOrder | Copy | Announce | Reply | WakeAt | StreamCommand | Observation

@@ -1,0 +1,207 @@
+"""Carries out what the multiplexer orders, and tells it what came of it.
+
+Each call to an upstream is a task of its own whose outcome is an event. Events are handled at once and one
+after the other on the loop, so the machine needs no lock.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from appliance.domain.assembled import AssembledPayload
+from appliance.domain.errors import UnavailableError
+from appliance.domain.payloads import BuildId
+from appliance.engine import events as ev
+from appliance.engine.builder_link import BuilderLink
+from appliance.engine.events import EL, Command, Event, Ticket
+from appliance.engine.health_watch import HealthWatch
+from appliance.engine.lanes import Parcel
+from appliance.engine.metrics import EngineMetrics
+from appliance.engine.multiplexer import Multiplexer
+from appliance.engine.observer import Observer
+from appliance.engine.parcels import (
+    new_payload_body,
+    parcel_of_announcement,
+    parcel_of_copy,
+    parcel_of_order,
+)
+from appliance.engine.ports import FlashblockStream
+from appliance.engine.upstream import Upstream
+from appliance.telemetry.logging import get_logger
+from appliance.wire.engine import Call
+
+log = get_logger("engine")
+
+
+class _Waiter:
+    """One request of op-node while it waits for its reply."""
+
+    __slots__ = ("done", "reply")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.reply = ev.Reply(Ticket(0), b"", 500)
+
+
+class Executor:
+    """The machine's hands. `run` must be running for `ask` to be answered."""
+
+    def __init__(
+        self,
+        machine: Multiplexer,
+        el: Upstream,
+        builders: Sequence[Upstream],
+        stream: FlashblockStream,
+        health: HealthWatch,
+        metrics: EngineMetrics,
+    ) -> None:
+        self._machine = machine
+        self._upstreams = {EL: el, **{builder.name: builder for builder in builders}}
+        self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics) for builder in builders}
+        self._stream = stream
+        self._health = health
+        self._observer = Observer(metrics)
+        # Bounded by the server's connections: each request waits here once.
+        self._waiting: dict[Ticket, _Waiter] = {}
+        self._last_ticket = 0
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Make calls until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for link in self._links.values():
+                nursery.start_soon(link.run)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def ask(self, call: Call, identifier: bytes, body: bytes) -> ev.Reply:
+        """Put one call of op-node to the machine and wait for its reply."""
+        self._last_ticket += 1
+        ticket = Ticket(self._last_ticket)
+        waiter = self._waiting[ticket] = _Waiter()
+        try:
+            self._dispatch(ev.Requested(ticket, call, identifier, body))
+            await waiter.done.wait()
+        finally:
+            del self._waiting[ticket]
+        return waiter.reply
+
+    def statistics(self) -> dict[str, object]:
+        """The machine, the blocks that were returned, and the builders' lanes."""
+        return {
+            "head": self._machine.head,
+            "blocks": self._observer.statistics(),
+            "open_calls": self._machine.open_calls,
+            "waiting_requests": len(self._waiting),
+            "builders": [link.statistics() for link in self._links.values()],
+        }
+
+    def _dispatch(self, event: Event) -> None:
+        pending: deque[Event] = deque([event])
+        while pending:
+            for command in self._machine.handle(pending.popleft(), trio.current_time()):
+                pending.extend(self._carry_out(command))
+
+    def _carry_out(self, command: Command) -> Iterable[Event]:
+        """Answers the events that a command makes at once."""
+        match command:
+            case ev.Reply():
+                self._reply(command)
+            case ev.Send() | ev.Validate() | ev.WakeAt():
+                self._start(command)
+            case ev.SendInOrder() | ev.Copy() | ev.Announce():
+                return self._queue(command)
+            case ev.Seal(build_id):
+                return [ev.Sealed(build_id, self._seal(build_id))]
+            case ev.BlockReturned() | ev.CandidateLost() | ev.BuilderAbsent():
+                self._observer.observe(command)
+            case ev.Produced():
+                self._health.produced(command)
+            case _:
+                self._tell_stream(command)
+        return ()
+
+    def _reply(self, reply: ev.Reply) -> None:
+        waiter = self._waiting.get(reply.ticket)
+        if waiter is not None:  # else the connection is gone, and the reply with it
+            waiter.reply = reply
+            waiter.done.set()
+
+    def _start(self, command: ev.Send | ev.Validate | ev.WakeAt) -> None:
+        if self._nursery is None:
+            raise RuntimeError("the engine does not run")
+        match command:
+            case ev.Send():
+                self._nursery.start_soon(self._send, command)
+            case ev.Validate():
+                self._nursery.start_soon(self._validate, command)
+            case ev.WakeAt():
+                self._nursery.start_soon(self._wake, command)
+
+    async def _send(self, command: ev.Send) -> None:
+        await self._call(command.call_id, self._upstreams[command.upstream], command.body)
+
+    async def _validate(self, command: ev.Validate) -> None:
+        body = new_payload_body(command.block, command.parent_beacon_block_root)
+        await self._call(command.call_id, self._upstreams[EL], body)
+
+    async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes) -> None:
+        try:
+            response = await upstream.post(body)
+        except UnavailableError as error:
+            self._dispatch(ev.Failed(call_id, str(error)))
+            return
+        content_type = response.headers.get("content-type", ev.JSON)
+        outcome = ev.Answered(call_id, upstream.origin, response.status, response.body, content_type)
+        self._dispatch(outcome)
+
+    async def _wake(self, command: ev.WakeAt) -> None:
+        await trio.sleep_until(command.at)
+        self._dispatch(ev.DeadlinePassed(command.build_id))
+
+    def _queue(self, command: ev.SendInOrder | ev.Copy | ev.Announce) -> Iterable[Event]:
+        match command:
+            case ev.SendInOrder():
+                return self._links[command.builder].put(parcel_of_order(command), in_order=True)
+            case ev.Copy():
+                return self._to_all(parcel_of_copy(command), in_order=command.in_order)
+            case ev.Announce():
+                return self._to_all(parcel_of_announcement(command), in_order=True)
+
+    def _to_all(self, parcel: Parcel, *, in_order: bool) -> list[Event]:
+        return [event for link in self._links.values() for event in link.put(parcel, in_order=in_order)]
+
+    # The stream is another plane, called on the way of a block. What fails in it costs flashblocks, never
+    # a block, so this is a boundary: its bug is logged, and the machine goes on without it.
+
+    def _seal(self, build_id: BuildId) -> AssembledPayload | None:
+        try:
+            return self._stream.seal(build_id)
+        except Exception:
+            log.exception("flashblock stream failed", call="seal")
+            return None
+
+    def _tell_stream(self, command: ev.StreamCommand) -> None:
+        try:
+            self._notify(command)
+        except Exception:
+            log.exception("flashblock stream failed", call=type(command).__name__)
+
+    def _notify(self, command: ev.StreamCommand) -> None:
+        match command:
+            case ev.BuildStarted(build):
+                self._stream.build_started(build)
+            case ev.BuildConfirmed(build_id):
+                self._stream.build_confirmed(build_id)
+            case ev.BuildAbandoned(build_id):
+                self._stream.build_abandoned(build_id)
+            case ev.BuilderJoined(build_id, builder, payload_id):
+                self._stream.builder_joined(build_id, builder, payload_id)
+            case ev.PayloadReturned(build_id, block_hash):
+                self._stream.payload_returned(build_id, block_hash)
+            case ev.HeadChanged(block_hash, block_number):
+                self._stream.head_changed(block_hash, block_number)
+            case ev.Seal():
+                raise RuntimeError("Seal wants an answer")

@@ -1,0 +1,335 @@
+"""The Engine API multiplexer: a pure machine between op-node, one execution client (EL) and n builders.
+
+Events come in, commands go out; time is an argument, nothing here waits, reads a clock or logs. The EL is
+the truth: its answers are passed on as they came, and what builders do can make a block better, never
+late or wrong.
+
+    event                              commands
+    ---------------------------------  --------------------------------------------------------------
+    forkchoiceUpdated                  Send to the EL, Copy to the builders
+      with attributes                  + BuildStarted; builders get it by SendInOrder, as their answer
+                                         (a payload id of their own) is wanted; replaces older builds
+      the same again                   Send to the EL; it is the same build, so only builders that were
+                                         absent are asked again
+      with noTxPool                    Send to the EL alone
+      EL: VALID                        Reply, HeadChanged, with a payload id BuildConfirmed
+      EL: INVALID                      Reply with an error; BuildAbandoned
+      EL: anything else                Reply as it came; BuildAbandoned
+      builder: payload id              BuilderJoined; if getPayload has come meanwhile: Send getPayload
+      builder: anything else           BuilderAbsent
+    getPayload of a build              Seal the stream
+      Sealed                           Send getPayload to the EL and to each builder under its own id,
+                                       WakeAt the deadline; then, after each of the events below, what
+                                       the selection says: Validate, Reply, or nothing yet
+      EL or builder: block             an offer
+      EL, on Validate: verdict         the offer is VALID, or lost
+      DeadlinePassed                   the best VALID block is returned
+      asked again                      joins the choice, or gets the same block
+    getPayload, unknown id or version,
+      or of a build without builders   Seal what there is; Send to the EL alone; Reply
+    newPayload                         Send to the EL, Copy to the builders
+    mirrored methods                   Send to the EL, Copy to the builders until it arrives (miner_*)
+    all others                         Send to the EL; Reply with its very status and body
+
+An upstream that fails is a RemoteError or an absence, told by an observation; if it is the EL, op-node
+gets a JSON-RPC error -32603 with HTTP 200. op-node (op-service/eth, engine errors) takes any code outside
+of -38000..-38099 for temporary and tries again, which is what a sequencer without its EL should do; it is
+also what rollup-boost answers.
+
+What a call was for is kept under its call id (calls.py); choosing a block is get_payload.py and
+selection.py. Every table is bounded: calls end with the shell's timeouts, builds by `builds.MAX_BUILDS`.
+"""
+
+from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
+from appliance.domain.payloads import PayloadId, PayloadSource, PayloadStatus
+from appliance.engine.builds import BuildBook, BuildRecord, Phase
+from appliance.engine.calls import (
+    BuildAtBuilder,
+    BuilderPayload,
+    CallTable,
+    ForkchoiceAtEl,
+    Forward,
+    Judgement,
+    LocalPayload,
+    PlainPayload,
+)
+from appliance.engine.events import (
+    EL,
+    Answered,
+    BlockReturned,
+    BuildAbandoned,
+    BuildConfirmed,
+    BuilderAbsent,
+    BuilderJoined,
+    BuildStarted,
+    Command,
+    Copy,
+    DeadlinePassed,
+    Event,
+    Failed,
+    HeadChanged,
+    PayloadReturned,
+    Produced,
+    Reply,
+    Requested,
+    Seal,
+    Sealed,
+    Send,
+    SendInOrder,
+)
+from appliance.engine.get_payload import PayloadChoice
+from appliance.engine.outcomes import Outcome, apology, body_of
+from appliance.engine.policies import Policy
+from appliance.wire.engine import (
+    NEW_PAYLOAD_VERSIONS,
+    Attributes,
+    BuiltPayload,
+    ForkchoiceResult,
+    ForkchoiceUpdated,
+    GetPayload,
+    Mirrored,
+    NewPayload,
+    decode_forkchoice,
+    decode_payload,
+)
+from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
+
+
+class Multiplexer:
+    """The machine. ``builders`` are names in the order of preference; ``builder_deadline_s`` bounds a choice."""
+
+    def __init__(self, builders: tuple[str, ...], policy: Policy, builder_deadline_s: float) -> None:
+        self._builders = builders
+        self._book = BuildBook()
+        self._calls = CallTable()
+        self._choice = PayloadChoice(self._book, self._calls, policy, builder_deadline_s)
+        self._head = ""
+
+    @property
+    def open_calls(self) -> int:
+        """Calls to upstreams whose outcome has not come."""
+        return len(self._calls)
+
+    @property
+    def head(self) -> str:
+        """The block that the EL last took as its head at op-node's word; empty before."""
+        return self._head
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """What an event makes us do, in order; ``now`` in seconds, monotonic."""
+        match event:
+            case Requested():
+                return self._on_request(event, now)
+            case Answered() | Failed():
+                return self._on_outcome(event, now)
+            case Sealed():
+                return self._choice.on_sealed(event, now)
+            case DeadlinePassed(build_id):
+                record = self._book.by_id(build_id)
+                return self._choice.on_deadline(record, now) if record else []
+
+    def _on_request(self, request: Requested, now: float) -> list[Command]:
+        match request.call:
+            case ForkchoiceUpdated() as call:
+                return self._forkchoice_updated(request, call)
+            case GetPayload() as call:
+                return self._get_payload(request, call, now)
+            case NewPayload():
+                return [self._forward(request, verbatim=False), *self._copies(Copy(request.body))]
+            case Mirrored(method):
+                return [self._forward(request, verbatim=True), *self._copies(_mirror(method, request.body))]
+            case _:
+                return [self._forward(request, verbatim=True)]
+
+    def _on_outcome(self, event: Outcome, now: float) -> list[Command]:
+        match self._calls.close(event.call_id):
+            case Forward() as purpose:
+                return [_passed_on(purpose, event)]
+            case ForkchoiceAtEl() as purpose:
+                return self._forkchoice_answered(purpose, event)
+            case BuildAtBuilder() as purpose:
+                return self._builder_answered(purpose, event, now)
+            case PlainPayload() as purpose:
+                return self._plain_payload(purpose, event, now)
+            case LocalPayload() as purpose:
+                return self._choice.on_local(purpose, event, now)
+            case BuilderPayload() as purpose:
+                return self._choice.on_builder(purpose, event, now)
+            case Judgement() as purpose:
+                return self._choice.on_verdict(purpose, event, now)
+            case None:
+                return []
+
+    def _forward(self, request: Requested, *, verbatim: bool) -> Send:
+        return Send(self._calls.open(Forward(request, verbatim)), EL, request.body)
+
+    def _copies(self, copy: Copy) -> list[Command]:
+        return [copy] if self._builders else []
+
+    # --- forkchoice_updated ---
+
+    def _forkchoice_updated(self, request: Requested, call: ForkchoiceUpdated) -> list[Command]:
+        if call.attributes is None:
+            send = Send(self._calls.open(ForkchoiceAtEl(request, call.head, None)), EL, request.body)
+            return [send, *self._copies(Copy(request.body, latest_only="forkchoice"))]
+        record = self._same_build(call)
+        if record is not None:
+            return self._build(request, record, _asked_again(record))
+        abandoned = self._abandon(self._book.newest())
+        record = self._start(call, call.attributes)
+        return [*abandoned, BuildStarted(record.build), *self._build(request, record, record.builders)]
+
+    def _start(self, call: ForkchoiceUpdated, attributes: Attributes) -> BuildRecord:
+        # noTxPool: the block is given by its attributes alone, so there is nothing to build.
+        builders = () if attributes.no_tx_pool else self._builders
+        return self._book.start(call, attributes, builders)
+
+    def _same_build(self, call: ForkchoiceUpdated) -> BuildRecord | None:
+        """The newest build, when op-node orders the very same again.
+
+        Also after getPayload: op-node may not have got our answer. The stream is fenced by then, and a
+        fresh build could break what subscribers were promised, so the same block is answered again.
+        """
+        newest = self._book.newest()
+        if newest is None or newest.phase is Phase.FAILED or newest.abandoned:
+            return None
+        return newest if newest.params == call.params else None
+
+    def _build(self, request: Requested, record: BuildRecord, builders: tuple[str, ...]) -> list[Command]:
+        purpose = ForkchoiceAtEl(request, record.build.parent_hash, record)
+        commands: list[Command] = [Send(self._calls.open(purpose), EL, request.body)]
+        for builder in builders:
+            call_id = self._calls.open(BuildAtBuilder(record, builder))
+            commands.append(SendInOrder(call_id, builder, request.body))
+        return commands
+
+    def _abandon(self, record: BuildRecord | None) -> list[Command]:
+        if record is None or record.abandoned or record.phase is not Phase.BUILDING:
+            return []
+        record.abandoned = True
+        return [BuildAbandoned(record.build_id)]
+
+    def _forkchoice_answered(self, purpose: ForkchoiceAtEl, outcome: Outcome) -> list[Command]:
+        request, record = purpose.request, purpose.record
+        try:
+            body = body_of(outcome)
+        except UnavailableError as error:
+            return [apology(request, error), *self._refused(record)]
+        try:
+            result = decode_forkchoice(body)
+        except RemoteError:
+            return [Reply(request.ticket, body), *self._refused(record)]
+        if result.status is PayloadStatus.INVALID:
+            return [_invalid_forkchoice(request, result), *self._refused(record)]
+        reply = Reply(request.ticket, body)
+        if result.status is not PayloadStatus.VALID:
+            return [reply, *self._refused(record)]
+        return [reply, *self._move_head(purpose.head), *self._confirm(record, result.payload_id)]
+
+    def _move_head(self, head: str) -> list[Command]:
+        if head == self._head:
+            return []
+        self._head = head
+        return [HeadChanged(head, self._book.number_of(head))]
+
+    def _confirm(self, record: BuildRecord | None, payload_id: PayloadId | None) -> list[Command]:
+        if record is None or payload_id is None:
+            return self._refused(record)
+        self._book.name(record, payload_id)
+        if record.confirmed or record.abandoned:
+            return []
+        record.confirmed = True
+        return [BuildConfirmed(record.build_id)]
+
+    def _refused(self, record: BuildRecord | None) -> list[Command]:
+        return [] if record is None or record.confirmed else self._abandon(record)
+
+    def _builder_answered(self, purpose: BuildAtBuilder, outcome: Outcome, now: float) -> list[Command]:
+        record, builder = purpose.record, purpose.builder
+        try:
+            result = decode_forkchoice(body_of(outcome))
+        except (RemoteError, UnavailableError) as error:
+            return self._absent(record, builder, str(error), now)
+        if result.status is not PayloadStatus.VALID or result.payload_id is None:
+            detail = f": {result.validation_error}" if result.validation_error else ""
+            return self._absent(record, builder, f"{builder} said {result.status}, no payload id{detail}", now)
+        record.joined[builder] = result.payload_id
+        joined = BuilderJoined(record.build_id, builder, result.payload_id)
+        return [joined, *self._choice.on_joined(record, builder)]
+
+    def _absent(self, record: BuildRecord, builder: str, reason: str, now: float) -> list[Command]:
+        record.absent[builder] = reason
+        return [BuilderAbsent(builder, reason), *self._choice.on_absent(record, builder, reason, now)]
+
+    # --- getPayload ---
+
+    def _get_payload(self, request: Requested, call: GetPayload, now: float) -> list[Command]:
+        record = self._book.by_payload_id(call.payload_id)
+        if record is not None and record.builders and _can_choose(record, call.version):
+            return self._choice.ask(record, request, call, now)
+        purpose = PlainPayload(request, call.version, call.payload_id, record, now)
+        send = Send(self._calls.open(purpose), EL, request.body)
+        return [Seal(record.build_id), send] if record is not None else [send]
+
+    def _plain_payload(self, purpose: PlainPayload, outcome: Outcome, now: float) -> list[Command]:
+        request = purpose.request
+        try:
+            body = body_of(outcome)
+        except UnavailableError as error:
+            return [apology(request, error), Produced(EL, ok=False, reason=str(error))]
+        reply = Reply(request.ticket, body)
+        try:
+            payload = decode_payload(body, purpose.version)
+        except (DecodeError, RemoteError):
+            return [reply]
+        return [reply, Produced(EL, ok=True, reason=""), *self._plain_returned(purpose, payload, now)]
+
+    def _plain_returned(self, purpose: PlainPayload, payload: BuiltPayload, now: float) -> list[Command]:
+        self._book.remember_block(payload.block_hash, payload.block_number)
+        returned = BlockReturned(
+            block_hash=payload.block_hash,
+            block_number=payload.block_number,
+            payload_id=purpose.payload_id,
+            context=PayloadSource.L2,
+            builder=None,
+            source=EL,
+            candidates={EL: "alone"},
+            seconds=now - purpose.asked_at,
+        )
+        if purpose.record is None:
+            return [returned]
+        return [returned, PayloadReturned(purpose.record.build_id, payload.block_hash)]
+
+
+def _asked_again(record: BuildRecord) -> tuple[str, ...]:
+    if record.phase is not Phase.BUILDING:
+        return ()
+    absent = tuple(record.absent)
+    record.absent.clear()
+    return absent
+
+
+def _can_choose(record: BuildRecord, version: int) -> bool:
+    """Whether a block can be chosen for this version: one that we can validate, and always the same."""
+    return version in NEW_PAYLOAD_VERSIONS and record.version in {0, version}
+
+
+def _mirror(method: str, body: bytes) -> Copy:
+    # A builder that was away must still learn the latest miner settings; a transaction is stale by then.
+    setting = method.startswith("miner_")
+    return Copy(body, latest_only=method if setting else None, lasting=setting, in_order=False)
+
+
+def _passed_on(purpose: Forward, outcome: Outcome) -> Reply:
+    if purpose.verbatim and isinstance(outcome, Answered):
+        return Reply(purpose.request.ticket, outcome.body, outcome.status, outcome.content_type)
+    try:
+        return Reply(purpose.request.ticket, body_of(outcome))
+    except UnavailableError as error:
+        return apology(purpose.request, error)
+
+
+def _invalid_forkchoice(request: Requested, result: ForkchoiceResult) -> Reply:
+    """rollup-boost answers INVALID with an error; the EL's own status goes along as its data."""
+    text = f"Invalid payload: INVALID {result.validation_error or ''}".rstrip()
+    return Reply(request.ticket, encode_error(request.identifier, INTERNAL_ERROR, text, result.payload_status))

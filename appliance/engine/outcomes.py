@@ -1,0 +1,25 @@
+"""Reading the outcome of a call: the body of an answer, or the reason why there is none."""
+
+from appliance.domain.errors import UnavailableError
+from appliance.engine.events import Answered, Failed, Reply, Requested
+from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
+
+Outcome = Answered | Failed
+
+_SNIPPET = 120  # characters of an error page that go into a log line or to op-node
+
+
+def body_of(outcome: Outcome) -> bytes:
+    """The body of an answer with HTTP status 200; raises UnavailableError with the reason otherwise."""
+    if isinstance(outcome, Failed):
+        raise UnavailableError(outcome.reason)
+    if outcome.status != 200:
+        text = outcome.body[:_SNIPPET].decode("utf-8", "replace").strip()
+        raise UnavailableError(f"{outcome.origin}: HTTP {outcome.status} {text}".rstrip())
+    return outcome.body
+
+
+def apology(request: Requested, reason: object) -> Reply:
+    """op-node's answer when the EL has none for it: JSON-RPC -32603 (see the multiplexer's docstring)."""
+    body = encode_error(request.identifier, INTERNAL_ERROR, str(reason))
+    return Reply(request.ticket, body, failure=str(reason))

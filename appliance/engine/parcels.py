@@ -1,0 +1,52 @@
+"""Parcels for the builders' lanes, and the newPayload bodies that are made when their turn comes."""
+
+from functools import cache
+
+from appliance.engine.events import Announce, Copy, SendInOrder
+from appliance.engine.lanes import Parcel
+from appliance.engine.offers import Block
+from appliance.wire.engine import BuiltPayload
+from appliance.wire.engine_bodies import new_payload_request, new_payload_request_of_assembled
+
+_FORKCHOICE = "forkchoice"
+_BUILD = "build"
+
+
+def parcel_of_copy(copy: Copy) -> Parcel:
+    """A request of op-node as it came, for every builder."""
+    return Parcel(
+        make_body=lambda: copy.body,
+        size=len(copy.body),
+        kind=copy.latest_only,
+        replaces=frozenset({copy.latest_only} if copy.latest_only else ()),
+        lasting=copy.lasting,
+    )
+
+
+def parcel_of_order(order: SendInOrder) -> Parcel:
+    """An order to build; it moves the head too, so forkchoices that still wait are superseded."""
+    return Parcel(
+        make_body=lambda: order.body,
+        size=len(order.body),
+        call_id=order.call_id,
+        kind=_BUILD,
+        replaces=frozenset({_BUILD, _FORKCHOICE}),
+    )
+
+
+def parcel_of_announcement(announce: Announce) -> Parcel:
+    """newPayload of the block that was chosen; the body is made once, for whichever builder comes first."""
+    body = cache(lambda: new_payload_body(announce.block, announce.parent_beacon_block_root))
+    return Parcel(make_body=body, size=size_of(announce.block))
+
+
+def new_payload_body(block: Block, parent_beacon_block_root: str | None) -> bytes:
+    """newPayload for either kind of block."""
+    if isinstance(block, BuiltPayload):
+        return new_payload_request(block, parent_beacon_block_root)
+    return new_payload_request_of_assembled(block)
+
+
+def size_of(block: Block) -> int:
+    """About how many bytes its newPayload takes."""
+    return len(block.body if isinstance(block, BuiltPayload) else block.execution_payload)

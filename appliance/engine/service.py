@@ -1,0 +1,148 @@
+"""The engine: Engine API for op-node over one local execution client (EL) and n builders."""
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from appliance.domain.assembled import AssembledPayload
+from appliance.domain.errors import ConfigError, RemoteError, UnavailableError
+from appliance.domain.health import Health, HealthFact
+from appliance.domain.payloads import PayloadStatus
+from appliance.engine.events import ASSEMBLED, EL
+from appliance.engine.executor import Executor
+from appliance.engine.frontend import Frontend
+from appliance.engine.health_watch import HealthWatch
+from appliance.engine.metrics import EngineMetrics
+from appliance.engine.multiplexer import Multiplexer
+from appliance.engine.policies import policy_named
+from appliance.engine.ports import FlashblockStream
+from appliance.engine.upstream import Upstream
+from appliance.net.http import HttpRequest, HttpResponse
+from appliance.net.http_server import HttpLimits, HttpServer
+from appliance.wire.engine import decode_verdict
+from appliance.wire.engine_bodies import new_payload_request_of_assembled
+
+_MIB: Final = 1024 * 1024
+
+
+def _default_limits() -> HttpLimits:
+    # op-node keeps its few connections for hours; a block of 30 MB of transactions is 60 MB of hex.
+    return HttpLimits(max_connections=256, max_body_bytes=64 * _MIB, idle_timeout_s=600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """``jwt_secret`` is what op-node signs with. Times in seconds."""
+
+    jwt_secret: bytes
+    policy: str = "builder"
+    builder_deadline_s: float = 1.0
+    max_unsafe_interval_s: float = 10.0
+    health_check_interval_s: float = 60.0
+    drain_timeout_s: float = 5.0
+    limits: HttpLimits = field(default_factory=_default_limits)
+
+
+class Engine:
+    """What op-node connects to; also the flashblocks' judge (`validate`).
+
+    ``builders`` in the order of preference. Upstreams are opened and closed by the caller, around `run`.
+    Raises ConfigError for an unknown policy, and for builders whose names cannot be told apart.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        el: Upstream,
+        builders: tuple[Upstream, ...],
+        stream: FlashblockStream,
+        metrics: EngineMetrics,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        names = tuple(builder.name for builder in builders)
+        _check_names(names)
+        machine = Multiplexer(names, policy_named(settings.policy), settings.builder_deadline_s)
+        self._settings = settings
+        self._el = el
+        self._health = HealthWatch(
+            (el, *builders),
+            metrics,
+            interval_s=settings.health_check_interval_s,
+            max_unsafe_interval_s=settings.max_unsafe_interval_s,
+            wall_clock=wall_clock,
+        )
+        self._executor = Executor(machine, el, builders, stream, self._health, metrics)
+        self._frontend = Frontend(settings.jwt_secret, self._executor.ask, self.health, metrics, wall_clock=wall_clock)
+        self._server: HttpServer | None = None
+
+    async def run(
+        self,
+        listener: socket.socket,
+        *,
+        stopping: trio.Event,
+        task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve op-node on ``listener`` until ``stopping`` is set, then drain; ``started`` gets the server."""
+        self._server = HttpServer(
+            self.handle,
+            listener,
+            limits=self._settings.limits,
+            stopping=stopping,
+            drain_timeout_s=self._settings.drain_timeout_s,
+            name="engine",
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._executor.run)
+            nursery.start_soon(self._health.run)
+            await self._server.run(task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer one HTTP request of op-node or op-conductor."""
+        return await self._frontend.handle(request)
+
+    async def validate(self, payload: AssembledPayload) -> PayloadStatus:
+        """newPayload on the local EL; raises UnavailableError when it gave no verdict."""
+        response = await self._el.post(new_payload_request_of_assembled(payload))
+        if response.status != 200:
+            raise UnavailableError(f"{self._el.origin}: HTTP {response.status}")
+        try:
+            return decode_verdict(response.body).status
+        except RemoteError as error:
+            raise UnavailableError(f"{self._el.origin}: {error}") from error
+
+    def health(self) -> Health:
+        """What /healthz answers."""
+        return self._health.status
+
+    def facts(self) -> list[HealthFact]:
+        """Health of each upstream with its reason, the EL first."""
+        return self._health.facts()
+
+    def statistics(self) -> dict[str, object]:
+        """For `/api/v1/status`."""
+        return {
+            "policy": self._settings.policy,
+            "health": int(self.health()),
+            "facts": [_as_object(fact) for fact in self.facts()],
+            "l2": self._el.statistics(),
+            **self._executor.statistics(),
+            "server": self._server.statistics() if self._server else None,
+        }
+
+
+def _as_object(fact: HealthFact) -> dict[str, object]:
+    return {"name": fact.name, "healthy": fact.healthy, "reason": fact.reason}
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    taken = {EL, ASSEMBLED}
+    for name in names:
+        if name in taken:
+            raise ConfigError(f"engine.builders: the name {name!r} is reserved or given twice")
+        taken.add(name)

@@ -1,0 +1,80 @@
+"""One upstream of the engine: the local execution client, or a builder."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from appliance.domain.errors import UnavailableError
+from appliance.engine.metrics import EngineMetrics
+from appliance.net.http import HttpResponse
+from appliance.net.http_client import HttpClient
+from appliance.wire import jwt
+
+
+class Upstream:
+    """Engine API calls to one URL, each with a token of this second (`wall_clock`, Unix seconds).
+
+    ``timeout_s`` bounds a call as a whole, connecting included. An async context manager: it owns its
+    connections. Raises ConfigError for a URL that is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        secret: bytes,
+        metrics: EngineMetrics,
+        *,
+        timeout_s: float = 1.0,
+        max_connections: int = 64,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self._client = HttpClient(url, max_connections=max_connections, connect_timeout_s=timeout_s)
+        self._secret = secret
+        self._timeout_s = timeout_s
+        self._wall_clock = wall_clock
+        self._seconds = metrics.upstream_seconds.labels(name)
+        self._failed = metrics.upstream_failures.labels(name)
+        self._failures = 0
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.origin}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    @property
+    def origin(self) -> str:
+        """Name and URL without path and credentials, for people."""
+        return f"{self.name} {self._client.origin}"
+
+    async def post(self, body: bytes) -> HttpResponse:
+        """The answer, whatever its status; raises UnavailableError, its text names it and its URL."""
+        token = jwt.sign(self._secret, self._wall_clock())
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        started = trio.current_time()
+        try:
+            response = await self._client.request("POST", None, headers, body, timeout_s=self._timeout_s)
+        except UnavailableError as error:
+            self._failures += 1
+            self._failed.inc()
+            raise UnavailableError(self._named(error)) from error
+        self._seconds.observe(trio.current_time() - started)
+        return response
+
+    def _named(self, error: UnavailableError) -> str:
+        text = str(error)
+        return f"{self.name}: {text}" if self._client.origin in text else f"{self.origin}: {text}"
+
+    def statistics(self) -> dict[str, object]:
+        """Its connections and calls, and how many calls had no answer."""
+        return {"name": self.name, "failures": self._failures, **self._client.statistics()}

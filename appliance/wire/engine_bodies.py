@@ -1,0 +1,81 @@
+"""Engine API bodies that we make, around payloads as they came: copied once, never re-encoded."""
+
+from typing import Final
+
+import msgspec
+
+from appliance.domain.assembled import AssembledPayload
+from appliance.domain.payloads import PayloadId
+from appliance.wire.engine import NEW_PAYLOAD_VERSIONS, Answer, BuiltPayload, read_answer
+from appliance.wire.jsonrpc import decode_response, encode_request, encode_result, readdress
+
+_OUR_ID: Final = b"1"  # of calls that are ours alone: each has its own HTTP exchange, so none is confused
+
+
+class _Slices(msgspec.Struct, rename="camel"):
+    """The parts of an envelope that newPayload takes, as they came."""
+
+    execution_payload: msgspec.Raw
+    execution_requests: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+_slices_decoder = msgspec.json.Decoder(Answer[_Slices])
+
+
+def get_payload_request(identifier: bytes, version: int, payload_id: PayloadId) -> bytes:
+    """getPayload under the client's ``identifier``, so that the answer can be passed on as it is."""
+    params = msgspec.json.encode([payload_id])
+    return encode_request(identifier or _OUR_ID, f"engine_getPayloadV{version}", params)
+
+
+def latest_block_request() -> bytes:
+    """The health question (rollup-boost's): the latest block without its transactions."""
+    return encode_request(_OUR_ID, "eth_getBlockByNumber", b'["latest",false]')
+
+
+def new_payload_request(payload: BuiltPayload, parent_beacon_block_root: str | None) -> bytes:
+    """newPayload for a block that getPayload answered; one pass and one copy: 1.4 ms for 3 MB.
+
+    ``parent_beacon_block_root`` is the attributes'; the answer's own counts where there is none. OP blocks
+    have no blobs, so versionedHashes is `[]`.
+    """
+    version = NEW_PAYLOAD_VERSIONS[payload.version]
+    if payload.version == 1:
+        return _new_payload(version, decode_response(payload.body).result, None, b"[]")
+    _, slices = read_answer(_slices_decoder, payload.body, "getPayload")
+    root = parent_beacon_block_root or payload.parent_beacon_block_root
+    return _new_payload(version, slices.execution_payload, root, slices.execution_requests)
+
+
+def new_payload_request_of_assembled(assembled: AssembledPayload) -> bytes:
+    """newPayload for a block made of flashblocks: V4 where it has a withdrawals root, else V3."""
+    version = 4 if assembled.has_withdrawals_root else 3
+    return _new_payload(version, assembled.execution_payload, assembled.parent_beacon_block_root, b"[]")
+
+
+def _new_payload(version: int, payload: bytes | msgspec.Raw, root: str | None, requests: bytes | msgspec.Raw) -> bytes:
+    head = b'{"jsonrpc":"2.0","id":%b,"method":"engine_newPayloadV%d","params":[' % (_OUR_ID, version)
+    parts: list[bytes | msgspec.Raw] = [head, payload]
+    if version >= 3:
+        parts += [b",[],", msgspec.json.encode(root)]
+    if version >= 4:
+        parts += [b",", b"[]" if bytes(requests) == b"null" else requests]
+    return b"".join((*parts, b"]}"))
+
+
+def payload_answer(payload: BuiltPayload, identifier: bytes) -> bytes:
+    """The answer under ``identifier``: the very bytes that came where that is their id already."""
+    if payload.identifier == identifier:
+        return payload.body
+    return readdress(payload.body, identifier)
+
+
+def assembled_answer(assembled: AssembledPayload, identifier: bytes, version: int) -> bytes:
+    """getPayload's answer (V3 or later) around a block made of flashblocks; its blockValue is 0x0."""
+    requests = b',"executionRequests":[]' if version >= 4 else b""
+    result = (
+        b'{"executionPayload":%b,"blockValue":"0x0",'
+        b'"blobsBundle":{"commitments":[],"proofs":[],"blobs":[]},"shouldOverrideBuilder":false,'
+        b'"parentBeaconBlockRoot":%b%b}'
+    ) % (assembled.execution_payload, msgspec.json.encode(assembled.parent_beacon_block_root), requests)
+    return encode_result(identifier, result)
