@@ -1,0 +1,94 @@
+"""The tasks that serve all subscribers together: the broadcast, the sweep for pings, the end."""
+
+from collections.abc import Sequence
+
+import trio
+
+from appliance.fanout.frames import FrameCache, FrameSet, RunSync, Variant
+from appliance.fanout.hub import Hub
+from appliance.fanout.marks import Mark
+from appliance.fanout.pacing import Clock, Pace
+from appliance.fanout.ports import LogView
+from appliance.fanout.rounds import Round
+from appliance.fanout.session import Session
+
+# When the broadcast is several entries behind, one send hands over all of them.
+BATCH_ENTRIES = 8
+BATCH_BYTES = 128 * 1024
+
+
+class Broadcast:
+    """Hands each new entry of the log to the sessions at the head."""
+
+    def __init__(self, hub: Hub, log: LogView, cache: FrameCache, run_sync: RunSync, clock: Clock) -> None:
+        self._hub = hub
+        self._log = log
+        self._cache = cache
+        self._run_sync = run_sync
+        self._pace = Pace(clock)
+
+    async def run(self) -> None:
+        """Run until cancelled. An error of the log propagates: there is nothing to serve without it."""
+        clock = self._pace.clock
+        while True:
+            await self._log.wait_past(self._hub.mark.position)
+            batch = await self._next_batch()
+            begun = clock()
+            await self._deliver(batch)
+            self._hub.metrics.broadcast_seconds.observe(clock() - begun)
+
+    async def _next_batch(self) -> Sequence[FrameSet]:
+        position = self._hub.mark.position
+        entries = self._log.recent(position, BATCH_ENTRIES)
+        if entries is None:  # further behind than the log's memory reaches
+            entries = await self._log.read(position, limit=BATCH_ENTRIES, max_bytes=BATCH_BYTES)
+        sizes = [len(entry.body) for entry in entries]
+        count = next((n for n in range(1, len(sizes)) if sum(sizes[: n + 1]) > BATCH_BYTES), len(sizes))
+        return self._cache.get_all(entries[:count])
+
+    async def _deliver(self, batch: Sequence[FrameSet]) -> None:
+        before = self._hub.mark
+        groups = self._hub.begin(batch, trio.current_time())
+        # Those whose frame is ready first: compressing for the others takes longer.
+        for variant in sorted(groups, key=lambda variant: any(not item.ready(variant) for item in batch)):
+            frame = await self._frame(batch, variant)
+            await self._serve(groups[variant], frame, len(batch), before)
+
+    async def _frame(self, batch: Sequence[FrameSet], variant: Variant) -> bytes:
+        frames = [await item.prepare(variant, self._run_sync) for item in batch]
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    async def _serve(self, members: list[Session], frame: bytes, entries: int, before: Mark) -> None:
+        delivery = Round(self._hub, members, frame, entries=entries, before=before, after=self._hub.mark)
+        await self._pace.give_way()
+        while not delivery.run(self._pace.clock, self._pace.until):
+            await self._pace.give_way()
+
+
+class Sweeper:
+    """One task for the pings, pong deadlines and closing deadlines of all."""
+
+    def __init__(self, hub: Hub, tick_s: float, clock: Clock) -> None:
+        self._hub = hub
+        self._tick_s = tick_s
+        self._pace = Pace(clock)
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            await trio.sleep(self._tick_s)
+            await self._sweep(trio.current_time())
+
+    async def _sweep(self, now: float) -> None:
+        # 10,000 comparisons take half a millisecond; what is due after them is done in slices.
+        for session in [session for session in self._hub.sessions if session.next_due_at <= now]:
+            self._hub.sweep(session, now)
+            if self._pace.spent:
+                await self._pace.give_way()
+
+    async def close_all(self) -> None:
+        """Tell everybody that this host goes away, and where to go on elsewhere."""
+        for session in list(self._hub.sessions):
+            self._hub.go_away(session, trio.current_time())
+            if self._pace.spent:
+                await self._pace.give_way()

@@ -1,0 +1,229 @@
+"""All subscribers and where they stand: who is at the head, who catches up, who has to go. Pure.
+
+The promise (no duplicate, no gap, log order) rests on one rule. `Hub.mark` is the last entry whose
+broadcast has *begun*. A session at the head has either the mark from before that broadcast, then the
+broadcast's `Round` still has to serve it, or the new one. A session that catches up never goes beyond
+`Hub.mark`, and rejoins in the same step in which it is found standing there. A Round serves a session only
+if it is at the head and `is` still at the mark from before; so whatever happens between two slices of a
+Round, a session gets each entry from exactly one of the two.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from appliance.fanout.frames import FrameSet, Variant
+from appliance.fanout.marks import Mark, describe
+from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.session import Due, Session, Stage
+
+# RFC 6455 7.4.1 and the IANA registry.
+GOING_AWAY = 1001
+INTERNAL_ERROR = 1011
+TRY_AGAIN_LATER = 1013
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """``max_lag`` in entries; times in seconds."""
+
+    max_lag: int
+    ping_interval_s: float
+    pong_timeout_s: float
+    close_timeout_s: float
+
+
+class Hub:
+    """``on_behind`` is told of a session that needs a writer task; the bool says that its socket is full."""
+
+    def __init__(
+        self,
+        mark: Mark,
+        settings: HubSettings,
+        metrics: FanoutMetrics,
+        on_behind: Callable[[Session, bool], None],
+    ) -> None:
+        self.mark = mark
+        self.sessions: set[Session] = set()
+        self.metrics = metrics
+        self._settings = settings
+        self._on_behind = on_behind
+        # Dicts, because they keep the order of arrival and remove in constant time.
+        self._heads: dict[Variant, dict[Session, None]] = {variant: {} for variant in Variant}
+        self._waiting: set[Session] = set()
+        self._catching_up: set[Session] = set()
+
+    def attach(self, session: Session) -> None:
+        """Take a new subscriber in. Its backlog does not count as lag, however far back it resumes."""
+        self.sessions.add(session)
+        self.metrics.new_connections.add()
+        self.metrics.active_connections.add()
+        session.allowed_lag = self._settings.max_lag + self._lag(session)
+        self._catching_up.add(session)
+        if not self.rejoin(session):
+            self._need_writer(session, full=False)
+
+    def detach(self, session: Session) -> None:
+        """The connection has ended. Its writer task, if there is one, finds it GONE."""
+        if session.stage is Stage.GONE:
+            return
+        self._leave(session)
+        session.stage = Stage.GONE
+        self.sessions.discard(session)
+        self.metrics.closed_connections.add()
+        self.metrics.active_connections.add(-1)
+
+    def begin(self, batch: Sequence[FrameSet], now: float) -> dict[Variant, list[Session]]:
+        """Start the broadcast of the next entries: who is at the head now, by variant.
+
+        The caller serves each group by a `Round` before it begins another broadcast.
+        """
+        before, self.mark = self.mark, batch[-1].mark
+        for session in list(self._waiting):
+            self._advance_waiting(session, batch, before)
+        for session in [session for session in self._catching_up if self._lag(session) > session.allowed_lag]:
+            self.lagged(session, now)
+        return {variant: list(group) for variant, group in self._heads.items() if group}
+
+    def _advance_waiting(self, session: Session, batch: Sequence[FrameSet], before: Mark) -> None:
+        if session.mark.position <= before.position:
+            session.mark = before
+        for item in batch:
+            if item.mark.position <= session.mark.position:
+                continue
+            if not session.skips(item.entry.key):
+                break
+            session.mark = item.mark
+        else:
+            return
+        self._waiting.discard(session)
+        if session.mark is before:
+            self._enter_head(session)
+        else:
+            # The batch is one frame to the round, and this session wants only its end.
+            self._fall_behind(session, full=False)
+
+    def rejoin(self, session: Session) -> bool:
+        """End a session's catching up, if it has nothing half sent and is as far as the hub.
+
+        It may even be further: the log can have entries whose broadcast has not begun. Then, or when it
+        passes over entries that it saw elsewhere, it waits for the first one that is new to it.
+        """
+        if session.stage is not Stage.CATCHING_UP or not session.at_boundary:
+            return False
+        if session.mark.position < self.mark.position:
+            return False
+        self._catching_up.discard(session)
+        session.allowed_lag = self._settings.max_lag
+        session.has_writer = False
+        if session.skip is None and session.mark.position == self.mark.position:
+            session.mark = self.mark
+            self._enter_head(session)
+        else:
+            session.stage = Stage.WAITING
+            self._waiting.add(session)
+        return True
+
+    def _enter_head(self, session: Session) -> None:
+        session.stage = Stage.HEAD
+        self._heads[session.variant][session] = None
+
+    def fell_behind(self, session: Session, frame: bytes, sent: int, mark: Mark) -> None:
+        """A round's send was short (the rest becomes the tail) or would have blocked (nothing was sent)."""
+        session.accepted(frame, sent, mark)
+        self._leave(session)
+        self._fall_behind(session, full=True)
+
+    def _fall_behind(self, session: Session, *, full: bool) -> None:
+        session.stage = Stage.CATCHING_UP
+        self._catching_up.add(session)
+        self.metrics.catch_ups.add()
+        self._need_writer(session, full=full)
+
+    def lost(self, session: Session) -> None:
+        """A send failed: the connection is broken."""
+        self.metrics.failed_messages.add()
+        self._drop(session)
+
+    def _drop(self, session: Session) -> None:
+        self._leave(session)
+        session.stage = Stage.CLOSING
+        session.drop()
+
+    def write_control(self, session: Session) -> None:
+        """Send control frames that were queued, unless a writer task does it."""
+        if session.has_writer or session.stage is Stage.GONE:
+            return
+        try:
+            done = session.flush()
+        except OSError:
+            self.lost(session)
+            return
+        if done:
+            self.end_if_closed(session)
+        elif session.stage is Stage.CLOSING:
+            self._need_writer(session, full=True)
+        else:
+            self._leave(session)
+            self._fall_behind(session, full=True)
+
+    def end_if_closed(self, session: Session) -> None:
+        """End the connection when both sides have said goodbye."""
+        if session.closed:
+            session.drop()
+
+    def close(self, session: Session, code: int | None, reason: str, now: float) -> None:
+        """Start the closing handshake; the reason ends with the place to resume from."""
+        if session.stage in (Stage.CLOSING, Stage.GONE):
+            return
+        self._leave(session)
+        text = " ".join(filter(None, (reason, describe(session.resume_key)))) if code is not None else ""
+        session.queue_close(code, text, now + self._settings.close_timeout_s)
+        self.write_control(session)
+
+    def go_away(self, session: Session, now: float) -> None:
+        """Close a session because this host stops."""
+        self.close(session, GOING_AWAY, "going away", now)
+
+    def lagged(self, session: Session, now: float) -> None:
+        """Close a session that is further behind than the bound or than what the log holds."""
+        self.metrics.lagged_connections.add()
+        self.close(session, TRY_AGAIN_LATER, "lagged", now)
+
+    def sweep(self, session: Session, now: float) -> None:
+        """Do what time demands of one session."""
+        due = session.due(now, self._settings.pong_timeout_s)
+        if due is Due.PING:
+            session.queue_ping(now, self._settings.ping_interval_s)
+            self.write_control(session)
+        elif due is Due.PONG_OVERDUE:
+            self.metrics.client_pong_disconnects.add()
+            self._drop(session)
+        elif due is Due.CLOSE_OVERDUE:
+            session.drop()
+        session.plan(self._settings.pong_timeout_s)
+
+    def _leave(self, session: Session) -> None:
+        if session.stage is Stage.HEAD:
+            del self._heads[session.variant][session]
+        self._waiting.discard(session)
+        self._catching_up.discard(session)
+
+    def _need_writer(self, session: Session, *, full: bool) -> None:
+        if not session.has_writer:
+            session.has_writer = True
+            self._on_behind(session, full)
+
+    def _lag(self, session: Session) -> int:
+        return self.mark.position - session.mark.position
+
+    def statistics(self) -> dict[str, object]:
+        """Where the subscribers stand, and how far behind the furthest one is, in entries."""
+        return {
+            "position": self.mark.position,
+            "resume_from": describe(self.mark.key),
+            "subscribers": len(self.sessions),
+            "at_head": {variant.value: len(group) for variant, group in self._heads.items()},
+            "waiting": len(self._waiting),
+            "catching_up": len(self._catching_up),
+            "max_lag": max(map(self._lag, self._catching_up), default=0),
+        }

@@ -1,0 +1,140 @@
+"""How many subscribers there may be, in all and from one address. Pure."""
+
+import ipaddress
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from appliance.domain.errors import ConfigError
+
+UNCLAIMED_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """No room on this instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyFromAddress:
+    """This address has as many subscribers as it may."""
+
+
+class Ticket:
+    """A place for one subscriber, from the admission of its request until its connection ends."""
+
+    __slots__ = ("_address", "_admission", "claimed", "expires_at")
+
+    def __init__(self, admission: "Admission", address: str, expires_at: float) -> None:
+        self._admission: Admission | None = admission
+        self._address = address
+        self.expires_at = expires_at
+        self.claimed = False
+
+    def claim(self) -> None:
+        """The connection is up: from now on it holds the place until `release`."""
+        self.claimed = True
+
+    def release(self) -> None:
+        """Give the place back; more than once does nothing."""
+        if self._admission is not None:
+            self._admission._release(self._address)  # noqa: SLF001  # the two halves of one thing
+            self._admission = None
+
+
+class Admission:
+    """Counts places. Bounded by itself: no more addresses than subscribers.
+
+    A client that goes away between the answer to its request and the start of its stream never claims
+    its place; `expire` gives such places back after `UNCLAIMED_TIMEOUT_S`.
+    """
+
+    def __init__(self, max_subscribers: int, max_per_address: int) -> None:
+        self._max_subscribers = max_subscribers
+        self._max_per_address = max_per_address
+        self._taken = 0
+        self._by_address: Counter[str] = Counter()
+        self._unclaimed: deque[Ticket] = deque()
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken."""
+        return self._taken
+
+    @property
+    def addresses(self) -> int:
+        """Addresses that hold a place."""
+        return len(self._by_address)
+
+    def admit(self, address: str, now: float) -> Ticket | Full | TooManyFromAddress:
+        """Take a place, or say which limit is reached."""
+        self.expire(now)
+        if self._by_address[address] >= self._max_per_address:
+            return TooManyFromAddress()
+        if self._taken >= self._max_subscribers:
+            self._forget(address)
+            return Full()
+        self._taken += 1
+        self._by_address[address] += 1
+        ticket = Ticket(self, address, now + UNCLAIMED_TIMEOUT_S)
+        self._unclaimed.append(ticket)
+        return ticket
+
+    def expire(self, now: float) -> None:
+        """Give back the places that nobody claimed in time."""
+        while self._unclaimed and (self._unclaimed[0].claimed or self._unclaimed[0].expires_at <= now):
+            ticket = self._unclaimed.popleft()
+            if not ticket.claimed:
+                ticket.release()
+
+    def _release(self, address: str) -> None:
+        self._taken -= 1
+        self._by_address[address] -= 1
+        self._forget(address)
+
+    def _forget(self, address: str) -> None:
+        if self._by_address[address] <= 0:
+            del self._by_address[address]
+
+
+class ClientAddress:
+    """Whose request it is: the peer's, unless the peer is a proxy that we trust to say whose it is."""
+
+    def __init__(self, proxies: Iterable[str], header: str) -> None:
+        """``proxies`` are IP addresses or networks. Raises ConfigError for anything else."""
+        self._header = header.lower()
+        try:
+            self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in proxies)
+        except ValueError as error:
+            raise ConfigError(f"fanout.proxies: {error}") from error
+
+    @property
+    def header(self) -> str:
+        """The header's name in lower case."""
+        return self._header
+
+    def of(self, peer: str, forwarded: str | None) -> str:
+        """The client's address. ``forwarded`` is the header's value.
+
+        Only the header's last entry counts: it is the one that our proxy wrote, what stands before it came
+        from the client. Without a usable entry the request counts as the proxy's own.
+        """
+        address = _parse(peer)
+        if forwarded is None or address is None or not any(address in network for network in self._proxies):
+            return peer if address is None else str(address)
+        client = _parse(forwarded.rpartition(",")[2].strip())
+        return str(address if client is None else client)
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address, also as `1.2.3.4:5678` or `[::1]:5678`, IPv4 in IPv6 unwrapped; None for anything else."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,45 @@
+"""When a loop over many subscribers lets the rest of the process run."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import trio
+
+Clock = Callable[[], float]
+
+SLICE_S = 0.000_5
+MAX_PASSES = 8
+
+
+class Pace:
+    """Work for a slice, then give way.
+
+    An engine request takes four or five passes of the event loop (read, send on, read the answer, reply).
+    With a slice of broadcast in each of them it would wait for five slices. So giving way lasts until the
+    other tasks have nothing more to do, at most `MAX_PASSES` passes: then the request waits for about one
+    slice. Nobody says whether others had something to do, but the clock does: a pass without work is
+    about as short as the shortest one seen (6 us on a fast machine).
+    """
+
+    __slots__ = ("_shortest_pass_s", "clock", "until")
+
+    def __init__(self, clock: Clock = perf_counter) -> None:
+        self.clock = clock
+        self.until = clock() + SLICE_S
+        self._shortest_pass_s = SLICE_S
+
+    @property
+    def spent(self) -> bool:
+        """The slice is over."""
+        return self.clock() >= self.until
+
+    async def give_way(self) -> None:
+        """Let others run; then the next slice begins."""
+        for _ in range(MAX_PASSES):
+            begun = self.clock()
+            await trio.lowlevel.checkpoint()
+            lasted = self.clock() - begun
+            self._shortest_pass_s = min(self._shortest_pass_s, lasted)
+            if lasted <= 2 * self._shortest_pass_s:
+                break
+        self.until = self.clock() + SLICE_S

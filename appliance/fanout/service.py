@@ -1,0 +1,204 @@
+"""The fan-out plane.
+
+request -> Door (limits, place in the log) -> 101 -> Session -> Hub
+                                               at the head: Broadcast   behind: CatchUp   all: Sweeper
+"""
+
+import random
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+import trio
+
+from appliance.domain.errors import PrunedError
+from appliance.domain.positions import AfterBlock, Resume
+from appliance.fanout.backlog import Backlog
+from appliance.fanout.broadcast import Broadcast, Sweeper
+from appliance.fanout.catchup import CatchUp
+from appliance.fanout.door import Admitted, Door
+from appliance.fanout.frames import FrameCache, RunSync
+from appliance.fanout.hub import Hub, HubSettings
+from appliance.fanout.limits import Admission, ClientAddress
+from appliance.fanout.marks import Mark
+from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.pacing import Clock
+from appliance.fanout.ports import LogView
+from appliance.fanout.session import Session
+from appliance.fanout.subscriber import converse, prepare_socket
+from appliance.net.http_server import Connection, HttpLimits, HttpServer
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("fanout")
+
+SPARE_CONNECTIONS: Final = 256  # for health checks, and for saying no in words
+
+
+@dataclass(frozen=True, slots=True)
+class FanoutSettings:
+    """The section [fanout]: counts of subscribers, lag in entries, times in seconds."""
+
+    max_subscribers: int = 10_000
+    max_per_ip: int = 1_000
+    max_lag: int = 1_500
+    proxies: tuple[str, ...] = ()
+    ip_header: str = "X-Forwarded-For"
+    ping_interval_s: float = 15.0
+    pong_timeout_s: float = 30.0
+    close_timeout_s: float = 3.0
+    drain_timeout_s: float = 5.0
+
+    @property
+    def sweep_tick_s(self) -> float:
+        """How exactly the times above are kept: an eighth of the shortest, at most a second."""
+        return min(1.0, min(self.ping_interval_s, self.pong_timeout_s, self.close_timeout_s) / 8)
+
+
+class Fanout:
+    """Serves subscribers from a log. May be run again after it failed; a run begins without subscribers."""
+
+    def __init__(
+        self,
+        settings: FanoutSettings,
+        log_view: LogView,
+        metrics: FanoutMetrics,
+        *,
+        run_sync: RunSync = trio.to_thread.run_sync,
+        clock: Clock = perf_counter,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._log = log_view
+        self._metrics = metrics
+        self._run_sync = run_sync
+        self._clock = clock
+        self._jitter = jitter  # spreads the pings of subscribers that came together; 0 to 1
+        self._client_address = ClientAddress(settings.proxies, settings.ip_header)
+        self._admission = Admission(settings.max_subscribers, settings.max_per_ip)
+        self._hub: Hub | None = None
+        self._server: HttpServer | None = None
+
+    async def run(
+        self,
+        listener: socket.socket,
+        *,
+        stopping: trio.Event,
+        task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until ``stopping`` is set, then close everybody with 1001. ``started`` gets the server."""
+        async with trio.open_nursery() as workers:
+            hub = self._hub = await self._create_hub(workers)
+            sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
+            workers.start_soon(sweeper.run)
+            workers.start_soon(self._close_all_when, stopping, sweeper)
+            server = self._server = self._create_server(hub, listener, stopping)
+            await server.run(task_status=task_status)
+            workers.cancel_scope.cancel()
+
+    async def _create_hub(self, workers: trio.Nursery) -> Hub:
+        settings, log_view = self._settings, self._log
+        cache = FrameCache()
+
+        def on_behind(session: Session, full: bool) -> None:
+            workers.start_soon(catch_up.run, session, full)
+
+        hub = Hub(
+            await _mark_of_head(log_view),
+            HubSettings(
+                max_lag=settings.max_lag,
+                ping_interval_s=settings.ping_interval_s,
+                pong_timeout_s=settings.pong_timeout_s,
+                close_timeout_s=settings.close_timeout_s,
+            ),
+            self._metrics,
+            on_behind,
+        )
+        catch_up = CatchUp(hub, Backlog(log_view, cache), self._run_sync, self._clock)
+        workers.start_soon(Broadcast(hub, log_view, cache, self._run_sync, self._clock).run)
+        return hub
+
+    def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event) -> HttpServer:
+        async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
+            await self._serve(hub, stopping, admitted, connection, data)
+
+        door = Door(self._log, self._admission, self._client_address, self._metrics, stopping, serve)
+        return HttpServer(
+            door.handle,
+            listener,
+            limits=HttpLimits(
+                max_connections=self._settings.max_subscribers + SPARE_CONNECTIONS,
+                max_header_bytes=16 * 1024,
+                max_body_bytes=1024,
+                idle_timeout_s=30.0,
+            ),
+            stopping=stopping,
+            drain_timeout_s=self._settings.drain_timeout_s,
+            name="fanout",
+        )
+
+    async def _close_all_when(self, stopping: trio.Event, sweeper: Sweeper) -> None:
+        await stopping.wait()
+        log.info("closing all subscribers", subscribers=self._admission.taken)
+        await sweeper.close_all()
+
+    async def _serve(
+        self, hub: Hub, stopping: trio.Event, admitted: Admitted, connection: Connection, data: bytes
+    ) -> None:
+        """One subscriber's life."""
+        admitted.ticket.claim()
+        with trio.CancelScope() as scope:
+            session = self._create_session(connection.socket, admitted, scope)
+            try:
+                prepare_socket(connection.socket)
+                hub.attach(session)
+                if stopping.is_set():  # it came in while the others were being closed
+                    hub.go_away(session, trio.current_time())
+                await converse(hub, session, connection.socket, data)
+            finally:
+                hub.detach(session)
+                admitted.ticket.release()
+
+    def _create_session(self, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
+        located = admitted.located
+        return Session(
+            sock,
+            admitted.request.variant,
+            Mark(located.position, _key_of(admitted.request.resume)),
+            located.skip_through,
+            next_ping_at=trio.current_time() + self._jitter() * self._settings.ping_interval_s,
+            drop=scope.cancel,
+        )
+
+    def statistics(self) -> dict[str, object]:
+        """For the admin plane: where the subscribers stand, the limits, what was counted."""
+        return {
+            "hub": self._hub.statistics() if self._hub else None,
+            "admitted": self._admission.taken,
+            "addresses": self._admission.addresses,
+            "max_subscribers": self._settings.max_subscribers,
+            "counts": self._metrics.values(),
+            "server": self._server.statistics() if self._server else None,
+        }
+
+
+async def _mark_of_head(log_view: LogView) -> Mark:
+    """The log's head at the start; its key is unknown when retention has taken everything."""
+    head = log_view.head
+    if head == 0:
+        return Mark(0)
+    entries = log_view.recent(head - 1, 1)
+    if entries is None:
+        try:
+            entries = await log_view.read(head - 1, limit=1, max_bytes=1)
+        except PrunedError:
+            entries = []
+    return Mark(head, entries[0].key) if entries else Mark(head)
+
+
+def _key_of(resume: Resume) -> tuple[int, int] | None:
+    """What the subscriber has seen already, as far as it said so."""
+    if isinstance(resume, AfterBlock) and resume.index >= 0:
+        return resume.block_number, resume.index
+    return None

@@ -1,0 +1,131 @@
+"""Places for subscribers, and whose place it is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.domain.errors import ConfigError
+from appliance.fanout.limits import (
+    UNCLAIMED_TIMEOUT_S,
+    Admission,
+    ClientAddress,
+    Full,
+    Ticket,
+    TooManyFromAddress,
+)
+
+
+def admitted(admission: Admission, address: str, now: float = 0) -> Ticket:
+    ticket = admission.admit(address, now)
+    assert isinstance(ticket, Ticket)
+    return ticket
+
+
+def test_an_address_has_its_own_limit() -> None:
+    admission = Admission(max_subscribers=10, max_per_address=2)
+    first = admitted(admission, "10.0.0.1")
+    admitted(admission, "10.0.0.1")
+    assert admission.admit("10.0.0.1", 0) == TooManyFromAddress()
+    admitted(admission, "10.0.0.2")
+    first.release()
+    admitted(admission, "10.0.0.1")
+
+
+def test_the_instance_is_full_for_everybody() -> None:
+    admission = Admission(max_subscribers=2, max_per_address=2)
+    first = admitted(admission, "10.0.0.1")
+    admitted(admission, "10.0.0.2")
+    assert admission.admit("10.0.0.3", 0) == Full()
+    assert admission.addresses == 2
+    first.release()
+    admitted(admission, "10.0.0.3")
+
+
+def test_a_place_is_given_back_once() -> None:
+    admission = Admission(max_subscribers=2, max_per_address=2)
+    ticket = admitted(admission, "a")
+    admitted(admission, "a")
+    ticket.release()
+    ticket.release()
+    assert admission.taken == 1
+
+
+def test_addresses_are_forgotten_with_their_last_place() -> None:
+    admission = Admission(max_subscribers=5, max_per_address=5)
+    for ticket in [admitted(admission, f"10.0.0.{n}") for n in range(5)]:
+        ticket.release()
+    assert (admission.taken, admission.addresses) == (0, 0)
+
+
+def test_a_place_that_nobody_claims_comes_back() -> None:
+    admission = Admission(max_subscribers=2, max_per_address=2)
+    admitted(admission, "a", now=0)
+    claimed = admitted(admission, "a", now=0)
+    claimed.claim()
+    assert admission.admit("a", UNCLAIMED_TIMEOUT_S - 1) == TooManyFromAddress()
+    admitted(admission, "a", now=UNCLAIMED_TIMEOUT_S)
+    assert admission.admit("a", UNCLAIMED_TIMEOUT_S) == TooManyFromAddress()
+    claimed.release()
+    assert admission.taken == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 30)), max_size=60))
+def test_limits_hold_whatever_comes_and_goes(steps: list[tuple[str, bool, int]]) -> None:
+    admission, held, now = Admission(max_subscribers=4, max_per_address=2), list[tuple[str, Ticket]](), 0.0
+    for address, arrives, elapsed in steps:
+        now += elapsed
+        if arrives:
+            ticket = admission.admit(address, now)
+            if isinstance(ticket, Ticket):
+                ticket.claim()
+                held.append((address, ticket))
+        elif held:
+            held.pop()[1].release()
+        assert admission.taken == len(held) <= 4
+        assert all([owner for owner, _ in held].count(name) <= 2 for name in "abc")
+        assert admission.addresses == len({owner for owner, _ in held})
+
+
+class TestClientAddress:
+    proxied = ClientAddress(["10.0.0.1", "192.168.0.0/16", "fd00::/8"], "X-Forwarded-For")
+
+    def test_the_peer_counts_when_it_is_no_proxy(self) -> None:
+        assert self.proxied.of("8.8.8.8", "1.2.3.4") == "8.8.8.8"
+        assert ClientAddress([], "X-Forwarded-For").of("127.0.0.1", "1.2.3.4") == "127.0.0.1"
+
+    def test_a_proxy_says_whose_request_it_is(self) -> None:
+        assert self.proxied.of("10.0.0.1", "1.2.3.4") == "1.2.3.4"
+        assert self.proxied.of("192.168.7.7", "2001:db8::1") == "2001:db8::1"
+        assert self.proxied.of("fd00::1", "1.2.3.4") == "1.2.3.4"
+
+    def test_only_the_last_entry_is_the_proxys_own_word(self) -> None:
+        assert self.proxied.of("10.0.0.1", "6.6.6.6, 7.7.7.7 , 1.2.3.4") == "1.2.3.4"
+
+    @pytest.mark.parametrize("header", [None, "", ",", "unknown", "1.2.3.4,", "1.2.3.4, evil", "999.1.1.1"])
+    def test_without_a_usable_entry_it_counts_as_the_proxys(self, header: str | None) -> None:
+        assert self.proxied.of("10.0.0.1", header) == "10.0.0.1"
+
+    @pytest.mark.parametrize(
+        ("written", "address"),
+        [
+            ("1.2.3.4:5678", "1.2.3.4"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("2001:DB8:0::1", "2001:db8::1"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+        ],
+    )
+    def test_one_client_has_one_address_however_it_is_written(self, written: str, address: str) -> None:
+        assert self.proxied.of("10.0.0.1", written) == address
+
+    def test_a_mapped_peer_is_the_proxy_too(self) -> None:
+        assert self.proxied.of("::ffff:10.0.0.1", "1.2.3.4") == "1.2.3.4"
+
+    def test_a_peer_without_an_address_keeps_its_name(self) -> None:
+        assert self.proxied.of("unix", "1.2.3.4") == "unix"
+
+    def test_the_header_is_looked_up_in_lower_case(self) -> None:
+        assert self.proxied.header == "x-forwarded-for"
+
+    def test_a_proxy_that_is_no_address_is_a_mistake_of_the_operator(self) -> None:
+        with pytest.raises(ConfigError, match="fanout.proxies: .*nonsense"):
+            ClientAddress(["nonsense"], "X-Forwarded-For")
