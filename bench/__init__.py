@@ -1,0 +1,1 @@
+"""Measurements of the appliance under load: `python -m bench.fanout` and `python -m bench.engine`."""

@@ -1,0 +1,112 @@
+"""The appliance as an operator starts it, `appliance run`, between the fake upstreams."""
+
+import contextlib
+import http.client
+import pathlib
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from typing import Self
+
+from bench.children import ChildError
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 15.0
+
+
+class ApplianceProcess:
+    """One process with engine, flashblocks, log and fan-out on one event loop."""
+
+    def __init__(self, folder: pathlib.Path, el_port: int, builder_port: int, subscribers: int) -> None:
+        self.engine_port, self.fanout_port = free_port(), free_port()
+        self.secret = secrets.token_bytes(32)
+        secret_file = folder / "jwt.hex"
+        secret_file.write_text(self.secret.hex())
+        config = folder / "appliance.toml"
+        config.write_text(self._config(folder, secret_file, el_port, builder_port, subscribers))
+        self._output = folder / "output.log"
+        with self._output.open("wb") as file:
+            command = [sys.executable, "-m", "appliance", "run", "--config", str(config)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        try:
+            self._wait_ready()
+        except ChildError:
+            self.close()
+            raise
+
+    def _config(
+        self, folder: pathlib.Path, secret: pathlib.Path, el_port: int, builder_port: int, subscribers: int
+    ) -> str:
+        return f"""
+[store]
+folder = "{folder / "data"}"
+
+[engine]
+listen = "127.0.0.1:{self.engine_port}"
+jwt_secret_file = "{secret}"
+
+[engine.l2]
+url = "http://127.0.0.1:{el_port}"
+jwt_secret_file = "{secret}"
+
+[[engine.builders]]
+name = "builder"
+url = "http://127.0.0.1:{builder_port}"
+jwt_secret_file = "{secret}"
+flashblocks_url = "ws://127.0.0.1:{builder_port}/"
+
+[flashblocks]
+validation = "structural"
+
+[fanout]
+listen = "127.0.0.1:{self.fanout_port}"
+max_subscribers = {subscribers}
+max_per_ip = {subscribers}
+
+[log]
+level = "warning"
+"""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (_answers(self.engine_port, "/readyz") and _answers(self.fanout_port, "/healthz")):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise ChildError(f"the appliance did not start: {self._output.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """SIGTERM, and hard when that takes too long."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _answers(port: int, path: str) -> bool:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)) as connection:
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False

@@ -1,0 +1,322 @@
+"""`python -m bench.engine`: what the appliance adds to the Engine API's latency, alone and while it serves subscribers.
+
+Each request is sent twice in a row, once to the execution client itself and once through the appliance, in
+alternating order. The execution client and the builder are other processes that answer at once.
+"""
+
+import argparse
+import gc
+import json
+import pathlib
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench import blocks
+from bench.appliance_process import ApplianceProcess
+from bench.caller import Caller, CallError
+from bench.children import Child, ChildError
+from bench.machine import Machine, cpu_s, describe, raise_file_limit
+from bench.output import Check, Progress, checks_table, make_console, progress, write_json
+from bench.percentiles import Summary
+from bench.subscribers import Deliveries, Subscribers
+
+ALONE, LOADED = "alone", "loaded"
+FCU, BUILD = "FCU", "FCU with attributes"
+GET_EL, GET_BUILDER = "getPayload: EL's block", "getPayload: builder's block"
+REQUESTS = (FCU, BUILD, GET_EL, GET_BUILDER)
+WARM_UP = 5
+EL_BUILD_S = 0.005  # between a build of the EL alone and its getPayload
+# When in its slot a block of the builder is asked for, at random: every phase of a broadcast is met as often as
+# it lasts. Not before a tenth, so that the flashblock is in the log: getPayload is the fence for it.
+BUILDER_BUILD = (0.1, 0.95)
+FIRST_TIMESTAMP = 0x66000000
+JUDGED_BYTES = 10_240
+P50_TARGET_MS, P99_TARGET_MS, LATE_TARGET_MS = 1.0, 5.0, 200.0
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The size of a run. One slot, one flashblock: ``rate`` is of both."""
+
+    sizes: tuple[int, ...] = (10_240, 307_200, 3_145_728)
+    samples: int = 100
+    subscribers: int = 5000
+    message_size: int = 20_480
+    rate: float = 5.0
+    receivers: int = 2
+
+
+QUICK = Settings(samples=8, subscribers=500, receivers=1)
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """One kind of request, directly and through the appliance, in ms."""
+
+    load: str
+    size: int
+    request: str
+    direct_ms: Summary
+    through_ms: Summary
+
+    @property
+    def added_p50_ms(self) -> float:
+        return self.through_ms.p50 - self.direct_ms.p50
+
+    @property
+    def added_p99_ms(self) -> float:
+        return self.through_ms.p99 - self.direct_ms.p99
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The whole run, as the JSON file has it. ``busy`` is the appliance's CPU while loaded, 1.0 is one core."""
+
+    machine: Machine
+    settings: Settings
+    latencies: list[Latency]
+    deliveries: Deliveries | None
+    busy: float
+    slots_per_s: float
+    checks: list[Check]
+
+
+class Driver:
+    """The op-node: the same requests to the execution client and to the appliance."""
+
+    def __init__(self, direct: Caller, through: Caller) -> None:
+        self._direct = direct
+        self._through = through
+        self._number = 0
+        self._samples: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        self._random = random.Random(1)
+
+    def run(self, slots: int, slot_s: float) -> dict[str, tuple[list[float], list[float]]]:
+        """Samples (directly, through the appliance) by request, in s."""
+        began = time.monotonic()
+        for slot in range(-WARM_UP, slots):
+            if slot == 0:
+                self._samples.clear()
+            time.sleep(max(0.0, began + (slot + WARM_UP) * slot_s - time.monotonic()))
+            self._slot(slot_s)
+        return dict(self._samples)
+
+    def _slot(self, slot_s: float) -> None:
+        """A block of the builder, which takes most of the slot, a head, and a block of the EL alone."""
+        self._block(GET_BUILDER, l2_only=False, wait_s=self._random.uniform(*BUILDER_BUILD) * slot_s)
+        self._block(GET_EL, l2_only=True, wait_s=EL_BUILD_S)
+
+    def _block(self, request: str, *, l2_only: bool, wait_s: float) -> None:
+        number = self._next()
+        body = blocks.build(number, FIRST_TIMESTAMP + number, l2_only=l2_only)
+        direct, through = self._pair(BUILD, body)
+        time.sleep(wait_s)
+        self._pair(FCU, blocks.forkchoice_updated(self._next()))
+        asked = [blocks.get_payload(self._next(), _payload_id(answer)) for answer in (direct, through)]
+        role = blocks.EL if l2_only else blocks.BUILDER
+        _, answer = self._pair(request, *asked)
+        if blocks.HASH_PREFIX[role].encode() not in answer[:4096]:
+            raise ChildError(f"{request}: the appliance answered {answer[:300]!r}")
+
+    def _pair(self, request: str, direct: bytes, through: bytes | None = None) -> tuple[bytes, bytes]:
+        """Both answers; who is asked first alternates."""
+        direct_s, through_s = self._samples[request]
+        bodies = [(self._direct, direct, direct_s), (self._through, through or direct, through_s)]
+        answers = {}
+        for caller, body, samples in bodies if self._number % 2 else reversed(bodies):
+            answers[caller], took_s = caller.call(body)
+            samples.append(took_s)
+        return answers[self._direct], answers[self._through]
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+
+def _payload_id(answer: bytes) -> str:
+    result = json.loads(answer).get("result") or {}
+    if not result.get("payloadId"):
+        raise ChildError(f"no payload id in {answer[:300]!r}")
+    return str(result["payloadId"])
+
+
+class Bench:
+    """Steers the processes through one run."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstreams: tuple[Child, Child],
+        appliance: ApplianceProcess,
+        subscribers: Subscribers,
+        driver: Driver,
+    ) -> None:
+        self._settings = settings
+        self._upstreams = upstreams
+        self._appliance = appliance
+        self._subscribers = subscribers
+        self._driver = driver
+        self._slots_s: list[float] = []
+
+    def run(self, folder: pathlib.Path, note: Progress) -> Result:
+        machine = describe()
+        latencies = [one for size in self._settings.sizes for one in self._measure(ALONE, size, note)]
+        if not self._settings.subscribers:
+            return Result(machine, self._settings, latencies, None, 0.0, 0.0, judge(latencies, None))
+        note(f"connecting {self._settings.subscribers} subscribers")
+        self._subscribers.connect(LOADED, self._appliance.fanout_port, "/ws", 1)
+        self._builder.ask("stream", bytes=self._settings.message_size)
+        began, used_s = time.monotonic(), cpu_s(self._appliance.pid)
+        for size in self._settings.sizes:
+            latencies += self._measure(LOADED, size, note)
+        took_s = time.monotonic() - began
+        busy = (cpu_s(self._appliance.pid) - used_s) / took_s
+        deliveries, slots = self._collect(folder)
+        checks = judge(latencies, deliveries)
+        return Result(machine, self._settings, latencies, deliveries, busy, slots / took_s, checks)
+
+    @property
+    def _builder(self) -> Child:
+        return self._upstreams[1]
+
+    def _measure(self, load: str, size: int, note: Progress) -> list[Latency]:
+        note(f"{load}: {self._settings.samples} blocks of {size:,} bytes")
+        for upstream in self._upstreams:
+            upstream.ask("size", bytes=size)
+        samples = self._driver.run(self._settings.samples, 1 / self._settings.rate)
+        return [
+            Latency(load, size, request, *(Summary.of(taken).scaled(1e3) for taken in samples[request]))
+            for request in REQUESTS
+        ]
+
+    def _collect(self, folder: pathlib.Path) -> tuple[Deliveries, int]:
+        published: dict[int, float] = dict(self._builder.ask("published")["published"])
+        self._subscribers.wait(LOADED, len(published))
+        return self._subscribers.finish(LOADED, published, published, folder), len(published)
+
+
+def judge(latencies: Sequence[Latency], deliveries: Deliveries | None) -> list[Check]:
+    """The targets, which are about 10 KB."""
+    checks = [check for one in latencies if one.size == JUDGED_BYTES for check in _judge_latency(one)]
+    if deliveries is None:
+        return checks
+    latest_ms = deliveries.delay_ms.max
+    late = Check(
+        "latest delivery",
+        f"<= {LATE_TARGET_MS:.0f} ms",
+        f"{latest_ms:.0f} ms",
+        latest_ms <= LATE_TARGET_MS,
+    )
+    wrong = Check("lost, duplicated, closed", "0", str(deliveries.faults), deliveries.faults == 0)
+    return [*checks, late, wrong]
+
+
+def _judge_latency(one: Latency) -> list[Check]:
+    return [
+        Check(
+            f"{one.load}: {one.request}, added {name}",
+            f"<= {target:g} ms",
+            f"{added:.2f} ms",
+            added <= target,
+        )
+        for name, target, added in (
+            ("p50", P50_TARGET_MS, one.added_p50_ms),
+            ("p99", P99_TARGET_MS, one.added_p99_ms),
+        )
+    ]
+
+
+def run(settings: Settings, console: Console) -> Result:
+    """One whole run; ChildError or CallError when a process fails."""
+    with ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        note = stack.enter_context(progress(console))
+        note("starting the processes")
+        el = stack.enter_context(Child("bench.upstreams", blocks.EL))
+        builder = stack.enter_context(Child("bench.upstreams", blocks.BUILDER))
+        receivers = [stack.enter_context(Child("bench.receiver")) for _ in range(settings.receivers)]
+        ports = (el.ready["port"], builder.ready["port"])
+        appliance = stack.enter_context(ApplianceProcess(folder, *ports, settings.subscribers + 1))
+        direct = stack.enter_context(closing(Caller(el.ready["port"], appliance.secret)))
+        through = stack.enter_context(closing(Caller(appliance.engine_port, appliance.secret)))
+        gc.freeze()
+        subscribers = Subscribers(settings.subscribers, receivers)
+        bench = Bench(settings, (el, builder), appliance, subscribers, Driver(direct, through))
+        return bench.run(folder, note)
+
+
+def table(result: Result) -> Table:
+    shown = Table(title="latency in ms: directly, and what the appliance adds", title_justify="left", box=box.SIMPLE)
+    for heading in ("", "payload", "request"):
+        shown.add_column(heading)
+    for heading in ("direct p50", "p99", "added p50", "p99", "ratio p50", "p99", "samples"):
+        shown.add_column(heading, justify="right")
+    for one in result.latencies:
+        direct, through = one.direct_ms, one.through_ms
+        times = [f"{value:.2f}" for value in (direct.p50, direct.p99, one.added_p50_ms, one.added_p99_ms)]
+        ratios = [f"{through.p50 / direct.p50:.1f} x", f"{through.p99 / direct.p99:.1f} x"]
+        size = f"{one.size / 1024:,.0f} KiB"
+        shown.add_row(one.load, size, one.request, *times, *ratios, str(through.count))
+    return shown
+
+
+def show(result: Result, console: Console) -> None:
+    console.print(f"machine: {result.machine}")
+    console.print(table(result))
+    if result.deliveries is not None:
+        got, delay = result.deliveries, result.deliveries.delay_ms
+        console.print(
+            f"loaded: {result.settings.subscribers} subscribers, {result.slots_per_s:.1f} messages a second, "
+            f"appliance {result.busy:.0%} of a core; {got.count} deliveries, p50 {delay.p50:.0f} ms, "
+            f"p99 {delay.p99:.0f} ms, max {delay.max:.0f} ms, lost {got.lost}, twice {got.duplicated}, "
+            f"closed {got.closed}"
+        )
+    console.print(checks_table(result.checks))
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Settings, pathlib.Path | None]:
+    """Settings from the command line: `--quick` changes the defaults, what is given wins."""
+    defaults = Settings()
+    parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small run of less than 20 s")
+    parser.add_argument("--sizes", type=int, nargs="+", metavar="BYTES", help=f"of a payload, default {defaults.sizes}")
+    parser.add_argument("--samples", type=int, help=f"blocks of each size, default {defaults.samples}")
+    parser.add_argument("--subscribers", type=int, help=f"0 for none at all, default {defaults.subscribers}")
+    parser.add_argument("--message-size", type=int, help=f"bytes, default {defaults.message_size}")
+    parser.add_argument("--rate", type=float, help=f"messages a second, default {defaults.rate:g}")
+    parser.add_argument("--receivers", type=int, help=f"client processes, default {defaults.receivers}")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the result there too")
+    given = vars(parser.parse_args(arguments))
+    if given.pop("quick"):
+        defaults = QUICK
+    file: pathlib.Path | None = given.pop("json")
+    if given["sizes"] is not None:
+        given["sizes"] = tuple(given["sizes"])
+    changes = {name: value for name, value in given.items() if value is not None}
+    return msgspec.structs.replace(defaults, **changes), file
+
+
+def main() -> int:
+    settings, file = parse()
+    raise_file_limit()
+    console = make_console()
+    try:
+        result = run(settings, console)
+    except (ChildError, CallError) as error:
+        print(f"bench.engine: {error}", file=sys.stderr)
+        return 1
+    show(result, console)
+    if file is not None:
+        write_json(file, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

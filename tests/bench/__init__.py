@@ -1,0 +1,1 @@
+"""Tests of the benches' own pieces, and each bench once with tiny numbers."""

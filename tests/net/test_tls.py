@@ -1,0 +1,71 @@
+"""https and wss, with a certificate of our own."""
+
+import pytest
+import trio
+
+from appliance.net.errors import ConnectFailed, TimedOut
+from appliance.net.http_client import HttpClient
+from tests.net.upstreams import Conversation, client_tls, echo_bodies, upstream
+
+
+async def test_requests_go_over_tls_and_the_connection_is_kept() -> None:
+    async with upstream(echo_bodies, tls=True) as there:
+        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
+            for size in (0, 10, 1_000_000):
+                response = await client.request("POST", body=bytes(size), timeout_s=5)
+                assert response.body == bytes(size)
+
+            assert len(there.conversations) == 1
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused() -> None:
+    async with upstream(echo_bodies, tls=True) as there, HttpClient(f"https://{there.address}") as client:
+        with pytest.raises(ConnectFailed, match="certificate verify failed"):
+            await client.request("GET", timeout_s=5)
+
+
+async def test_a_server_that_speaks_no_tls_is_connect_failed() -> None:
+    async def script(conversation: Conversation) -> None:
+        await conversation.stream.receive_some()
+        await conversation.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with upstream(script) as there:
+        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
+            with pytest.raises(ConnectFailed, match="no TLS with https://127"):
+                await client.request("GET", timeout_s=5)
+
+
+async def test_the_connect_deadline_covers_the_tls_handshake() -> None:
+    async def silent(conversation: Conversation) -> None:
+        await conversation.wait_closed()
+
+    async with upstream(silent) as there:
+        url = f"https://{there.address}"
+        async with HttpClient(url, ssl_context=client_tls(), connect_timeout_s=0.05) as client:
+            with pytest.raises(ConnectFailed, match="within 50 ms"):
+                await client.request("GET", timeout_s=5)
+            await there.conversations[0].ended.wait()
+
+
+async def test_a_deadline_within_the_tls_handshake_closes_the_connection() -> None:
+    async def silent(conversation: Conversation) -> None:
+        await conversation.wait_closed()
+
+    async with upstream(silent) as there:
+        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
+            with pytest.raises(TimedOut):
+                await client.request("GET", timeout_s=0.05)
+            await there.conversations[0].ended.wait()
+
+
+async def test_a_kept_tls_connection_that_the_upstream_closed_is_replaced() -> None:
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer(b"%d" % conversation.number)
+
+    async with upstream(script, tls=True) as there:
+        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
+            for number in range(3):
+                assert (await client.request("GET", timeout_s=5)).body == b"%d" % number
+                await there.conversations[number].ended.wait()
+                await trio.testing.wait_all_tasks_blocked()

@@ -1,0 +1,75 @@
+"""`appliance run` as the operator starts it: a configuration file, a process, and what it logs."""
+
+import http.client
+import json
+import pathlib
+import secrets
+import sys
+from typing import Any
+
+from tests.real.nodes import ExecutionClient
+from tests.real.processes import ChildProcess, free_port
+from tests.real.rpc import RpcClient
+
+
+class Appliance:
+    """The appliance in front of ``el`` and ``builder``; op-node's connection is ``engine``."""
+
+    def __init__(self, folder: pathlib.Path, el: ExecutionClient, builder: ExecutionClient) -> None:
+        folder.mkdir(parents=True)
+        secret = secrets.token_bytes(32)
+        (folder / "jwt.hex").write_text("0x" + secret.hex() + "\n")
+        self._port = free_port()
+        self.engine = RpcClient(f"http://127.0.0.1:{self._port}", secret)
+        config = folder / "appliance.toml"
+        config.write_text(self._config(folder, el, builder))
+        command = [sys.executable, "-m", "appliance", "run", "--config", str(config)]
+        self.process = ChildProcess("appliance", command, folder / "output.log")
+
+    def _config(self, folder: pathlib.Path, el: ExecutionClient, builder: ExecutionClient) -> str:
+        return f"""
+[store]
+folder = "{folder / "data"}"
+
+[engine]
+listen = "127.0.0.1:{self._port}"
+jwt_secret_file = "{folder / "jwt.hex"}"
+health_check_interval_s = 1
+
+[engine.l2]
+url = "{el.engine_url}"
+jwt_secret_file = "{el.secret_file}"
+
+[[engine.builders]]
+name = "{builder.name}"
+url = "{builder.engine_url}"
+jwt_secret_file = "{builder.secret_file}"
+
+[log]
+format = "json"
+"""
+
+    def start(self) -> None:
+        self.process.start()
+        self.process.wait_ready(lambda: self.get("/readyz") == 200, timeout_s=20.0)
+
+    def stop(self) -> int:
+        """The exit code after SIGTERM."""
+        self.engine.close()
+        return self.process.stop()
+
+    def get(self, path: str) -> int | None:
+        """The HTTP status of a GET on the engine's port, None while nobody answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5.0)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except OSError:
+            return None
+        finally:
+            connection.close()
+
+    def returned_blocks(self) -> list[dict[str, Any]]:
+        """The fields of each "returning block" line, in order."""
+        lines = [json.loads(line) for line in self.process.text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["message"] == "returning block"]
