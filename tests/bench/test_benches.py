@@ -46,8 +46,9 @@ def test_engine_measures_every_request_alone_and_loaded() -> None:
     assert len(result.latencies) == 2 * 2 * len(engine.REQUESTS)
     assert {one.through_ms.count for one in result.latencies} == {4, 8}  # a slot has two builds and two heads
     assert result.deliveries is not None
-    assert result.deliveries.faults == 0
-    assert result.deliveries.count == 10 * 2 * (4 + engine.WARM_UP)
+    # On a busy machine a flashblock may come after its getPayload, which is the fence: then nobody gets it.
+    assert result.deliveries.count + result.deliveries.lost == 10 * 2 * (4 + engine.WARM_UP)
+    assert (result.deliveries.duplicated, result.deliveries.closed) == (0, 0)
     engine.show(result, console)
     assert "getPayload: builder's block" in written(console)
     assert msgspec.json.decode(msgspec.json.encode(result))["latencies"]

@@ -5,7 +5,7 @@ import pytest
 from appliance.devnet.chain import Fork
 from appliance.devnet.engine_api import BuildJob, EngineApi
 from appliance.devnet.flashblock_messages import encode, flashblock
-from appliance.domain.flashblocks import Encoding, Flashblock
+from appliance.domain.flashblocks import Encoding, Flashblock, FlashblockBase
 from appliance.wire import flashblock as wire
 from tests.devnet.setting import DEPOSIT, attributes, forkchoice, fresh_ledger, shared_traffic
 
@@ -52,7 +52,7 @@ def test_base_may_be_repeated() -> None:
     first = flashblock(job, 0, 0)
     again = flashblock(job, 1, 1, repeat_base=True)
     assert again["base"] == first["base"]
-    assert set(first["base"]) == set(wire.FlashblockBase.__struct_fields__)
+    assert set(first["base"]) == set(FlashblockBase.__struct_fields__)
 
 
 def test_withdrawals_root_begins_with_isthmus() -> None:

@@ -24,6 +24,15 @@ def test_before_the_first_probe_it_is_unavailable(machine: HealthMachine) -> Non
     assert machine.facts() == [HealthFact(name, False, "not checked yet") for name in (EL, "alpha", "beta")]
 
 
+def test_builders_that_were_not_probed_yet_are_not_held_against_it(machine: HealthMachine) -> None:
+    all_seen(machine, EL)
+    assert machine.status() is Health.OK
+    machine.probe_failed("alpha", "gone")
+    assert machine.status() is Health.OK
+    machine.probe_failed("beta", "gone")
+    assert machine.status() is Health.PARTIAL
+
+
 def test_all_with_fresh_blocks_is_ok(machine: HealthMachine) -> None:
     all_seen(machine)
     assert machine.status() is Health.OK

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
 from appliance.fanout.frames import Variant
 from appliance.fanout.resume import MAX_BLOCK_NUMBER, MAX_INDEX, BadRequest, SubscribeRequest, parse_query
-from appliance.net.http import HttpRequest, Headers
+from appliance.net.http import Headers, HttpRequest
 
 ID = "0x03997352d799c31a"
 

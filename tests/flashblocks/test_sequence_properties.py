@@ -100,11 +100,20 @@ class PublishedStream(RuleBasedStateMachine):
     # What the engine does
 
     @precondition(lambda self: len(self.builds) < MAX_ROUNDS)
-    @rule(parent_hash=st.sampled_from((PARENT, PARENT, PARENT, OTHER_PARENT)))
-    def start(self, parent_hash: str) -> None:
+    @rule(
+        parent_hash=st.sampled_from((PARENT, PARENT, PARENT, OTHER_PARENT)),
+        confirmed=st.booleans(),
+        joins=st.lists(st.tuples(st.sampled_from(BUILDERS), st.sampled_from(PAYLOADS)), max_size=3),
+    )
+    def start(self, parent_hash: str, confirmed: bool, joins: list[tuple[str, PayloadId]]) -> None:
         build_id = BuildId(len(self.builds) + 1)
-        self.builds.append(BuildModel(build_id, parent_hash))
+        build = BuildModel(build_id, parent_hash, confirmed, joins=set(joins))
+        self.builds.append(build)
         self.sequence.build_started(StartedBuild(build_id, parent_hash, builders=BUILDERS), self.now)
+        if confirmed:
+            self.sequence.build_confirmed(build_id)
+        for builder, payload in joins:
+            self.sequence.builder_joined(build_id, builder, payload)
         self.judge()
 
     @precondition(lambda self: self.builds)
@@ -129,16 +138,6 @@ class PublishedStream(RuleBasedStateMachine):
         build = self.draw_build(data)
         build.joins.add((builder, payload))
         self.sequence.builder_joined(build.build_id, builder, payload)
-        self.judge()
-
-    @precondition(lambda self: self.builds)
-    @rule(builder=st.sampled_from(BUILDERS), payload=st.sampled_from(PAYLOADS))
-    def build_in_the_usual_way(self, builder: str, payload: PayloadId) -> None:
-        newest = self.builds[-1]
-        newest.confirmed = newest.confirmed or not newest.abandoned
-        newest.joins.add((builder, payload))
-        self.sequence.build_confirmed(newest.build_id)
-        self.sequence.builder_joined(newest.build_id, builder, payload)
         self.judge()
 
     @precondition(lambda self: self.builds)
@@ -184,21 +183,44 @@ class PublishedStream(RuleBasedStateMachine):
     @rule(
         builder=st.sampled_from(BUILDERS),
         payload=st.sampled_from(PAYLOADS),
-        skew=st.sampled_from((0, 0, 0, 0, 0, 0, 0, -1, 1)),
-        content=st.sampled_from(("", "", "", "", "equal", "other")),
-        parent_hash=st.sampled_from((None, None, None, PARENT, OTHER_PARENT)),
+        skew=st.sampled_from((-1, 0, 1)),
+        content=st.sampled_from(("", "", "equal", "other")),
+        parent_hash=st.sampled_from((None, PARENT, OTHER_PARENT)),
     )
-    def flashblock(self, builder: str, payload: PayloadId, skew: int, content: str, parent_hash: str | None) -> None:
+    def odd_flashblock(
+        self, builder: str, payload: PayloadId, skew: int, content: str, parent_hash: str | None
+    ) -> None:
         index = max(0, self.next_index[builder, payload] + skew)
-        self.next_index[builder, payload] = index + 1
         base = make_base(parent_hash) if parent_hash else None
         made = make_flashblock(payload, index, content or builder, base=base)
         self.sequence.flashblock(builder, made, self.now)
         self.judge()
 
+    @precondition(lambda self: self.builds)
+    @rule(data=st.data(), how_many=st.integers(1, 4), content=st.sampled_from(("", "", "equal")))
+    def next_flashblocks(self, data: st.DataObject, how_many: int, content: str) -> None:
+        """In order, mostly of a payload that the builder has announced."""
+        anything = [(builder, payload) for builder in BUILDERS for payload in PAYLOADS]
+        builder, payload = data.draw(st.sampled_from(sorted(self.builds[-1].joins) or anything))
+        base = make_base(self.builds[-1].parent_hash)
+        for _ in range(how_many):
+            index = self.next_index[builder, payload]
+            self.next_index[builder, payload] += 1
+            made = make_flashblock(payload, index, content or builder, base=None if index else base)
+            self.sequence.flashblock(builder, made, self.now)
+            self.judge()
+
     @rule(builder=st.sampled_from(BUILDERS), payload=st.sampled_from(PAYLOADS))
     def builder_begins_again(self, builder: str, payload: PayloadId) -> None:
         self.next_index[builder, payload] = 0
+
+    @rule()
+    def el_and_log_are_quick(self) -> None:
+        for _ in range(20):
+            if self.questions:
+                self.answer(0, PayloadStatus.VALID)
+            if self.pending:
+                self.log_says(fails=False)
 
     @precondition(lambda self: self.questions)
     @rule(
@@ -206,7 +228,10 @@ class PublishedStream(RuleBasedStateMachine):
         status=st.sampled_from((PayloadStatus.VALID,) * 5 + (*PayloadStatus, None)),
     )
     def verdict(self, data: st.DataObject, status: PayloadStatus | None) -> None:
-        question = self.questions.pop(data.draw(st.integers(0, len(self.questions) - 1)))
+        self.answer(data.draw(st.integers(0, len(self.questions) - 1)), status)
+
+    def answer(self, number: int, status: PayloadStatus | None) -> None:
+        question = self.questions.pop(number)
         if status is PayloadStatus.VALID:
             self.valid.add(question.payload.execution_payload)
         self.sequence.validated(question.validation_id, status)
@@ -215,6 +240,9 @@ class PublishedStream(RuleBasedStateMachine):
     @precondition(lambda self: self.pending)
     @rule(fails=st.sampled_from((False,) * 6 + (True,)))
     def log_answers(self, fails: bool) -> None:
+        self.log_says(fails=fails)
+
+    def log_says(self, *, fails: bool) -> None:
         command, self.pending = self.pending, None
         assert command is not None
         payload = command.flashblock.payload_id

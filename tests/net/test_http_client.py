@@ -16,8 +16,11 @@ async def ask(client: HttpClient, body: bytes = b"", *, timeout_s: float = 5) ->
     return await client.request("POST", body=body, timeout_s=timeout_s)
 
 
-def client_of(address: str, path: str = "/", **options: int) -> HttpClient:
-    return HttpClient(f"http://{address}{path}", **options)
+def client_of(
+    address: str, path: str = "/", *, max_connections: int = 32, max_response_bytes: int = 1 << 20
+) -> HttpClient:
+    url = f"http://{address}{path}"
+    return HttpClient(url, max_connections=max_connections, max_response_bytes=max_response_bytes)
 
 
 async def test_a_request_says_what_it_should() -> None:

@@ -5,17 +5,20 @@ import trio
 
 from appliance.net.errors import ConnectFailed, TimedOut
 from appliance.net.http_client import HttpClient
-from tests.net.upstreams import Conversation, client_tls, echo_bodies, upstream
+from tests.net.upstreams import Conversation, Upstream, client_tls, echo_bodies, upstream
+
+
+def tls_client(there: Upstream) -> HttpClient:
+    return HttpClient(f"https://{there.address}", ssl_context=client_tls())
 
 
 async def test_requests_go_over_tls_and_the_connection_is_kept() -> None:
-    async with upstream(echo_bodies, tls=True) as there:
-        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
-            for size in (0, 10, 1_000_000):
-                response = await client.request("POST", body=bytes(size), timeout_s=5)
-                assert response.body == bytes(size)
+    async with upstream(echo_bodies, tls=True) as there, tls_client(there) as client:
+        for size in (0, 10, 1_000_000):
+            response = await client.request("POST", body=bytes(size), timeout_s=5)
+            assert response.body == bytes(size)
 
-            assert len(there.conversations) == 1
+        assert len(there.conversations) == 1
 
 
 async def test_a_certificate_of_an_unknown_authority_is_refused() -> None:
@@ -29,10 +32,9 @@ async def test_a_server_that_speaks_no_tls_is_connect_failed() -> None:
         await conversation.stream.receive_some()
         await conversation.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    async with upstream(script) as there:
-        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
-            with pytest.raises(ConnectFailed, match="no TLS with https://127"):
-                await client.request("GET", timeout_s=5)
+    async with upstream(script) as there, tls_client(there) as client:
+        with pytest.raises(ConnectFailed, match="no TLS with https://127"):
+            await client.request("GET", timeout_s=5)
 
 
 async def test_the_connect_deadline_covers_the_tls_handshake() -> None:
@@ -51,11 +53,10 @@ async def test_a_deadline_within_the_tls_handshake_closes_the_connection() -> No
     async def silent(conversation: Conversation) -> None:
         await conversation.wait_closed()
 
-    async with upstream(silent) as there:
-        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
-            with pytest.raises(TimedOut):
-                await client.request("GET", timeout_s=0.05)
-            await there.conversations[0].ended.wait()
+    async with upstream(silent) as there, tls_client(there) as client:
+        with pytest.raises(TimedOut):
+            await client.request("GET", timeout_s=0.05)
+        await there.conversations[0].ended.wait()
 
 
 async def test_a_kept_tls_connection_that_the_upstream_closed_is_replaced() -> None:
@@ -63,9 +64,8 @@ async def test_a_kept_tls_connection_that_the_upstream_closed_is_replaced() -> N
         await conversation.request()
         await conversation.answer(b"%d" % conversation.number)
 
-    async with upstream(script, tls=True) as there:
-        async with HttpClient(f"https://{there.address}", ssl_context=client_tls()) as client:
-            for number in range(3):
-                assert (await client.request("GET", timeout_s=5)).body == b"%d" % number
-                await there.conversations[number].ended.wait()
-                await trio.testing.wait_all_tasks_blocked()
+    async with upstream(script, tls=True) as there, tls_client(there) as client:
+        for number in range(3):
+            assert (await client.request("GET", timeout_s=5)).body == b"%d" % number
+            await there.conversations[number].ended.wait()
+            await trio.testing.wait_all_tasks_blocked()

@@ -4,7 +4,6 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -94,14 +93,12 @@ async def upstream(script: Script, *, tls: bool = False) -> AsyncGenerator[Upstr
         finally:
             conversation.ended.set()
 
-    listen = partial(trio.serve_tcp, serve, 0, host="127.0.0.1")
-    if tls:
-        listen = partial(trio.serve_ssl_over_tcp, serve, 0, server_tls(), host="127.0.0.1", https_compatible=True)
+    (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    listener = trio.SSLListener(tcp, server_tls(), https_compatible=True) if tls else tcp
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(listen)
-        listener = listeners[0].transport_listener if tls else listeners[0]
+        await nursery.start(trio.serve_listeners, serve, [listener])
         try:
-            yield Upstream(f"127.0.0.1:{listener.socket.getsockname()[1]}", conversations)
+            yield Upstream(f"127.0.0.1:{tcp.socket.getsockname()[1]}", conversations)
         finally:
             nursery.cancel_scope.cancel()
 

@@ -1,0 +1,30 @@
+"""What can go wrong with the other end of a connection, told apart by what a caller may do about it.
+
+All are `UnavailableError`: fail over or try again. No error of a library leaves `net/` untranslated.
+"""
+
+from appliance.domain.errors import RemoteError, UnavailableError
+
+
+class ConnectFailed(UnavailableError):  # noqa: N818 - named for what happened, as trio does
+    """No connection came about: name, address, refusal, TLS, or the connect deadline."""
+
+
+class TimedOut(UnavailableError):  # noqa: N818 - named for what happened, as trio does
+    """The deadline of the request passed. The other side may or may not have acted on it."""
+
+
+class ConnectionBroken(UnavailableError):  # noqa: N818 - named for what happened, as trio does
+    """The connection ended before the answer was whole.
+
+    ``nothing_read`` says that not one byte of the answer had come: then a kept-alive connection was
+    probably closed by the other side while it was idle.
+    """
+
+    def __init__(self, text: str, *, nothing_read: bool = False) -> None:
+        super().__init__(text)
+        self.nothing_read = nothing_read
+
+
+class BadResponse(RemoteError, UnavailableError):  # noqa: N818 - named for what happened, as trio does
+    """The answer breaks the protocol or a limit. Also a `RemoteError`: it is the other side's fault."""

@@ -1,0 +1,423 @@
+"""HTTP/1.1 bytes in, whole messages out: llhttp (through httptools) with limits, and no I/O.
+
+llhttp checks the grammar (strictly: CRLF, no folding, never both Content-Length and Transfer-Encoding).
+What it leaves to its user is done here: sizes, versions, codings, upgrades, and the end of a body that
+only the end of the connection tells. Promise: however the bytes are split, the same messages come out;
+bytes that are no HTTP raise `ParseError` and nothing else.
+"""
+
+from enum import IntEnum
+from typing import Final, Generic, TypeVar
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+from appliance.domain.errors import RemoteError
+from appliance.net.http import Headers, HttpRequest, HttpResponse
+
+MAX_HEADERS: Final = 128
+"""Header fields in one message; more is 431."""
+
+_FIELD_OVERHEAD: Final = 4  # ": " and CRLF
+_KNOWN_NAMES: Final = {
+    spelling.encode("ascii"): name
+    for name in (
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "user-agent",
+        "x-forwarded-for",
+    )
+    for spelling in (name, name.title())
+}  # saves decoding what nearly every message has
+_SMALL_PART: Final = 1024
+_LINE_OVERHEAD: Final = 12  # spaces, version and CRLF of the request line
+
+
+class ParseError(RemoteError):
+    """Bytes that are no HTTP/1.1 message within the limits; ``status`` is what a server answers."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class Stage(IntEnum):
+    """How far the message that is being received has come."""
+
+    START = 0  # nothing of it yet
+    HEAD = 1
+    BODY = 2
+
+
+_LlhttpT = TypeVar("_LlhttpT", HttpRequestParser, HttpResponseParser)
+
+
+class _Parser(Generic[_LlhttpT]):
+    """What requests and responses share: header fields, body parts, limits, and when to raise.
+
+    The `on_…` methods are httptools' protocol. The parser object and this one refer to each other; `close`
+    breaks that circle, so that a connection's memory is free at once and not at the next collection.
+    """
+
+    _parser: _LlhttpT
+
+    def __init__(self, *, max_header_bytes: int, max_body_bytes: int, max_headers: int) -> None:
+        self.stage = Stage.START
+        self._max_header_bytes = max_header_bytes
+        self._max_body_bytes = max_body_bytes
+        self._max_headers = max_headers
+        self._failure: ParseError | None = None
+        self._raw_fields: list[tuple[bytes, bytes]] = []
+        self._fields: dict[str, str] = {}
+        self._parts: list[bytes | bytearray] = []
+        self._body_bytes = 0
+        self._moved = False
+        self._stalled_bytes = 0
+
+    def close(self) -> None:
+        """Release the memory; the parser takes no more bytes."""
+        del self._parser
+        self._parts = []
+        self._failure = None  # its traceback refers to us
+
+    def check(self) -> None:
+        """Raise the `ParseError` that was kept back because whole messages came before the fault."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _parse(self, data: bytes | bytearray | memoryview) -> None:
+        """Feed llhttp. A fault is kept in ``_failure``; an upgrade goes up as httptools raises it."""
+        self._moved = False
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            raise
+        except HttpParserError as error:
+            self._keep_failure(error)
+        if not self._moved:
+            self._count_stalled(len(data))
+        elif self._stalled_bytes:
+            self._stalled_bytes = 0
+
+    def _keep_failure(self, error: HttpParserError) -> None:
+        if self._failure is not None:
+            return  # raised by a method of ours, and kept by it
+        if isinstance(error, HttpParserCallbackError) and error.__context__ is not None:
+            raise error.__context__  # httptools caught what is not ours to answer, such as KeyboardInterrupt
+        self._fail(400, str(error))
+
+    def _count_stalled(self, size: int) -> None:
+        """Bytes that brought neither the end of a head nor any body: half a head, chunk extensions, trailers.
+
+        httptools collects an unfinished field without a bound, so the bound is here; the size of
+        one `feed` comes on top.
+        """
+        self._stalled_bytes += size
+        if self._stalled_bytes > self._max_header_bytes:
+            self._fail(431, f"more than {self._max_header_bytes} bytes of header")
+
+    def _fail(self, status: int, text: str) -> ParseError:
+        if self._failure is None:
+            self._failure = ParseError(status, text)
+        return self._failure
+
+    def on_message_begin(self) -> None:
+        self._moved = True
+        self.stage = Stage.HEAD
+        self._raw_fields = []
+        self._parts = []
+        self._body_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        if self.stage is Stage.HEAD:  # else a trailer: checked by llhttp, and dropped
+            self._raw_fields.append((name, value or b""))
+
+    def _take_fields(self, size: int) -> None:
+        """The head is whole: check its limits, ``size`` being that of its first line, and decode the fields."""
+        raw = self._raw_fields
+        if len(raw) > self._max_headers:
+            raise self._fail(431, f"more than {self._max_headers} header fields")
+        fields: dict[str, str] = {}
+        self._fields = fields
+        for raw_name, raw_value in raw:
+            size += len(raw_name) + len(raw_value) + _FIELD_OVERHEAD
+            name = _KNOWN_NAMES.get(raw_name) or raw_name.decode("latin-1").lower()
+            value = raw_value.decode("latin-1").rstrip(" \t")
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+        if size > self._max_header_bytes:
+            raise self._fail(431, f"more than {self._max_header_bytes} bytes of header")
+
+    def _begin_body(self) -> None:
+        self._moved = True
+        self.stage = Stage.BODY
+        length = self._fields.get("content-length")
+        if length is not None and int(length) > self._max_body_bytes:
+            raise self._body_too_large()
+
+    def on_body(self, data: bytes) -> None:
+        self._moved = True
+        self._body_bytes += len(data)
+        if self._body_bytes > self._max_body_bytes:
+            raise self._body_too_large()
+        self._add_part(data)
+
+    def _add_part(self, data: bytes) -> None:
+        """Small parts are collected, since a body in chunks of one byte would take 40 times its size."""
+        parts = self._parts
+        if len(data) >= _SMALL_PART or not parts:
+            parts.append(data)
+        elif isinstance(parts[-1], bytearray):
+            parts[-1] += data
+        else:
+            parts.append(bytearray(data))
+
+    def _body_too_large(self) -> ParseError:
+        return self._fail(413, f"body larger than {self._max_body_bytes} bytes")
+
+    def _take_body(self) -> bytes:
+        self._moved = True
+        self.stage = Stage.START
+        parts = self._parts
+        if not parts:
+            return b""
+        self._parts = []
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)  # `bytes` of bytes copies nothing
+
+
+class RequestParser(_Parser[HttpRequestParser]):
+    """Requests of one connection.
+
+    Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body, 417 Expect, 431 header, 501 transfer
+    coding, 505 version.
+    After a request with ``upgrade`` the parser is done; what followed it is in ``rest``.
+    """
+
+    def __init__(
+        self, *, max_header_bytes: int, max_body_bytes: int, max_headers: int = MAX_HEADERS, peer: str = ""
+    ) -> None:
+        super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
+        self.rest = b""
+        self._parser = HttpRequestParser(self)
+        self._peer = peer
+        self._finished: list[HttpRequest] = []
+        self._target = b""
+        self._method = ""
+        self._keep_alive = True
+        self._websocket = False
+        self._skipped_upgrade = False
+        self._replaying = False
+        self._expects_continue = False
+
+    def feed(self, data: bytes) -> list[HttpRequest]:
+        """The requests that ``data`` completes.
+
+        Raises `ParseError` when it completes none and is not HTTP. When whole requests came before
+        the fault they are returned, and `check` or the next `feed` raises it.
+        """
+        self.check()
+        if self._websocket:
+            self.rest += data
+            return []
+        self._consume(data)
+        finished = self._finished
+        if finished:
+            self._finished = []
+        elif self._failure is not None:
+            raise self._failure
+        return finished
+
+    def take_expectation(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends the body; true once a request."""
+        expected, self._expects_continue = self._expects_continue and self.stage is Stage.BODY, False
+        return expected
+
+    def _consume(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                return self._parse(data)
+            except HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+            if not self._skipped_upgrade:
+                self.rest = bytes(data)
+                return None
+            self._go_on_without_upgrade()
+
+    def _go_on_without_upgrade(self) -> None:
+        """Go on as if the client had not offered an upgrade other than websocket (RFC 9110, 7.8).
+
+        llhttp stops behind the head of such a request, as Java's HTTP client sends it (`Upgrade: h2c`) with
+        a body. A fresh llhttp is told of a body of the same framing, and what it reports of
+        that head is ignored.
+        """
+        self._skipped_upgrade = False
+        self._parser = HttpRequestParser(self)
+        framing = b"content-length: " + self._fields.get("content-length", "0").encode("latin-1")
+        if "transfer-encoding" in self._fields:
+            framing = b"transfer-encoding: chunked"
+        self._replaying = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+        self._replaying = False
+
+    def on_message_begin(self) -> None:
+        if not self._replaying:
+            super().on_message_begin()
+            self._target = b""
+            self._expects_continue = False
+
+    def on_url(self, part: bytes) -> None:
+        if self.stage is Stage.HEAD:
+            self._target += part
+
+    def on_headers_complete(self) -> None:
+        if self._replaying:
+            self._replaying = False
+            return
+        parser = self._parser
+        self._take_fields(len(self._target) + _LINE_OVERHEAD)
+        self._begin_body()
+        self._method = parser.get_method().decode("ascii")
+        version = parser.get_http_version()
+        self._check_head(version)
+        # HTTP/1.0's own keep-alive is not spoken: who asks for it gets Connection: close, which is allowed.
+        self._keep_alive = version == "1.1" and parser.should_keep_alive()
+        if parser.should_upgrade():
+            self._choose_upgrade()
+
+    def _check_head(self, version: str) -> None:
+        fields = self._fields
+        if version not in ("1.1", "1.0"):
+            raise self._fail(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if self._method == "CONNECT":
+            raise self._fail(405, "no tunnels here")
+        if "transfer-encoding" in fields:
+            self._check_coding(fields["transfer-encoding"], version)
+        if "expect" in fields:
+            self._check_expectation(fields["expect"], version)
+
+    def _check_coding(self, coding: str, version: str) -> None:
+        if version == "1.0":  # RFC 9112, 6.1: its framing is faulty
+            raise self._fail(400, "Transfer-Encoding in HTTP/1.0")
+        if coding.lower() != "chunked":
+            raise self._fail(501, "the only transfer coding spoken here is chunked")
+
+    def _check_expectation(self, expectation: str, version: str) -> None:
+        if expectation.lower() != "100-continue":
+            raise self._fail(417, "the only expectation met here is 100-continue")
+        self._expects_continue = version == "1.1"
+
+    def _choose_upgrade(self) -> None:
+        protocols = [name.strip().lower() for name in self._fields.get("upgrade", "").split(",")]
+        self._websocket = "websocket" in protocols and self._method == "GET" and not self._has_body()
+        self._skipped_upgrade = not self._websocket
+
+    def _has_body(self) -> bool:
+        return self._fields.get("content-length", "0").strip("0") != "" or "transfer-encoding" in self._fields
+
+    def on_message_complete(self) -> None:
+        if self._skipped_upgrade:
+            return
+        body = self._take_body()
+        self._finished.append(
+            HttpRequest(
+                self._method,
+                self._target.decode("latin-1"),
+                Headers.adopt(self._fields),
+                body,
+                self._peer,
+                self._keep_alive,
+                self._websocket,
+            )
+        )
+
+
+class ResponseParser(_Parser[HttpResponseParser]):
+    """The response to one request on one connection; ``method`` is the request's.
+
+    Interim responses (1xx) are skipped; 101 is a `ParseError`, since this client offers no upgrade.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        max_header_bytes: int,
+        max_body_bytes: int,
+        max_headers: int = MAX_HEADERS,
+    ) -> None:
+        super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
+        self.keep_alive = False
+        self._parser = HttpResponseParser(self)
+        self._head_only = method == "HEAD"
+        self._response: HttpResponse | None = None
+        self._status = 0
+        self._over = False
+        self._until_end = False
+
+    def feed(self, data: bytes | bytearray) -> list[HttpResponse]:
+        """The response, once ``data`` completes it; at most one. Raises `ParseError`.
+
+        Bytes behind the response make the connection unfit for another request: ``keep_alive`` is false then.
+        """
+        self.check()
+        if self._over:
+            self.keep_alive = False
+            return []
+        self._parse(data)
+        return self._take()
+
+    def feed_eof(self) -> list[HttpResponse]:
+        """The other side closed: the response, when its end is the end of the connection, else none."""
+        if self._until_end and not self._over and self._failure is None:
+            self.on_message_complete()
+        return self._take()
+
+    def _take(self) -> list[HttpResponse]:
+        response, self._response = self._response, None
+        if response is None:
+            self.check()
+            return []
+        # Whatever llhttp found wrong came after the end of the response.
+        self.keep_alive = self.keep_alive and self._failure is None
+        self._failure = None
+        return [response]
+
+    def on_message_begin(self) -> None:
+        if self._over:
+            raise self._fail(502, "bytes behind the response")
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._moved = True
+        self._status = self._parser.get_status_code()
+        self._take_fields(_LINE_OVERHEAD)
+        self._check_head(self._parser.get_http_version())
+        if self._status in (204, 304) or (self._head_only and self._status >= 200):
+            # No body, whatever Content-Length says (RFC 9112, 6.3). llhttp may wait for one all the
+            # same, so it sees nothing after this, and the connection serves no other request.
+            self._finish()
+            return
+        self._begin_body()
+        self.keep_alive = self._parser.should_keep_alive()
+
+    def _check_head(self, version: str) -> None:
+        if version not in ("1.1", "1.0"):
+            raise self._fail(502, f"response in HTTP/{version}")
+        if self._status == 101:
+            raise self._fail(502, "an upgrade that was not asked for")
+        coding = self._fields.get("transfer-encoding")
+        if coding is not None and coding.lower() != "chunked":
+            raise self._fail(502, "the only transfer coding understood here is chunked")
+        self._until_end = coding is None and "content-length" not in self._fields and self._status >= 200
+
+    def on_message_complete(self) -> None:
+        if self._status >= 200 and not self._over:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._over = True
+        self._response = HttpResponse(self._status, self._take_body(), Headers.adopt(self._fields))

@@ -1,0 +1,241 @@
+"""The HTTP/1.1 server: a listening socket, one task for each connection, one handler call at a time on each.
+
+DESIGN.md has the life of a connection; http_session.py talks HTTP on one; here are the socket, the limit,
+the drain and what is counted.
+"""
+
+import errno
+import socket
+from typing import Final
+
+import trio
+
+from appliance.net.hangups import Hangups
+from appliance.net.http_session import Connection, Counters, Handler, HttpLimits, Session, Upgrade
+from appliance.net.listening import open_listener
+from appliance.telemetry.logging import get_logger
+
+__all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Upgrade", "open_listener", "serve_http"]
+
+log = get_logger("net")
+
+# Accepting one connection takes 30 to 50 us, so a batch holds the loop for less than a millisecond.
+_ACCEPT_BATCH: Final = 16
+_ACCEPT_PAUSE_S: Final = 0.1
+_SWEEP_SLICE: Final = 1000  # comparing 1,000 deadlines takes a tenth of a millisecond
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_BUSY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
+    b"content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n"
+)
+
+
+class HttpServer:
+    """Serves ``handler`` on ``listener`` (which it closes) until ``stopping`` is set and the drain is over.
+
+    With ``cancel_on_disconnect`` a handler is cancelled when its client goes away (see `Hangups`);
+    without it the handler runs to its end and the answer is dropped.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        listener: socket.socket,
+        *,
+        limits: HttpLimits,
+        stopping: trio.Event,
+        drain_timeout_s: float,
+        name: str = "http",
+        cancel_on_disconnect: bool = False,
+    ) -> None:
+        self.name = name
+        self.address = _address_of(listener)
+        self._handler = handler
+        self._listener = listener
+        self._limits = limits
+        self._stopping = stopping
+        self._drain_timeout_s = drain_timeout_s
+        self._hangups = Hangups() if cancel_on_disconnect else None
+        self._connections = 0
+        self._sessions: set[Session] = set()
+        self._accepted = self._refused = self._accept_pauses = 0
+        self._counters = Counters()
+        self._sweep_interval_s = _sweep_interval_s(limits)
+
+    def __repr__(self) -> str:
+        return f"<HttpServer {self.name} on {self.address}, {self._connections} connections>"
+
+    def statistics(self) -> dict[str, object]:
+        """Connections now, and since the start: accepted, refused (over the limit), requests, what went wrong."""
+        return {
+            "address": self.address,
+            "connections": self._connections,
+            "accepted": self._accepted,
+            "refused": self._refused,
+            "accept_pauses": self._accept_pauses,
+            **self._counters.statistics(),
+        }
+
+    async def run(self, *, task_status: trio.TaskStatus["HttpServer"] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve; returns when stopped and drained. ``started`` gets the server once it accepts."""
+        with self._listener:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep_for_ever)
+                if self._hangups is not None:
+                    nursery.start_soon(self._hangups.run)
+                async with trio.open_nursery() as connections:
+                    await self._accept_until_stopping(connections, task_status)
+                    self._begin_drain(connections.cancel_scope)
+                nursery.cancel_scope.cancel()
+
+    async def _accept_until_stopping(
+        self, connections: trio.Nursery, task_status: trio.TaskStatus["HttpServer"]
+    ) -> None:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(self._accept_for_ever, connections)
+            task_status.started(self)
+            await self._stopping.wait()
+            accepting.cancel_scope.cancel()
+
+    def _begin_drain(self, scope: trio.CancelScope) -> None:
+        self._listener.close()
+        scope.deadline = trio.current_time() + self._drain_timeout_s
+        for session in self._sessions:
+            session.close_if_waiting()
+
+    async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._listener)
+            if not self._accept_batch(nursery):
+                # Out of descriptors: new clients wait in the backlog while others finish.
+                self._accept_pauses += 1
+                log.error("cannot accept", server=self.name, pause_s=_ACCEPT_PAUSE_S, **self._load())
+                await trio.sleep(_ACCEPT_PAUSE_S)
+
+    def _load(self) -> dict[str, int]:
+        return {"connections": self._connections, "accept_pauses": self._accept_pauses}
+
+    def _accept_batch(self, nursery: trio.Nursery) -> bool:
+        """Accept what is there, up to a batch; false when the process is out of resources."""
+        for _ in range(_ACCEPT_BATCH):
+            try:
+                accepted, address = self._listener.accept()
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    return False
+                continue  # that client went away while it waited (accept(2))
+            self._admit(accepted, _peer_of(address), nursery)
+        return True
+
+    def _admit(self, accepted: socket.socket, peer: str, nursery: trio.Nursery) -> None:
+        if self._connections >= self._limits.max_connections:
+            self._refused += 1
+            _refuse(accepted)
+            return
+        self._accepted += 1
+        self._connections += 1
+        nursery.start_soon(self._serve, accepted, peer)
+
+    async def _serve(self, accepted: socket.socket, peer: str) -> None:
+        try:
+            upgraded = await self._talk_http(accepted, peer)
+            if upgraded is not None:
+                await upgraded[0].serve(Connection.wrap(accepted, peer), upgraded[1])
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client went away, as clients do
+        except Exception:
+            log.exception("connection failed", server=self.name)
+        finally:
+            self._connections -= 1
+            if accepted.fileno() != -1:
+                trio.lowlevel.notify_closing(accepted)
+                accepted.close()
+
+    async def _talk_http(self, accepted: socket.socket, peer: str) -> tuple[Upgrade, bytes] | None:
+        """Everything that only HTTP needs lives in the session, and is gone when this returns."""
+        _prepare(accepted)
+        session = Session(accepted, peer, self._handler, self._limits, self._stopping, self._counters, self.name)
+        fd = accepted.fileno()
+        self._sessions.add(session)
+        if self._hangups is not None:
+            self._hangups.watch(fd, session.client_gone)
+        try:
+            return await session.run()
+        finally:
+            self._sessions.discard(session)
+            if self._hangups is not None:
+                self._hangups.forget(fd)
+            session.release()
+
+    async def _sweep_for_ever(self) -> None:
+        """Close what is past its deadline, which is noticed up to an eighth of the shortest timeout late."""
+        while True:
+            await trio.sleep(self._sweep_interval_s)
+            now = trio.current_time()
+            for number, session in enumerate(list(self._sessions)):
+                if session.deadline <= now:
+                    session.expire()
+                if number % _SWEEP_SLICE == _SWEEP_SLICE - 1:
+                    await trio.lowlevel.checkpoint()
+
+
+async def serve_http(
+    handler: Handler,
+    listener: socket.socket,
+    *,
+    limits: HttpLimits,
+    stopping: trio.Event,
+    drain_timeout_s: float,
+    name: str = "http",
+    cancel_on_disconnect: bool = False,
+    task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run an `HttpServer`; its parameters, and ``started`` gets it."""
+    server = HttpServer(
+        handler,
+        listener,
+        limits=limits,
+        stopping=stopping,
+        drain_timeout_s=drain_timeout_s,
+        name=name,
+        cancel_on_disconnect=cancel_on_disconnect,
+    )
+    await server.run(task_status=task_status)
+
+
+def _sweep_interval_s(limits: HttpLimits) -> float:
+    shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.idle_timeout_s, limits.write_timeout_s)
+    return min(shortest_s / 8, 1.0)
+
+
+def _prepare(accepted: socket.socket) -> None:
+    accepted.setblocking(False)
+    if accepted.family != socket.AF_UNIX:
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _refuse(accepted: socket.socket) -> None:
+    """Say 503 and close, without a task: under a flood this must cost less than serving."""
+    try:
+        accepted.setblocking(False)
+        accepted.send(_BUSY)
+        accepted.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # it went away already
+    finally:
+        accepted.close()
+
+
+def _peer_of(address: object) -> str:
+    """The IP address; IPv4 over an IPv6 socket in dotted form, so that limits by address see one client."""
+    host = address[0] if isinstance(address, tuple) else ""
+    return str(host).removeprefix("::ffff:")
+
+
+def _address_of(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if listener.family == socket.AF_INET6:
+        return f"[{name[0]}]:{name[1]}"
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)

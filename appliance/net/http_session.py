@@ -1,0 +1,311 @@
+"""HTTP on one accepted connection: receive, hand to the handler, answer, in order, with deadlines.
+
+A request costs one turn of the event loop. Deadlines are plain numbers that the server's sweeper compares with
+the clock a few times in each timeout: a trio deadline that moves with every request costs more than parsing it.
+"""
+
+import math
+import socket as stdlib_socket
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from enum import Enum, auto
+from typing import Final
+
+import trio
+
+from appliance.net import http_encoding, socket_io
+from appliance.net.http import HeaderItems, Headers, HttpRequest, HttpResponse
+from appliance.net.http_parser import MAX_HEADERS, ParseError, RequestParser, Stage
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("net")
+
+# The most that is read ahead of the handler: pipelined requests of one read wait in memory, the rest in
+# the kernel, and the client is held back by TCP.
+_RECEIVE_BYTES: Final = 65536
+# Up to here head and body go out in one copy and one system call.
+_JOIN_BYTES: Final = 16384
+# How long and how much of what a refused client still sends is read and thrown away. Closing at once would make
+# the kernel send a reset, which can destroy our answer before the client reads it.
+_LINGER_S: Final = 1.0
+_LINGER_BYTES: Final = 16 * 1024 * 1024
+_TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one server takes. Times in seconds.
+
+    Over ``max_connections`` a client gets 503. A head over ``max_header_bytes`` or ``max_headers`` fields is
+    431, a body over ``max_body_bytes`` 413 (before it is read, when Content-Length says so).
+    ``header_timeout_s`` runs from the first byte of a request to the end of its head, ``body_timeout_s`` from there
+    to the end of its body; past either it is 408. ``idle_timeout_s`` is the wait for a request's first byte and
+    ``write_timeout_s`` the time for a whole answer to be taken; past either the connection is closed.
+    """
+
+    max_connections: int = 1024
+    max_header_bytes: int = 32 * 1024
+    max_body_bytes: int = 32 * 1024 * 1024
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    idle_timeout_s: float = 120.0
+    write_timeout_s: float = 30.0
+    max_headers: int = MAX_HEADERS
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An upgraded connection: trio's stream and the standard library's socket over one descriptor.
+
+    ``socket`` is non-blocking; use it for sends that must not wait, never while ``stream`` is sending. The
+    server closes both when `Upgrade.serve` returns. ``peer`` is the IP address of the client.
+    """
+
+    stream: trio.SocketStream
+    socket: stdlib_socket.socket
+    peer: str
+
+    @classmethod
+    def wrap(cls, accepted: stdlib_socket.socket, peer: str) -> "Connection":
+        """Give ``accepted`` a trio stream."""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+        # trio asks for at most 16 KiB unsent in the kernel: a 20 KB frame would not fit into one
+        # non-blocking send, and large answers would take a wake-up for every 16 KiB. 0 is the system's default.
+        if accepted.family != stdlib_socket.AF_UNIX:
+            stream.setsockopt(stdlib_socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
+        return cls(stream, accepted, peer)
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A handler's answer to a websocket request: `101` with ``headers``, then ``serve`` owns the connection.
+
+    `Connection: Upgrade` and `Upgrade: websocket` are written by the server; ``headers`` holds
+    Sec-WebSocket-Accept. ``serve`` gets the bytes that were read behind the request; the connection is closed
+    when it returns. It runs in the connection's own task, and is cancelled at the end of the drain.
+    """
+
+    headers: HeaderItems
+    serve: Callable[[Connection, bytes], Awaitable[None]]
+
+
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse | Upgrade]]
+"""Answers one request. `Upgrade` only where ``request.upgrade``. What it raises becomes a 500."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the sessions of one server did since its start."""
+
+    requests: int = 0
+    upgrades: int = 0
+    bad_requests: int = 0
+    request_timeouts: int = 0
+    write_timeouts: int = 0
+    cancelled_by_client: int = 0
+    handler_failures: int = 0
+
+    def statistics(self) -> dict[str, int]:
+        """By name."""
+        return asdict(self)
+
+
+class _Phase(Enum):
+    WAITING = auto()  # for the first byte of a request
+    RECEIVING = auto()
+    HANDLING = auto()
+    ANSWERING = auto()
+
+
+class Session:
+    """The HTTP part of a connection's life: until it closes, or a handler upgrades it."""
+
+    def __init__(
+        self,
+        connection: stdlib_socket.socket,
+        peer: str,
+        handler: Handler,
+        limits: HttpLimits,
+        stopping: trio.Event,
+        counters: Counters,
+        name: str,
+    ) -> None:
+        self.deadline = math.inf
+        self._connection = connection
+        self._handler = handler
+        self._limits = limits
+        self._stopping = stopping
+        self._counters = counters
+        self._name = name
+        self._parser = RequestParser(
+            max_header_bytes=limits.max_header_bytes,
+            max_body_bytes=limits.max_body_bytes,
+            max_headers=limits.max_headers,
+            peer=peer,
+        )
+        self._scope = trio.CancelScope()
+        self._phase = _Phase.WAITING
+        self._timed_stage: Stage | None = None
+        self._client_gone = False
+
+    async def run(self) -> tuple[Upgrade, bytes] | None:
+        """Talk until the connection should close, or is upgraded: then the upgrade and the bytes behind it."""
+        upgrade = None
+        failure: ParseError | None = None
+        with self._scope:
+            try:
+                upgrade = await self._converse()
+            except ParseError as error:
+                failure = error
+        if self._scope.cancelled_caught:
+            failure = self._judge_cancelled()
+        if failure is not None:
+            await self._refuse(failure)
+        return None if upgrade is None else (upgrade, self._parser.rest)
+
+    def expire(self) -> None:
+        """The deadline passed."""
+        self._scope.cancel()
+
+    def close_if_waiting(self) -> None:
+        """The server stops: there is no request to finish here."""
+        if self._phase is _Phase.WAITING:
+            self._scope.cancel()
+
+    def client_gone(self) -> None:
+        """The client hung up: its handler, running or about to run, is cancelled."""
+        self._client_gone = True
+        if self._phase is _Phase.HANDLING:
+            self._scope.cancel()
+
+    def release(self) -> None:
+        """Free the parser at once."""
+        self._parser.close()
+
+    async def _converse(self) -> Upgrade | None:
+        parser = self._parser
+        while data := await self._receive():
+            for number, request in enumerate(parser.feed(data)):
+                if number:
+                    await trio.lowlevel.checkpoint()  # pipelined requests must not hold the loop together
+                answer = await self._handle(request)
+                if isinstance(answer, Upgrade):
+                    await self._send(http_encoding.switching_head(Headers(answer.headers)), b"")
+                    return answer
+                if not await self._answer(request, answer):
+                    return None
+            parser.check()
+            if parser.take_expectation():
+                await self._send(http_encoding.CONTINUE, b"")
+        return None
+
+    async def _receive(self) -> bytes:
+        """The next bytes, or none when there will be none."""
+        stage = self._parser.stage
+        if stage is not self._timed_stage:
+            self._begin_stage(stage)
+        if stage is Stage.START and self._stopping.is_set():
+            return b""
+        data = await socket_io.receive(self._connection, _RECEIVE_BYTES)
+        if self._scope.cancel_called:
+            # The deadline passed in the same turn of the loop: no request starts that would be cancelled.
+            await trio.lowlevel.checkpoint()
+        return data
+
+    def _begin_stage(self, stage: Stage) -> None:
+        limits = self._limits
+        if stage is Stage.START:
+            timeout_s = limits.idle_timeout_s
+            self._phase = _Phase.WAITING
+        else:
+            timeout_s = limits.header_timeout_s if stage is Stage.HEAD else limits.body_timeout_s
+            self._phase = _Phase.RECEIVING
+        self._timed_stage = stage
+        self.deadline = trio.current_time() + timeout_s
+
+    async def _handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
+        self._counters.requests += 1
+        self._phase = _Phase.HANDLING
+        self._timed_stage = None
+        self.deadline = math.inf
+        if self._client_gone:
+            self._scope.cancel()
+        try:
+            answer = await self._handler(request)
+            if not isinstance(answer, Upgrade):
+                return answer
+            if request.upgrade:
+                self._counters.upgrades += 1
+                return answer
+            raise TypeError("the handler answers Upgrade to a request that asked for none")
+        except Exception:
+            self._counters.handler_failures += 1
+            log.exception("handler failed", server=self._name, method=request.method)
+            return HttpResponse(500, b"internal error\n", _TEXT)
+
+    async def _answer(self, request: HttpRequest, response: HttpResponse) -> bool:
+        """Send the response; true when the connection goes on."""
+        # Behind the refusal of an upgrade a client may have sent frames already: no way back to HTTP.
+        close = not request.keep_alive or request.upgrade or self._stopping.is_set()
+        head, body = self._encode(response, close=close)
+        await self._send(head, b"" if request.method == "HEAD" else body)
+        if close and request.keep_alive:
+            await self._linger()
+        return not close
+
+    def _encode(self, response: HttpResponse, *, close: bool) -> tuple[bytes, bytes]:
+        body = b"" if response.status in (204, 304) else response.body
+        try:
+            return http_encoding.response_head(response.status, response.headers, len(body), close=close), body
+        except ValueError:
+            self._counters.handler_failures += 1
+            log.exception("answer cannot be encoded", server=self._name, status=response.status)
+            return self._encode(HttpResponse(500, b"internal error\n", _TEXT), close=close)
+
+    async def _send(self, head: bytes, body: bytes) -> None:
+        """Most answers fit into the kernel's buffer: one system call, no deadline and no turn of the loop.
+
+        The turn comes with the next receive, at the latest.
+        """
+        joined = len(body) <= _JOIN_BYTES
+        data = head + body if joined else head
+        sent = socket_io.send_now(self._connection, data)
+        if sent < len(data) or not joined:
+            await self._send_rest(data[sent:], b"" if joined else body)
+
+    async def _send_rest(self, data: bytes, body: bytes) -> None:
+        self._phase = _Phase.ANSWERING
+        self._timed_stage = None
+        self.deadline = trio.current_time() + self._limits.write_timeout_s
+        await socket_io.send_all(self._connection, data)
+        await socket_io.send_all(self._connection, body)
+
+    def _judge_cancelled(self) -> ParseError | None:
+        """The scope was cancelled: by whom, and what to say to the client."""
+        counters = self._counters
+        if self._phase is _Phase.RECEIVING:
+            counters.request_timeouts += 1
+            return ParseError(408, "the request did not arrive in time")
+        if self._phase is _Phase.ANSWERING:
+            counters.write_timeouts += 1
+        elif self._phase is _Phase.HANDLING:
+            counters.cancelled_by_client += 1
+        return None
+
+    async def _refuse(self, failure: ParseError) -> None:
+        if failure.status != 408:
+            self._counters.bad_requests += 1
+        body = failure.text.encode("latin-1", "replace") + b"\n"
+        head = http_encoding.response_head(failure.status, _TEXT, len(body), close=True)
+        with trio.move_on_after(_LINGER_S):
+            await socket_io.send_all(self._connection, head + body)
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Close our direction and read until the client closes its own, within bounds."""
+        self._phase = _Phase.ANSWERING
+        self._connection.shutdown(stdlib_socket.SHUT_WR)
+        left = _LINGER_BYTES
+        with trio.move_on_after(_LINGER_S):
+            while left > 0 and (data := await socket_io.receive(self._connection, _RECEIVE_BYTES)):
+                left -= len(data)
