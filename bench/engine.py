@@ -34,7 +34,7 @@ ALONE, LOADED = "alone", "loaded"
 FCU, BUILD = "FCU", "FCU with attributes"
 GET_EL, GET_BUILDER = "getPayload: EL's block", "getPayload: builder's block"
 REQUESTS = (FCU, BUILD, GET_EL, GET_BUILDER)
-WARM_UP = 5
+WARM_UP = 3
 EL_BUILD_S = 0.005  # between a build of the EL alone and its getPayload
 # When in its slot a block of the builder is asked for, at random: every phase of a broadcast is met as often as
 # it lasts. Not before a tenth, so that the flashblock is in the log: getPayload is the fence for it.

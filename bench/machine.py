@@ -19,7 +19,10 @@ class Machine(msgspec.Struct, frozen=True):
     load_average: float  # of the minute before: near 0 unless others work on the machine too
 
     def __str__(self) -> str:
-        return f"{self.cores} cores of {self.cpu}, {self.memory_gib:.0f} GiB, Linux {self.kernel}, Python {self.python}, load average before {self.load_average:.1f}"
+        return (
+            f"{self.cores} cores of {self.cpu}, {self.memory_gib:.0f} GiB, Linux {self.kernel}, "
+            f"Python {self.python}, load average before {self.load_average:.1f}"
+        )
 
 
 def describe() -> Machine:

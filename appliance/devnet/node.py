@@ -65,7 +65,7 @@ class LeaderNode:
 
     Slots follow trio's clock. After missed slots the chain catches up with the clock in slots of a quarter of
     the block time, as op-node does. Each slot ends in one `SlotReport`, given to `on_slot` and kept in
-    `reports`.
+    `reports`; while the engine does not even tell its head, block time after block time is one of number 0.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class LeaderNode:
         self._engine = engine
         self._source_of = source_of
         self._on_slot = on_slot
+        self._slots = 0
         self._slot_ended = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus["LeaderNode"] = trio.TASK_STATUS_IGNORED) -> None:
@@ -97,23 +98,28 @@ class LeaderNode:
             await self._run_slot(max(scheduled, shortest))
 
     async def wait_slots(self, count: int) -> list[SlotReport]:
-        """The reports of the next `count` slots."""
-        collected: list[SlotReport] = []
-        while len(collected) < count:
+        """The reports of the next `count` slots, of which no more than are kept."""
+        begin = self._slots
+        while self._slots < begin + count:
             await self._slot_ended.wait()
-            collected.append(self.reports[-1])
-        return collected
+        later = self._slots - (begin + count)  # slots that ended before this task ran
+        return list(self.reports)[-count - later : len(self.reports) - later]
 
     async def _learn_head(self) -> None:
+        next_report = trio.current_time() + self.settings.block_time_s
         while True:
             try:
-                await self._engine.call("engine_exchangeCapabilities", [[]])
-                block = await self._engine.call("eth_getBlockByNumber", ["latest", False])
-            except (RpcError, UnavailableError):
-                await trio.sleep(self.settings.block_time_s / 8)
-                continue
-            self._set_head(block["hash"], quantity(block["number"]), quantity(block["timestamp"]))
-            return
+                return await self._ask_head()
+            except (RpcError, UnavailableError) as error:
+                if trio.current_time() >= next_report:
+                    next_report += self.settings.block_time_s
+                    self._report(SlotReport(0, error=f"no head from the engine: {error}"))
+            await trio.sleep(self.settings.block_time_s / 8)
+
+    async def _ask_head(self) -> None:
+        await self._engine.call("engine_exchangeCapabilities", [[]])
+        block = await self._engine.call("eth_getBlockByNumber", ["latest", False])
+        self._set_head(block["hash"], quantity(block["number"]), quantity(block["timestamp"]))
 
     def _set_head(self, block_hash: str, number: int, timestamp: int) -> None:
         self.head_hash, self.head_number, self._head_timestamp = block_hash, number, timestamp
@@ -124,11 +130,15 @@ class LeaderNode:
             report = await self._build(number, slot_end)
         except (RpcError, UnavailableError, _MissedSlotError) as error:
             report = SlotReport(number, error=str(error))
+        self._report(report)
+        await trio.sleep_until(slot_end)
+
+    def _report(self, report: SlotReport) -> None:
         self.reports.append(report)
+        self._slots += 1
         self._slot_ended.set()
         self._slot_ended = trio.Event()
         self._on_slot(report)
-        await trio.sleep_until(slot_end)
 
     async def _build(self, number: int, slot_end: float) -> SlotReport:
         attributes = self.attributes(number)

@@ -131,10 +131,22 @@ class Replay:
 
     def built_by(self, block_hash: str) -> str | None:
         """The builder's name for a hash of the capture, else the EL's when it called the block VALID."""
-        hashes = (each.diff.block_hash for payload in self.capture for each in payload.flashblocks if each.diff)
-        if block_hash in hashes:
+        if self.flashblocks_of(block_hash) is not None:
             return self.builder.name
         return self.el.name if block_hash in self.el.blocks else None
+
+    def flashblocks_of(self, block_hash: str) -> int | None:
+        """How many flashblocks of the capture add up to this block; None for a block that is not in it."""
+        for payload in self.capture:
+            for count, each in enumerate(payload.flashblocks, 1):
+                if each.diff is not None and each.diff.block_hash == block_hash:
+                    return count
+        return None
+
+    def faults(self) -> list[str]:
+        """What is switched on now, as the command line names it."""
+        found = [f"el-{fault}" for fault in self.el.faults.active]
+        return sorted(found + [f"builder-{fault}" for fault in self.builder.faults.active])
 
     def statistics(self) -> dict[str, object]:
         """Of each simulated program, by name."""

@@ -98,10 +98,10 @@ class SimulatedServer:
     async def _serve_while_up(self, address: str, stopping: trio.Event, task_status: trio.TaskStatus[Self]) -> str:
         """Open the ports and serve until `stopping` or Fault.DOWN; the address as it was bound."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cut_when_down, nursery.cancel_scope)
             address = await self._open_ports(nursery, address, stopping)
             self._address = address
-            task_status.started(self)
+            task_status.started(self)  # also when it begins down: the caller needs to know the ports
+            nursery.start_soon(self._cut_when_down, nursery.cancel_scope)
             await stopping.wait()
             nursery.cancel_scope.cancel()
         return address

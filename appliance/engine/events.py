@@ -237,7 +237,10 @@ class BuilderAbsent:
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """An upstream answered getPayload with a block, or did not: what health goes by."""
+    """An upstream answered getPayload with a block, or failed a call that every block needs.
+
+    What health goes by between its own probes.
+    """
 
     upstream: str
     ok: bool

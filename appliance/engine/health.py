@@ -10,7 +10,8 @@
                                                      call alone must not move the leadership (a reported
                                                      fault of rollup-boost), two different ones may
 
-    status: 503 when the EL is unhealthy, else 206 when there are builders and all are unhealthy, else 200.
+    status: 503 when the EL is unhealthy, else 206 when there are builders and all are known to be unhealthy
+            (at the start the EL's probe may be answered first), else 200.
 
 Source: rollup-boost 0.7.17, health check and getPayload. op-conductor reads the status code.
 """
@@ -30,9 +31,14 @@ RECHECK_S: Final = 5.0
 class _Side:
     healthy: bool = False
     reason: str = "not checked yet"
+    known: bool = False
 
     def set(self, healthy: bool, reason: str) -> None:
-        self.healthy, self.reason = healthy, reason
+        self.healthy, self.reason, self.known = healthy, reason, True
+
+    @property
+    def is_ill(self) -> bool:
+        return self.known and not self.healthy
 
 
 class HealthMachine:
@@ -65,7 +71,7 @@ class HealthMachine:
         """The fold."""
         if not self._sides[EL].healthy:
             return Health.UNAVAILABLE
-        if self._builders and not any(self._sides[name].healthy for name in self._builders):
+        if self._builders and all(self._sides[name].is_ill for name in self._builders):
             return Health.PARTIAL
         return Health.OK
 

@@ -144,7 +144,7 @@ class Multiplexer:
     def _on_outcome(self, event: Outcome, now: float) -> list[Command]:
         match self._calls.close(event.call_id):
             case Forward() as purpose:
-                return [_passed_on(purpose, event)]
+                return _passed_on(purpose, event)
             case ForkchoiceAtEl() as purpose:
                 return self._forkchoice_answered(purpose, event)
             case BuildAtBuilder() as purpose:
@@ -214,7 +214,7 @@ class Multiplexer:
         try:
             body = body_of(outcome)
         except UnavailableError as error:
-            return [apology(request, error), *self._refused(record)]
+            return [*_unanswered(request, error), *self._refused(record)]
         try:
             result = decode_forkchoice(body)
         except RemoteError:
@@ -276,7 +276,7 @@ class Multiplexer:
         try:
             body = body_of(outcome)
         except UnavailableError as error:
-            return [apology(request, error), Produced(EL, ok=False, reason=str(error))]
+            return _unanswered(request, error)
         reply = Reply(request.ticket, body)
         try:
             payload = decode_payload(body, purpose.version)
@@ -320,13 +320,17 @@ def _mirror(method: str, body: bytes) -> Copy:
     return Copy(body, latest_only=method if setting else None, lasting=setting, in_order=False)
 
 
-def _passed_on(purpose: Forward, outcome: Outcome) -> Reply:
+def _passed_on(purpose: Forward, outcome: Outcome) -> list[Command]:
     if purpose.verbatim and isinstance(outcome, Answered):
-        return Reply(purpose.request.ticket, outcome.body, outcome.status, outcome.content_type)
+        return [Reply(purpose.request.ticket, outcome.body, outcome.status, outcome.content_type)]
     try:
-        return Reply(purpose.request.ticket, body_of(outcome))
+        return [Reply(purpose.request.ticket, body_of(outcome))]
     except UnavailableError as error:
-        return apology(purpose.request, error)
+        return _unanswered(purpose.request, error)
+
+
+def _unanswered(request: Requested, error: UnavailableError) -> list[Command]:
+    return [apology(request, error), Produced(EL, ok=False, reason=str(error))]
 
 
 def _invalid_forkchoice(request: Requested, result: ForkchoiceResult) -> Reply:

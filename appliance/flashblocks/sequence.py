@@ -279,8 +279,9 @@ class FlashblockSequence:
         if not self._execution or known.validation_id is not None or count > len(lead.flashblocks):
             return
         payload = assemble(lead.flashblocks[:count], builder=lead.builder)
-        if payload is None:  # the stream takes only what can be assembled
-            raise AssertionError(f"{lead.payload_id} of {lead.builder} cannot be assembled at {count}")
+        if payload is None:  # streams refuse that already; here it must not stop the engine's calls
+            self._refuse(known, lead, Reason.DIFF_MISSING)
+            return
         self._last_validation_id += 1
         known.validation_id = self._last_validation_id
         self._validations[known.validation_id] = (known, lead, count)
@@ -319,6 +320,7 @@ class FlashblockSequence:
         self._drop(reason, owner, failed.handed)
         if failed.handed == 0:
             self._unpublish(failed, owner)
+            failed.disown()
         if failed.handed == 0 and reason is Reason.LOG_EQUIVOCATION:
             # The log has another builder's, or an earlier, body: whoever sends that one may go on.
             self._refuse(failed, owner, reason)

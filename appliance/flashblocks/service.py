@@ -51,7 +51,8 @@ class FlashblockSettings:
 class FlashblockService:
     """The builders' flashblocks on their way to the log. Implements the engine's port `FlashblockStream`.
 
-    `run` once; the methods for the engine work from the start, also before and without it.
+    The methods for the engine work from the start, also while `run` does not. When `run` is started again
+    after a crash, what was being appended or validated is done again; both are idempotent.
     """
 
     def __init__(
@@ -82,21 +83,27 @@ class FlashblockService:
             )
             for source in sources
         }
-        # Bounded by the machine: at most one append and three states per round that it remembers, and
-        # one validation per round. Nothing is dropped here.
+        # Bounded by the machine: one append and at most three states per round that it remembers, and one
+        # validation per round. Nothing is dropped here. Work stays in until it is done.
         self._log_work: deque[LogCommand] = deque()
-        self._validations: deque[Validate] = deque()
-        self._work = trio.Event()
+        self._validations: dict[int, Validate] = {}
         self._log_wakeup = trio.Event()
+        self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read from the builders and feed the log until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed_log)
-            nursery.start_soon(self._start_validations, nursery)
             for ingest in self._ingests.values():
                 nursery.start_soon(ingest.run)
-            task_status.started()
+            for waiting in self._validations.values():
+                nursery.start_soon(self._validate, waiting)
+            self._nursery = nursery
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     def statistics(self) -> dict[str, object]:
         """The stream and its sources, as JSON-able values."""
@@ -165,8 +172,9 @@ class FlashblockService:
                 self._log_work.append(command)
                 self._log_wakeup.set()
             case Validate():
-                self._validations.append(command)
-                self._work.set()
+                self._validations[command.validation_id] = command
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._validate, command)
             case Dropped():
                 self._metrics.count_dropped(command)
                 _log_dropped(command)
@@ -179,31 +187,38 @@ class FlashblockService:
     async def _feed_log(self) -> None:
         while True:
             while self._log_work:
-                await self._log(self._log_work.popleft())
+                await self._log(self._log_work[0])
             self._log_wakeup = trio.Event()
             await self._log_wakeup.wait()
 
     async def _log(self, command: LogCommand) -> None:
         if isinstance(command, Append):
-            await self._append(command)
+            failure = await self._append(command)
+            self._log_work.popleft()
+            self._told(failure)
         else:
             await self._set_state(command)
+            self._log_work.popleft()
 
-    async def _append(self, command: Append) -> None:
+    def _told(self, failure: Reason | None) -> None:
+        if failure is None:
+            self._sequence.appended()
+        else:
+            self._sequence.append_failed(failure)
+        self._carry_out()
+
+    async def _append(self, command: Append) -> Reason | None:
         started = self._clock()
         try:
             await self._sink.append(command.flashblock, command.builder)
         except LogError as error:
             log.error("flashblock not logged", reason=str(error), **_place(command))
-            equivocation = isinstance(error, EquivocationError)
-            self._sequence.append_failed(Reason.LOG_EQUIVOCATION if equivocation else Reason.LOG_FAILED)
-        else:
-            now = self._clock()
-            self._metrics.append_seconds.observe(now - started)
-            self._metrics.publish_seconds.observe(now - command.arrived_at)
-            self._metrics.published.labels(command.builder).inc()
-            self._sequence.appended()
-        self._carry_out()
+            return Reason.LOG_EQUIVOCATION if isinstance(error, EquivocationError) else Reason.LOG_FAILED
+        now = self._clock()
+        self._metrics.append_seconds.observe(now - started)
+        self._metrics.publish_seconds.observe(now - command.arrived_at)
+        self._metrics.published.labels(command.builder).inc()
+        return None
 
     async def _set_state(self, command: SetState) -> None:
         try:
@@ -216,16 +231,10 @@ class FlashblockService:
                 reason=str(error),
             )
 
-    async def _start_validations(self, nursery: trio.Nursery) -> None:
-        while True:
-            while self._validations:
-                nursery.start_soon(self._validate, self._validations.popleft())
-            self._work = trio.Event()
-            await self._work.wait()
-
     async def _validate(self, command: Validate) -> None:
         await trio.sleep(command.delay_s)
         status = await self._ask(command.payload)
+        del self._validations[command.validation_id]
         self._sequence.validated(command.validation_id, status)
         self._carry_out()
 

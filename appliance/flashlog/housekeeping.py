@@ -59,7 +59,7 @@ class Housekeeping:
         while (step := await self._remove_step(before.bytes - removed.bytes)).payloads:
             removed += step
         if removed.payloads:
-            log.info("retention removed payloads", payloads=removed.payloads, entries=removed.entries)
+            log.debug("retention removed payloads", payloads=removed.payloads, entries=removed.entries)
             await self._shrink()
             self._on_removed(removed, await self._readers.query(lambda reader: reader.totals()))
         return removed

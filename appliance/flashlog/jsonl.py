@@ -8,7 +8,6 @@ through as lone surrogates (Python's `surrogateescape`), so that even a damaged 
 """
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass
 
@@ -90,5 +89,5 @@ def _body_bytes(fields: _Fields) -> bytes:
         return fields.body.encode("utf-8", "surrogateescape")
     try:
         return base64.b64decode(fields.body, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise LogError(f"not an exported entry: body is not base64 ({error})") from error

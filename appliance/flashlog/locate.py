@@ -86,7 +86,7 @@ def _after_payload(index: LogIndex, resume: AfterPayload) -> Located:
     newest = index.newest()
     if newest is not None and newest.payload_id == resume.payload_id:
         return Located(index.head, skip_through=(span.block_number, resume.index))
-    return Located(min(span.last_position, index.head))
+    return Located(span.last_position)
 
 
 def _after_unknown_payload(index: LogIndex, resume: AfterPayload) -> Located:

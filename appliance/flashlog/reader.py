@@ -1,6 +1,7 @@
 """The reading side of flashlog.db: synchronous, one read-only connection, used by one thread at a time."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.domain.errors import PrunedError
@@ -130,7 +131,15 @@ class SqlIndex:
         return self._span("WHERE payload_id = ? AND first_position <= ?", payload_id, self.head)
 
     def _span(self, where: str, *values: object) -> Span | None:
-        return rows.span_of(self._connection.execute(f"{rows.SELECT_SPAN} {where}", values).fetchone())
+        span = rows.span_of(self._connection.execute(f"{rows.SELECT_SPAN} {where}", values).fetchone())
+        if span is None or span.last_position <= self.head:
+            return span
+        visible = self._position(
+            "SELECT max(position) FROM entries WHERE payload_id = ? AND position <= ?",
+            span.payload_id,
+            self.head,
+        )
+        return replace(span, last_position=visible or span.first_position)
 
     def position_of(self, payload_id: PayloadId, index: int) -> int | None:
         return self._position(

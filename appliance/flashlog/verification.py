@@ -4,6 +4,7 @@ SQLite's own check, then every entry in log order: its checksum, that its body i
 says, and that each payload is contiguous; last, that the payload rows agree with what was seen.
 """
 
+import contextlib
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
@@ -143,12 +144,19 @@ def verify(path: Path, progress: Progress = silent) -> Report:
     """
     report = Report()
     with open_snapshot(path) as connection:
-        try:
+        with _damage_reported(report):
             _check_file(connection, report)
+        with _damage_reported(report):
             _check_entries(connection, report, progress)
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # damage can also show as a wrong type
-            report.add(f"reading stopped: {error}")
     return report
+
+
+@contextlib.contextmanager
+def _damage_reported(report: Report) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # damage can also show as a wrong type
+        report.add(f"reading stopped: {error}")
 
 
 def _check_file(connection: sqlite3.Connection, report: Report) -> None:

@@ -1,195 +1,20 @@
 """HTTP/1.1 bytes in, whole messages out: llhttp (through httptools) with limits, and no I/O.
 
 llhttp checks the grammar (strictly: CRLF, no folding, never both Content-Length and Transfer-Encoding).
-What it leaves to its user is done here: sizes, versions, codings, upgrades, and the end of a body that
-only the end of the connection tells. Promise: however the bytes are split, the same messages come out;
-bytes that are no HTTP raise `ParseError` and nothing else.
+What it leaves to its user is done here and in message_parser: sizes, versions, codings, upgrades, and the end
+of a body that only the end of the connection tells. Promise: however the bytes are split, the same messages
+come out; bytes that are no HTTP raise `ParseError` and nothing else.
 """
 
-from enum import IntEnum
-from typing import Final, Generic, TypeVar
+from httptools import HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
-
-from appliance.domain.errors import RemoteError
 from appliance.net.http import Headers, HttpRequest, HttpResponse
+from appliance.net.message_parser import LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
 
-MAX_HEADERS: Final = 128
-"""Header fields in one message; more is 431."""
-
-_FIELD_OVERHEAD: Final = 4  # ": " and CRLF
-_KNOWN_NAMES: Final = {
-    spelling.encode("ascii"): name
-    for name in (
-        "accept",
-        "accept-encoding",
-        "authorization",
-        "connection",
-        "content-length",
-        "content-type",
-        "host",
-        "user-agent",
-        "x-forwarded-for",
-    )
-    for spelling in (name, name.title())
-}  # saves decoding what nearly every message has
-_SMALL_PART: Final = 1024
-_LINE_OVERHEAD: Final = 12  # spaces, version and CRLF of the request line
+__all__ = ["MAX_HEADERS", "ParseError", "RequestParser", "ResponseParser", "Stage"]
 
 
-class ParseError(RemoteError):
-    """Bytes that are no HTTP/1.1 message within the limits; ``status`` is what a server answers."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-
-class Stage(IntEnum):
-    """How far the message that is being received has come."""
-
-    START = 0  # nothing of it yet
-    HEAD = 1
-    BODY = 2
-
-
-_LlhttpT = TypeVar("_LlhttpT", HttpRequestParser, HttpResponseParser)
-
-
-class _Parser(Generic[_LlhttpT]):
-    """What requests and responses share: header fields, body parts, limits, and when to raise.
-
-    The `on_…` methods are httptools' protocol. The parser object and this one refer to each other; `close`
-    breaks that circle, so that a connection's memory is free at once and not at the next collection.
-    """
-
-    _parser: _LlhttpT
-
-    def __init__(self, *, max_header_bytes: int, max_body_bytes: int, max_headers: int) -> None:
-        self.stage = Stage.START
-        self._max_header_bytes = max_header_bytes
-        self._max_body_bytes = max_body_bytes
-        self._max_headers = max_headers
-        self._failure: ParseError | None = None
-        self._raw_fields: list[tuple[bytes, bytes]] = []
-        self._fields: dict[str, str] = {}
-        self._parts: list[bytes | bytearray] = []
-        self._body_bytes = 0
-        self._moved = False
-        self._stalled_bytes = 0
-
-    def close(self) -> None:
-        """Release the memory; the parser takes no more bytes."""
-        del self._parser
-        self._parts = []
-        self._failure = None  # its traceback refers to us
-
-    def check(self) -> None:
-        """Raise the `ParseError` that was kept back because whole messages came before the fault."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _parse(self, data: bytes | bytearray | memoryview) -> None:
-        """Feed llhttp. A fault is kept in ``_failure``; an upgrade goes up as httptools raises it."""
-        self._moved = False
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            raise
-        except HttpParserError as error:
-            self._keep_failure(error)
-        if not self._moved:
-            self._count_stalled(len(data))
-        elif self._stalled_bytes:
-            self._stalled_bytes = 0
-
-    def _keep_failure(self, error: HttpParserError) -> None:
-        if self._failure is not None:
-            return  # raised by a method of ours, and kept by it
-        if isinstance(error, HttpParserCallbackError) and error.__context__ is not None:
-            raise error.__context__  # httptools caught what is not ours to answer, such as KeyboardInterrupt
-        self._fail(400, str(error))
-
-    def _count_stalled(self, size: int) -> None:
-        """Bytes that brought neither the end of a head nor any body: half a head, chunk extensions, trailers.
-
-        httptools collects an unfinished field without a bound, so the bound is here; the size of
-        one `feed` comes on top.
-        """
-        self._stalled_bytes += size
-        if self._stalled_bytes > self._max_header_bytes:
-            self._fail(431, f"more than {self._max_header_bytes} bytes of header")
-
-    def _fail(self, status: int, text: str) -> ParseError:
-        if self._failure is None:
-            self._failure = ParseError(status, text)
-        return self._failure
-
-    def on_message_begin(self) -> None:
-        self._moved = True
-        self.stage = Stage.HEAD
-        self._raw_fields = []
-        self._parts = []
-        self._body_bytes = 0
-
-    def on_header(self, name: bytes, value: bytes | None) -> None:
-        if self.stage is Stage.HEAD:  # else a trailer: checked by llhttp, and dropped
-            self._raw_fields.append((name, value or b""))
-
-    def _take_fields(self, size: int) -> None:
-        """The head is whole: check its limits, ``size`` being that of its first line, and decode the fields."""
-        raw = self._raw_fields
-        if len(raw) > self._max_headers:
-            raise self._fail(431, f"more than {self._max_headers} header fields")
-        fields: dict[str, str] = {}
-        self._fields = fields
-        for raw_name, raw_value in raw:
-            size += len(raw_name) + len(raw_value) + _FIELD_OVERHEAD
-            name = _KNOWN_NAMES.get(raw_name) or raw_name.decode("latin-1").lower()
-            value = raw_value.decode("latin-1").rstrip(" \t")
-            fields[name] = f"{fields[name]}, {value}" if name in fields else value
-        if size > self._max_header_bytes:
-            raise self._fail(431, f"more than {self._max_header_bytes} bytes of header")
-
-    def _begin_body(self) -> None:
-        self._moved = True
-        self.stage = Stage.BODY
-        length = self._fields.get("content-length")
-        if length is not None and int(length) > self._max_body_bytes:
-            raise self._body_too_large()
-
-    def on_body(self, data: bytes) -> None:
-        self._moved = True
-        self._body_bytes += len(data)
-        if self._body_bytes > self._max_body_bytes:
-            raise self._body_too_large()
-        self._add_part(data)
-
-    def _add_part(self, data: bytes) -> None:
-        """Small parts are collected, since a body in chunks of one byte would take 40 times its size."""
-        parts = self._parts
-        if len(data) >= _SMALL_PART or not parts:
-            parts.append(data)
-        elif isinstance(parts[-1], bytearray):
-            parts[-1] += data
-        else:
-            parts.append(bytearray(data))
-
-    def _body_too_large(self) -> ParseError:
-        return self._fail(413, f"body larger than {self._max_body_bytes} bytes")
-
-    def _take_body(self) -> bytes:
-        self._moved = True
-        self.stage = Stage.START
-        parts = self._parts
-        if not parts:
-            return b""
-        self._parts = []
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)  # `bytes` of bytes copies nothing
-
-
-class RequestParser(_Parser[HttpRequestParser]):
+class RequestParser(MessageParser[HttpRequestParser]):
     """Requests of one connection.
 
     Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body, 417 Expect, 431 header, 501 transfer
@@ -278,7 +103,7 @@ class RequestParser(_Parser[HttpRequestParser]):
             self._replaying = False
             return
         parser = self._parser
-        self._take_fields(len(self._target) + _LINE_OVERHEAD)
+        self._take_fields(len(self._target) + LINE_OVERHEAD)
         self._begin_body()
         self._method = parser.get_method().decode("ascii")
         version = parser.get_http_version()
@@ -335,7 +160,7 @@ class RequestParser(_Parser[HttpRequestParser]):
         )
 
 
-class ResponseParser(_Parser[HttpResponseParser]):
+class ResponseParser(MessageParser[HttpResponseParser]):
     """The response to one request on one connection; ``method`` is the request's.
 
     Interim responses (1xx) are skipped; 101 is a `ParseError`, since this client offers no upgrade.
@@ -394,7 +219,7 @@ class ResponseParser(_Parser[HttpResponseParser]):
     def on_headers_complete(self) -> None:
         self._moved = True
         self._status = self._parser.get_status_code()
-        self._take_fields(_LINE_OVERHEAD)
+        self._take_fields(LINE_OVERHEAD)
         self._check_head(self._parser.get_http_version())
         if self._status in (204, 304) or (self._head_only and self._status >= 200):
             # No body, whatever Content-Length says (RFC 9112, 6.3). llhttp may wait for one all the

@@ -6,6 +6,8 @@ the drain and what is counted.
 
 import errno
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -22,7 +24,7 @@ log = get_logger("net")
 # Accepting one connection takes 30 to 50 us, so a batch holds the loop for less than a millisecond.
 _ACCEPT_BATCH: Final = 16
 _ACCEPT_PAUSE_S: Final = 0.1
-_SWEEP_SLICE: Final = 1000  # comparing 1,000 deadlines takes a tenth of a millisecond
+_VISIT_SLICE: Final = 100  # cancelling 100 sessions takes half a millisecond
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
@@ -55,7 +57,8 @@ class HttpServer:
         self._limits = limits
         self._stopping = stopping
         self._drain_timeout_s = drain_timeout_s
-        self._hangups = Hangups() if cancel_on_disconnect else None
+        self._cancel_on_disconnect = cancel_on_disconnect
+        self._hangups: Hangups | None = None
         self._connections = 0
         self._sessions: set[Session] = set()
         self._accepted = self._refused = self._accept_pauses = 0
@@ -81,11 +84,12 @@ class HttpServer:
         with self._listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep_for_ever)
-                if self._hangups is not None:
+                if self._cancel_on_disconnect:
+                    self._hangups = Hangups()
                     nursery.start_soon(self._hangups.run)
                 async with trio.open_nursery() as connections:
                     await self._accept_until_stopping(connections, task_status)
-                    self._begin_drain(connections.cancel_scope)
+                    await self._begin_drain(connections.cancel_scope)
                 nursery.cancel_scope.cancel()
 
     async def _accept_until_stopping(
@@ -97,11 +101,16 @@ class HttpServer:
             await self._stopping.wait()
             accepting.cancel_scope.cancel()
 
-    def _begin_drain(self, scope: trio.CancelScope) -> None:
+    async def _begin_drain(self, scope: trio.CancelScope) -> None:
         self._listener.close()
         scope.deadline = trio.current_time() + self._drain_timeout_s
-        for session in self._sessions:
-            session.close_if_waiting()
+        await self._visit_sessions(Session.close_if_waiting)
+
+    async def _visit_sessions(self, visit: Callable[[Session], None]) -> None:
+        for number, session in enumerate(list(self._sessions)):
+            visit(session)
+            if number % _VISIT_SLICE == _VISIT_SLICE - 1:
+                await trio.lowlevel.checkpoint()
 
     async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
@@ -143,8 +152,8 @@ class HttpServer:
             upgraded = await self._talk_http(accepted, peer)
             if upgraded is not None:
                 await upgraded[0].serve(Connection.wrap(accepted, peer), upgraded[1])
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client went away, as clients do
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            log.debug("client went away", server=self.name, error=repr(error))
         except Exception:
             log.exception("connection failed", server=self.name)
         finally:
@@ -173,12 +182,7 @@ class HttpServer:
         """Close what is past its deadline, which is noticed up to an eighth of the shortest timeout late."""
         while True:
             await trio.sleep(self._sweep_interval_s)
-            now = trio.current_time()
-            for number, session in enumerate(list(self._sessions)):
-                if session.deadline <= now:
-                    session.expire()
-                if number % _SWEEP_SLICE == _SWEEP_SLICE - 1:
-                    await trio.lowlevel.checkpoint()
+            await self._visit_sessions(partial(Session.expire_if_due, now=trio.current_time()))
 
 
 async def serve_http(
@@ -222,8 +226,9 @@ def _refuse(accepted: socket.socket) -> None:
         accepted.setblocking(False)
         accepted.send(_BUSY)
         accepted.shutdown(socket.SHUT_WR)
+        accepted.recv(65536)  # closing over an unread request would make a reset of it, and lose the 503
     except OSError:
-        pass  # it went away already
+        pass  # nothing to read, or it went away already
     finally:
         accepted.close()
 

@@ -23,6 +23,8 @@ log = get_logger("net")
 # The most that is read ahead of the handler: pipelined requests of one read wait in memory, the rest in
 # the kernel, and the client is held back by TCP.
 _RECEIVE_BYTES: Final = 65536
+# Within a body, which may be megabytes, fewer and larger reads: each costs a turn of the loop.
+_BODY_RECEIVE_BYTES: Final = 262144
 # Up to here head and body go out in one copy and one system call.
 _JOIN_BYTES: Final = 16384
 # How long and how much of what a refused client still sends is read and thrown away. Closing at once would make
@@ -163,9 +165,10 @@ class Session:
             await self._refuse(failure)
         return None if upgrade is None else (upgrade, self._parser.rest)
 
-    def expire(self) -> None:
-        """The deadline passed."""
-        self._scope.cancel()
+    def expire_if_due(self, now: float) -> None:
+        """Give up what the session waits for, if its deadline has passed."""
+        if self.deadline <= now:
+            self._scope.cancel()
 
     def close_if_waiting(self) -> None:
         """The server stops: there is no request to finish here."""
@@ -206,7 +209,8 @@ class Session:
             self._begin_stage(stage)
         if stage is Stage.START and self._stopping.is_set():
             return b""
-        data = await socket_io.receive(self._connection, _RECEIVE_BYTES)
+        size = _BODY_RECEIVE_BYTES if stage is Stage.BODY else _RECEIVE_BYTES
+        data = await socket_io.receive(self._connection, size)
         if self._scope.cancel_called:
             # The deadline passed in the same turn of the loop: no request starts that would be cancelled.
             await trio.lowlevel.checkpoint()

@@ -124,9 +124,12 @@ async def test_waits_for_an_engine_that_is_not_up_yet(autojump_clock: Clock, nur
     async with make_el().serving(None) as el:
         el.faults.set(Fault.DOWN)
         node = LeaderNode(el)
-        with trio.move_on_after(60):
+        with trio.move_on_after(9):
             await nursery.start(node.run)
         assert node.head_number == -1
+        assert [(report.number, report.error) for report in node.reports] == [
+            (0, "no head from the engine: el is down")
+        ] * 4
         el.faults.set(Fault.DOWN, on=False)
         await nursery.start(node.run)
         assert node.head_number == 0

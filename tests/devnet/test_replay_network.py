@@ -44,6 +44,9 @@ async def test_recorded_block_is_built_and_becomes_head(
     assert replay.builder.head_hash == EXPECTED["blockHash"]
     assert replay.builder_endpoints[0].flashblocks_url == replay.builder.flashblocks_url
     assert set(replay.statistics()) == {"el", "replay"}
+    assert replay.flashblocks_of(EXPECTED["blockHash"]) == 5
+    assert replay.flashblocks_of(EXPECTED["parentHash"]) is None
+    assert replay.faults() == []
     nursery.cancel_scope.cancel()
 
 
@@ -65,4 +68,5 @@ async def test_engine_that_is_down_is_a_missed_slot(
     reports = await drive(replay, nursery, monkeypatch, builder=False)
     assert reports[0].error == "el was told to answer with errors (-32603)"
     assert reports[0].block_hash is None
+    assert replay.faults() == ["el-errors"]
     nursery.cancel_scope.cancel()

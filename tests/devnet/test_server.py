@@ -73,6 +73,9 @@ async def test_server_that_begins_down_comes_up_later() -> None:
     server.faults.set(Fault.DOWN)
     async with server.serving():
         await trio.testing.wait_all_tasks_blocked()
+        async with HttpClient(server.url) as client:
+            with pytest.raises(ConnectFailed):
+                await post(client)
         server.faults.set(Fault.DOWN, on=False)
         await trio.testing.wait_all_tasks_blocked()
         async with HttpClient(server.url) as client:

@@ -81,24 +81,33 @@ class FakeUpstream:
     requests: list[bytes] = field(default_factory=list)
     arrived: trio.Condition = field(default_factory=trio.Condition)
     address: str = ""
-    stopping: trio.Event = field(default_factory=trio.Event)
+    _stopping: trio.Event = field(default_factory=trio.Event)
+    _over: trio.Event = field(default_factory=trio.Event)
 
     @property
     def url(self) -> str:
         return f"http://{self.address}"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `stopping`, then at once no more; the same port each time."""
+        """Serve until `stop`; the same port each time."""
+        self._stopping, self._over = trio.Event(), trio.Event()
         server = HttpServer(
             self.handle,
             open_listener(self.address or "127.0.0.1:0"),
             limits=LIMITS,
-            stopping=self.stopping,
+            stopping=self._stopping,
             drain_timeout_s=0,
         )
         self.address = server.address
         task_status.started()
         await server.run()
+        self._over.set()
+
+    async def stop(self) -> None:
+        """Gone: connections are cut, and new ones refused."""
+        self._stopping.set()
+        with trio.fail_after(10):
+            await self._over.wait()
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         jwt.verify(self.secret, request.headers.get("authorization"), time.time())

@@ -46,6 +46,13 @@ def test_an_el_that_is_down_is_an_error_that_op_node_takes_for_temporary(play: P
 
 
 @pytest.mark.parametrize("body", [m.forkchoice(), m.build(), m.new_payload(m.Block("b")), m.get_payload("0x77")])
+def test_an_el_that_gives_no_answer_is_to_be_probed(play: Playbook, body: bytes) -> None:
+    play.ask(body)
+    play.fail(EL)
+    assert [(each.upstream, each.ok) for each in play.all_of(ev.Produced)] == [(EL, False)]
+
+
+@pytest.mark.parametrize("body", [m.forkchoice(), m.build(), m.new_payload(m.Block("b")), m.get_payload("0x77")])
 def test_an_http_error_of_the_el_is_a_json_rpc_error_for_engine_methods(play: Playbook, body: bytes) -> None:
     ticket = play.ask(body)
     play.answer(EL, b"<html>Bad Gateway</html>", status=502)

@@ -115,7 +115,7 @@ def test_what_is_not_a_frame_is_a_violation(garbage: bytes, code: int) -> None:
 
 def test_nothing_is_read_after_the_end() -> None:
     inbound = Inbound(now=0)
-    assert inbound.feed(client(CloseConnection(code=1000), Ping(b"x")), now=0) == [CloseReceived(1000)]
+    assert inbound.feed(client(CloseConnection(code=1000)) + client(Ping(b"x")), now=0) == [CloseReceived(1000)]
     assert inbound.feed(client(Ping(b"x")), now=0) == []
 
 

@@ -127,5 +127,5 @@ class TestClientAddress:
         assert self.proxied.header == "x-forwarded-for"
 
     def test_a_proxy_that_is_no_address_is_a_mistake_of_the_operator(self) -> None:
-        with pytest.raises(ConfigError, match="fanout.proxies: .*nonsense"):
+        with pytest.raises(ConfigError, match=r"fanout\.proxies: .*nonsense"):
             ClientAddress(["nonsense"], "X-Forwarded-For")

@@ -289,6 +289,18 @@ async def test_over_the_limit_of_connections_clients_get_503() -> None:
         assert (await (await there.connect()).ask(GET)).status == 200
 
 
+async def test_a_client_over_the_limit_that_asked_already_still_reads_its_503() -> None:
+    listener = open_listener("127.0.0.1:0")
+    async with running(echo, limits=HttpLimits(max_connections=1), listener=listener) as there:
+        first = await there.connect()
+        assert (await first.ask(GET)).status == 200
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(GET)  # before the server's task runs
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+
+            assert (await Peer(stream).answer()).status == 503
+
+
 async def test_many_idle_connections_up_to_the_limit_disturb_nobody() -> None:
     limit = 400
     async with running(echo, limits=HttpLimits(max_connections=limit)) as there:

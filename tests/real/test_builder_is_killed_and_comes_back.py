@@ -9,7 +9,7 @@ from tests.real.appliance_process import Appliance
 from tests.real.conftest import Chain
 from tests.real.op_node import Block, OpNode, new_payload
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
 BUILDER_SLOTS = 7
 DEAD_SLOTS = 6

@@ -7,7 +7,7 @@ import pytest
 from tests.real.conftest import Chain
 from tests.real.op_node import OpNode, new_payload
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
 
 def test_one_client_makes_three_blocks_with_a_signed_transaction_each(chain: Chain) -> None:

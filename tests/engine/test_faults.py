@@ -1,0 +1,293 @@
+"""The engine on real sockets while its upstreams misbehave: a block every time, in time."""
+
+import json
+import time
+
+import pytest
+import trio
+import trio.lowlevel
+
+from appliance.engine.service import EngineSettings
+from appliance.net.http import HttpRequest, HttpResponse
+from tests.engine import messages as m
+from tests.engine.fakes import Behaviour, FakeUpstream, RecordingStream, accepts, answers, block, gated, hangs
+from tests.engine.rig import EL_ID, LOCAL, SECRET, Rig, block_of, rig
+
+SOON = EngineSettings(SECRET, builder_deadline_s=0.15)
+
+
+# --- builders ---
+
+
+async def test_a_builder_that_hangs_costs_no_more_than_the_deadline() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", settings=SOON, stream=stream) as it:
+        it.builders["alpha"].behaviours["engine_getPayloadV4"] = hangs
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        started = time.monotonic()
+        assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+        assert 0.15 <= time.monotonic() - started < 1.0
+        assert it.metric("engine_candidates_lost_total", source="alpha", kind="late") == 1
+
+
+async def test_a_builder_that_never_answers_the_order_costs_no_more_than_the_deadline() -> None:
+    async with rig("alpha", settings=SOON) as it:
+        it.builders["alpha"].behaviours["engine_forkchoiceUpdatedV3"] = hangs
+        started = time.monotonic()
+        assert json.loads(await it.ask(m.build()))["result"]["payloadId"] == EL_ID
+        assert time.monotonic() - started < 0.15, "the EL's answer is not held by builders"
+        assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+
+
+async def test_a_builder_whose_payload_id_comes_late_is_still_used() -> None:
+    gate = trio.Event()
+    async with rig("alpha") as it:
+        alpha = it.builders["alpha"]
+        alpha.behaviours["engine_forkchoiceUpdatedV3"] = gated(gate, accepts("0xa1"))
+        await it.order_build()
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                assert await it.ask(m.get_payload(EL_ID)) == block_of("alpha").answer()
+
+            nursery.start_soon(ask)
+            await it.el.wait_for("engine_getPayloadV4")
+            gate.set()
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        answers(b"Internal Server Error", 500, "text/plain"),
+        answers(b"", 200),
+        answers(b"<html>", 200),
+        answers(b"[]", 200),
+        answers(m.error(-38001)),
+        answers(m.result({"executionPayload": {"blockHash": "0x"}})),
+        answers(m.Block("stale", parent="0x" + "00" * 32).answer()),
+    ],
+    ids=["500", "empty", "html", "array", "error", "half", "stale"],
+)
+async def test_a_builder_that_answers_nonsense_is_passed_over(behaviour: Behaviour) -> None:
+    stream = RecordingStream()
+    async with rig("alpha", "beta", stream=stream) as it:
+        it.builders["alpha"].behaviours["engine_getPayloadV4"] = behaviour
+        await it.order_build()
+        await it.joined(stream, "alpha", "beta")
+        assert await it.ask(m.get_payload(EL_ID)) == block_of("beta").answer()
+
+
+@pytest.mark.parametrize("status", ["INVALID", "SYNCING", "ACCEPTED"])
+async def test_builder_returns_incorrect_block(status: str) -> None:
+    """rollup-boost's test of this name; and SYNCING and ACCEPTED, which it once took for valid."""
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        it.el.behaviours["engine_newPayloadV4"] = answers(m.verdict(status))
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+        assert it.metric("engine_candidates_lost_total", source="alpha", kind="invalid") == 1
+
+
+async def test_builder_down_gives_the_els_block_at_once_and_back_it_is_used_again() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        alpha = it.builders["alpha"]
+        await alpha.stop()
+        await it.order_build()
+        started = time.monotonic()
+        assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+        assert time.monotonic() - started < 1.0, "a refused connection is known at once, not at the deadline"
+
+        await it.nursery.start(alpha.run)
+        await it.ask(m.build(timestamp=m.TIMESTAMP + 2))
+        await it.joined(stream, "alpha")
+        again = m.Block("again", timestamp=m.TIMESTAMP + 2)
+        alpha.behaviours["engine_getPayloadV4"] = block(again)
+        assert await it.ask(m.get_payload(EL_ID)) == again.answer()
+
+
+async def test_n_minus_1_builders_down_external_blocks_go_on() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", "beta", "gamma", stream=stream) as it:
+        await it.builders["alpha"].stop()
+        await it.builders["beta"].stop()
+        await it.order_build()
+        await it.joined(stream, "gamma")
+        assert await it.ask(m.get_payload(EL_ID)) == block_of("gamma").answer()
+
+
+async def test_a_miner_setting_reaches_a_builder_that_was_away() -> None:
+    async with rig("alpha") as it:
+        alpha = it.builders["alpha"]
+        it.el.behaviours["miner_setMaxDASize"] = answers(m.result(True))
+        alpha.behaviours["miner_setMaxDASize"] = answers(m.result(True))
+        await alpha.stop()
+        for size in ("0x1", "0x2", "0x3"):
+            await it.ask(m.request("miner_setMaxDASize", [size, size]))
+        await it.nursery.start(alpha.run)
+        bodies = await alpha.wait_for("miner_setMaxDASize")
+        assert json.loads(bodies[-1])["params"] == ["0x3", "0x3"]
+
+
+async def test_a_hanging_builder_holds_up_neither_op_node_nor_the_other_builder() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", "beta", stream=stream) as it:
+        it.builders["alpha"].behaviours["engine_newPayloadV4"] = hangs
+        started = time.monotonic()
+        for number in range(40):
+            await it.ask(m.new_payload(m.Block(f"b{number}")))
+        await it.order_build()
+        await it.joined(stream, "beta")
+        assert time.monotonic() - started < 4.0
+        assert len(it.builders["alpha"].bodies("engine_newPayloadV4")) == 1
+        assert it.metric("engine_copies_dropped_total", builder="alpha") > 0
+
+
+# --- the EL ---
+
+
+@pytest.mark.parametrize(
+    "body", [m.forkchoice(identifier="x"), m.build(identifier="x"), m.request("eth_chainId", [], "x")]
+)
+async def test_el_down_is_a_json_rpc_error_with_the_requests_id(body: bytes) -> None:
+    async with rig("alpha") as it:
+        await it.el.stop()
+        answer = json.loads(await it.ask(body))
+        assert answer["id"] == "x"
+        assert answer["error"]["code"] == -32603
+        assert it.el.url in answer["error"]["message"]
+        assert answer["error"]["message"].startswith("l2")
+
+
+async def test_an_el_that_hangs_is_an_error_after_its_timeout() -> None:
+    async with rig(timeout_s=0.2) as it:
+        it.el.behaviours["engine_forkchoiceUpdatedV3"] = hangs
+        answer = json.loads(await it.ask(m.build()))
+        assert "within 200 ms" in answer["error"]["message"]
+
+
+async def test_an_el_that_lost_the_payload_is_saved_by_the_builder() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        it.el.behaviours["engine_getPayloadV4"] = answers(m.error())
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        assert await it.ask(m.get_payload(EL_ID)) == block_of("alpha").answer()
+
+
+async def test_el_and_builder_without_a_block_give_the_els_error() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        for fake in (it.el, it.builders["alpha"]):
+            fake.behaviours["engine_getPayloadV4"] = answers(m.error(identifier=5))
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        assert await it.ask(m.get_payload(EL_ID, identifier=5)) == m.error(identifier=5)
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_an_error() -> None:
+    async def half(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+        await stream.aclose()
+
+    async with rig() as it:
+        await it.el.stop()
+        port = int(it.el.address.rpartition(":")[2])
+        listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+        it.nursery.start_soon(trio.serve_listeners, half, listeners)
+        answer = json.loads(await it.ask(m.forkchoice()))
+        assert answer["error"]["code"] == -32603
+        assert it.el.url in answer["error"]["message"]
+
+
+# --- asked twice ---
+
+
+async def test_asked_by_many_at_once_all_get_the_same_block() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        seen: dict[int, object] = {}
+
+        async def ask(identifier: int) -> None:
+            seen[identifier] = json.loads(await it.ask(m.get_payload(EL_ID, identifier=identifier)))
+
+        async with trio.open_nursery() as nursery:
+            for identifier in range(20):
+                nursery.start_soon(ask, identifier)
+        assert seen == {n: json.loads(block_of("alpha").answer(identifier=n)) for n in range(20)}
+        assert len(it.builders["alpha"].bodies("engine_getPayloadV4")) == 1
+        assert len(it.el.bodies("engine_getPayloadV4")) == 1
+
+
+async def test_the_same_order_twice_builds_once() -> None:
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        for identifier in (1, 2):
+            await it.ask(m.build(identifier=identifier))
+            await it.joined(stream, "alpha")
+        assert len(it.builders["alpha"].bodies("engine_forkchoiceUpdatedV3")) == 1
+        assert stream.names().count("build_started") == 1
+
+
+# --- health ---
+
+
+async def test_health_follows_what_upstreams_do() -> None:
+    async with rig("alpha", settings=EngineSettings(SECRET, builder_deadline_s=0.1)) as it:
+        await until(it, 200)
+        await it.builders["alpha"].stop()
+        await it.order_build()
+        await it.ask(m.get_payload(EL_ID))
+        await until(it, 206)
+        assert (await it.get("/healthz")).body == b"Partial Content"
+        await it.el.stop()
+        await it.ask(m.build(timestamp=m.TIMESTAMP + 2))
+        await it.ask(m.get_payload(EL_ID))
+        await until(it, 503)
+        assert (await it.get("/healthz")).body == b"Service Unavailable"
+        assert [fact.healthy for fact in it.engine.facts()] == [False, False]
+
+
+async def test_an_el_whose_chain_stands_still_is_unavailable() -> None:
+    async with rig("alpha", settings=EngineSettings(SECRET, health_check_interval_s=0.02)) as it:
+        await until(it, 200)
+        it.el.behaviours["eth_getBlockByNumber"] = answers(m.latest_block(int(time.time()) - 60))
+        await until(it, 503)
+        it.el.behaviours["eth_getBlockByNumber"] = answers(m.latest_block(int(time.time())))
+        await until(it, 200)
+
+
+async def until(it: Rig, status: int) -> None:
+    with trio.fail_after(10):
+        while (await it.get("/healthz")).status != status:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_failed_call_alone_moves_no_leadership() -> None:
+    """The builder fails one getPayload, but its chain is well: still 200 after the probe that follows."""
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        await until(it, 200)
+        alpha = it.builders["alpha"]
+        probes = len(alpha.bodies("eth_getBlockByNumber"))
+        alpha.behaviours["engine_getPayloadV4"] = answers(b"oops", 500)
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+        await alpha.wait_for("eth_getBlockByNumber", probes + 1)
+        assert (await it.get("/healthz")).status == 200
+
+
+async def test_a_request_without_an_answer_does_not_stop_the_others() -> None:
+    async def crash(upstream: FakeUpstream, request: HttpRequest) -> HttpResponse:
+        raise ZeroDivisionError
+
+    async with rig() as it:
+        it.el.behaviours["eth_crash"] = crash
+        assert (await it.post(m.request("eth_crash", []))).status == 500
+        assert json.loads(await it.ask(m.forkchoice()))["result"]

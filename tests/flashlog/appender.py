@@ -1,0 +1,41 @@
+"""A process that appends and says so, until it is killed: `python -m tests.flashlog.appender FOLDER RUN KEEP`.
+
+It prints "opening", then a line "position payload index" after each append that has returned. KEEP is how many
+bytes retention leaves, 0 for all.
+"""
+
+import itertools
+import os
+import sys
+from pathlib import Path
+
+import trio
+
+from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
+from appliance.telemetry.logging import configure
+from tests.flashlog.support import flashblock
+
+LANES = 4
+FLASHBLOCKS = 5
+
+
+async def feed(log: FlashLog, first_payload: int) -> None:
+    """One payload after the other, several lanes at the same time: so transactions have several entries."""
+    for payload in itertools.count(first_payload):
+        for index in range(FLASHBLOCKS):
+            entry = await log.append(flashblock(payload, index, size=index * 1500), "a")
+            os.write(1, f"{entry.position} {payload} {index}\n".encode())
+
+
+async def main(folder: Path, run: int, keep: int) -> None:
+    configure(level="error")
+    os.write(1, b"opening\n")
+    limits = RetentionLimits(max_age_s=None, max_bytes=keep or None, slack_bytes=0)
+    log_of_run = open_flashlog(folder, retention=limits, retention_interval_s=0.005)
+    async with log_of_run as log, trio.open_nursery() as nursery:
+        for lane in range(LANES):
+            nursery.start_soon(feed, log, (run * LANES + lane) * 10_000)
+
+
+if __name__ == "__main__":
+    trio.run(main, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
