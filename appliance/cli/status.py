@@ -10,6 +10,7 @@ import msgspec
 import trio
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from appliance.domain.errors import ApplianceError, ConfigError, UnavailableError
@@ -46,7 +47,7 @@ async def _current(client: HttpClient, arguments: argparse.Namespace) -> Rendera
     try:
         return render(msgspec.json.decode(await _fetch(client, arguments)))
     except ApplianceError as error:
-        return f"[red]{error}[/red]"
+        return f"[red]{escape(str(error))}[/red]"
 
 
 async def _fetch(client: HttpClient, arguments: argparse.Namespace) -> bytes:
@@ -75,7 +76,8 @@ def render(report: dict[str, Any]) -> RenderableType:
     """The report of `/api/v1/status` as rich tables: health, planes, then each plane's numbers."""
     planes = report["planes"]
     tables = [_overview(report), _planes(planes)]
-    tables += [_details(name, numbers) for name, numbers in planes.items() if _rows(numbers)]
+    numbers = {**planes, "flashlog": report["flashlog"]}
+    tables += [_details(name, values) for name, values in numbers.items() if _rows(values)]
     return Group(*tables)
 
 
@@ -86,7 +88,7 @@ def _overview(report: dict[str, Any]) -> Table:
     table.add_row("health", f"[{_STYLES.get(health['status'], 'red')}]{health['status']}[/]")
     for fact in health["facts"]:
         mark = "[green]well[/]" if fact["healthy"] else "[red]not well[/]"
-        table.add_row(f"  {fact['name']}", f"{mark}  {fact['reason']}")
+        table.add_row(f"  {fact['name']}", f"{mark}  {escape(fact['reason'])}")
     return table
 
 
@@ -101,12 +103,12 @@ def _planes(planes: dict[str, Any]) -> Table:
 def _details(name: str, numbers: dict[str, Any]) -> Table:
     table = Table(title=name, box=None, show_header=False, title_justify="left", title_style="bold", pad_edge=False)
     for label, value in _rows(numbers):
-        table.add_row(f"  {label}", value)
+        table.add_row(f"  {label}", escape(value))
     return table
 
 
-def _rows(numbers: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    return list(_walk({k: v for k, v in numbers.items() if prefix or k not in ("state", "restarts")}, prefix))
+def _rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
+    return list(_walk({key: value for key, value in numbers.items() if key not in ("state", "restarts")}, ""))
 
 
 def _walk(value: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,37 @@
+import pytest
+
+from appliance.cli.parser import build_parser
+
+
+@pytest.mark.parametrize("command", ["run", "check-config", "dev", "status", "tail", "log"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: appliance {command}" in capsys.readouterr().out
+
+
+def test_dev_lists_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["dev", "--help"])
+    shown = capsys.readouterr().out
+    for fault in ("builder-down", "builder-slow", "builder-invalid", "builder-gaps", "builder-equivocates", "el-down"):
+        assert f"\n  {fault} " in shown
+
+
+@pytest.mark.parametrize("action", ["verify", "export", "import", "backup"])
+def test_every_action_on_a_log_has_help(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["log", action, "--help"])
+    assert caught.value.code == 0
+    assert "--log FILE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["run"], ["check-config"], ["check-config", "a", "--sample"], ["log"], ["log", "x"]]
+)
+def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: appliance")
