@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -15,12 +16,14 @@ from rich.text import Text
 from appliance.domain.errors import ConfigError, DecodeError, UnavailableError
 from appliance.domain.flashblocks import Encoding, EndOfPayload, Flashblock
 from appliance.net.backoff import Backoff
-from appliance.net.websocket_client import messages
+from appliance.net.errors import WebsocketRefused
+from appliance.net.websocket_client import Inbox, messages
 from appliance.wire.flashblock import decode, plain_text
 
 _PING_INTERVAL_S = 10.0
 _PONG_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
+_TOO_MANY = 429
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _AFTER = re.compile(r"(?P<block>[0-9]+)(?::(?P<index>[0-9]+))?")
 
@@ -80,12 +83,16 @@ async def _follow(stream: str, place: Place, show: Show, count: int | None) -> N
                     shown += _accept(body, is_binary, place, show)
                     if shown == count:
                         return
+        except WebsocketRefused as error:
+            if error.status < 500 and error.status != _TOO_MANY:
+                raise
+            _note(f"{error}; trying again")
         except UnavailableError as error:
             _note(f"{error}; trying again")
         await trio.sleep(backoff.next())
 
 
-def _connect(url: str):  # type: ignore[no-untyped-def]
+def _connect(url: str) -> AbstractAsyncContextManager[Inbox]:
     return messages(
         url,
         ping_interval_s=_PING_INTERVAL_S,

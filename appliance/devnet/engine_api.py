@@ -176,8 +176,8 @@ class EngineApi:
 
     def _start(self, attributes: PayloadAttributes, version: int) -> PayloadId:
         parent = self.ledger.head
-        self._check_attributes(attributes, parent, version)
         try:
+            self._check_attributes(attributes, parent, version)
             name = payload_id(parent.hash, attributes, self._id_version or version)
             job = self.jobs.get(name) or self._new_job(name, parent, attributes)
         except (ValueError, OverflowError) as error:
@@ -211,7 +211,7 @@ class EngineApi:
 
     def get_payload(self, params: Params, version: int) -> Any:
         """The block of a job so far; the job is closed. RpcError -38001 for a payload id that is not held."""
-        job = self.jobs.get(parameter(params, 0))
+        job = self.jobs.get(PayloadId(str(parameter(params, 0))))
         if job is None:
             raise RpcError(UNKNOWN_PAYLOAD, "Unknown payload")
         if self.ledger.fork not in GET_PAYLOAD_FORKS[version]:

@@ -10,6 +10,17 @@ class ConnectFailed(UnavailableError):  # noqa: N818 - named for what happened, 
     """No connection came about: name, address, refusal, TLS, or the connect deadline."""
 
 
+class WebsocketRefused(ConnectFailed):
+    """The other side answered the websocket handshake with an HTTP ``status`` instead, and ``text`` as its reason.
+
+    With a status below 500 the same request will be refused again.
+    """
+
+    def __init__(self, origin: str, status: int, text: str) -> None:
+        super().__init__(f"{origin} refused the websocket with HTTP {status}" + (f": {text}" if text else ""))
+        self.status = status
+
+
 class TimedOut(UnavailableError):  # noqa: N818 - named for what happened, as trio does
     """The deadline of the request passed. The other side may or may not have acted on it."""
 

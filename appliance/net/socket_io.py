@@ -9,7 +9,7 @@ import trio
 
 
 async def receive(connection: socket.socket, max_bytes: int) -> bytes:
-    """The next bytes, empty at the end; a reset is an end too. Always lets other tasks run first."""
+    """The next bytes, empty at the end; a reset is an end too. Always a checkpoint."""
     while True:
         await trio.lowlevel.wait_readable(connection)
         try:

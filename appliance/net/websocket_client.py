@@ -14,7 +14,7 @@ import trio
 import trio_websocket
 
 from appliance.domain.errors import UnavailableError
-from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken
+from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
 from appliance.net.opening import Endpoint, Stream, close_hard, open_stream, parse_url
 
 Message = tuple[bytes, bool]
@@ -26,6 +26,7 @@ _INBOX_BYTES: Final = 16 * 1024 * 1024
 _MESSAGE_OVERHEAD: Final = 128
 _RECEIVE_BYTES: Final = 65536
 _CLOSE_TIMEOUT_S: Final = 0.5
+_REASON_BYTES: Final = 500
 
 
 @asynccontextmanager
@@ -210,7 +211,7 @@ class _Link:
             case UnavailableError():
                 return cause
             case trio_websocket.ConnectionRejected():
-                return ConnectFailed(f"{origin} refused the websocket with HTTP {cause.status_code}")
+                return WebsocketRefused(origin, cause.status_code, _first_line(cause.body))
             case trio_websocket.ConnectionClosed():
                 reason = cause.reason
                 return ConnectionBroken(f"{origin} closed the websocket ({_in_words(reason)})")
@@ -257,6 +258,11 @@ def _first_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _first_line(body: bytes | None) -> str:
+    text = (body or b"")[:_REASON_BYTES].decode("utf-8", "replace").strip()
+    return text.splitlines()[0] if text else ""
 
 
 def _in_words(reason: trio_websocket.CloseReason | None) -> str:

@@ -381,6 +381,44 @@ def test_a_complete_stream_is_shown_whole_whatever_comes_first(*, execution: boo
     assert sealed.payload_id == P
 
 
+@pytest.mark.parametrize("execution", [False, True])
+@given(
+    sent=st.lists(
+        st.tuples(st.sampled_from(BUILDERS), st.integers(0, 4), st.sampled_from(("", "", "", "second body"))),
+        max_size=40,
+    ),
+    same_id=st.booleans(),
+)
+def test_one_payload_is_shown_from_one_builder_whatever_the_builders_send(
+    *, execution: bool, sent: list[tuple[str, int, str]], same_id: bool
+) -> None:
+    book = Playbook(execution=execution)
+    book.begin(1)
+    ids = dict(zip(BUILDERS, (P, P, P) if same_id else PAYLOADS, strict=True))
+    for builder, payload in ids.items():
+        book.join(1, builder, payload)
+    for builder, index, content in sent:
+        book.send(index, builder, ids[builder], content and f"{builder} {content}")
+        answer_all(book, once=False)
+    assert [index for _, index in book.shown] == list(range(len(book.shown)))
+    assert len({builder for builder, _ in book.shown}) <= 1
+    assert len(book.shown) == longest(book, sent)
+
+
+def longest(book: Playbook, sent: list[tuple[str, int, str]]) -> int:
+    """How far the owner came before its first fault, or a gap that was never filled."""
+    owner = next((builder for builder, _ in book.shown), None)
+    bodies: dict[int, str] = {}
+    for builder, index, content in sent:
+        if builder != owner:
+            continue
+        if index < len(bodies) and bodies[index] != content:
+            break
+        if index == len(bodies):
+            bodies[index] = content
+    return len(bodies)
+
+
 def answer_all(book: Playbook, *, once: bool) -> None:
     """VALID and "on disk" to what is asked, one each or until nothing is asked any more."""
     while True:

@@ -3,6 +3,7 @@
 import itertools
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from appliance.domain.errors import EquivocationError, LogError, OutOfOrderError
 from appliance.domain.flashblocks import Entry, Flashblock
 from appliance.domain.payloads import PayloadState
 from appliance.flashlog import FlashLog, RetentionLimits, TailLimits, open_flashlog, run_inline
+from appliance.flashlog.files import DATABASE_NAME
+from appliance.flashlog.reader import Reader
 from appliance.flashlog.retention import ENTRY_OVERHEAD_BYTES
 from tests.flashlog.support import Model, assert_contiguous, flashblock, payload_id
 
@@ -164,12 +167,14 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule()
     def apply_retention(self) -> None:
-        removed = self.loop.call(lambda log: log.apply_retention())
-        gone, left = self.model.entries[: removed.entries], self.model.entries[removed.entries :]
+        self.loop.call(lambda log: log.apply_retention())
+        with closing(Reader(Path(self.folder.name) / DATABASE_NAME)) as reader:
+            mark = reader.mark()
+        self.removed_through = mark.position if mark else 0
+        gone = [entry for entry in self.model.entries if entry.position <= self.removed_through]
+        self.model.remove_through(self.removed_through)
+        left = self.model.entries
         assert not {entry.payload_id for entry in gone} & {entry.payload_id for entry in left}
-        if gone:
-            self.removed_through = gone[-1].position
-            self.model.remove_through(self.removed_through)
         self.check_that_what_is_left_is_little(left)
 
     def check_that_what_is_left_is_little(self, left: list[Entry]) -> None:
@@ -190,6 +195,7 @@ class LogMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.loop.stop()
         self.loop = Loop(Path(self.folder.name))
+        self.apply_retention()  # a start does that in the background
 
     @invariant()
     def the_log_holds_what_the_model_holds(self) -> None:

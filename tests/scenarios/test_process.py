@@ -188,6 +188,20 @@ def test_status_without_an_appliance_is_one_clear_line() -> None:
     assert line.startswith("appliance: no appliance answers at http://127.0.0.1:9: ")
 
 
+async def test_tail_after_a_place_that_is_not_held_says_so_and_which_is(nursery: trio.Nursery, tmp_path: Path) -> None:
+    devnet = Devnet(tmp_path, DevnetSettings(block_time_s=0.4, flashblock_interval_s=0.1))
+    files = HostFiles(tmp_path, devnet)
+    async with started(nursery, devnet), running(files.write) as host:
+        await devnet.start_node(f"http://{host.addresses['engine']}", files.secret)
+        await host.wait_for_event("returning block")
+        stream = f"ws://{host.addresses['fanout']}/ws"
+        done = await trio.to_thread.run_sync(appliance, "tail", "--url", stream, "--after", "1:0")
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "HTTP 410" in line
+    assert "flashblock_index=0" in line
+
+
 async def test_tail_follows_the_stream_across_a_kill_9(nursery: trio.Nursery, tmp_path: Path) -> None:
     devnet = Devnet(tmp_path, DevnetSettings(block_time_s=0.4, flashblock_interval_s=0.1))
     files = HostFiles(tmp_path, devnet)
