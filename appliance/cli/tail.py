@@ -9,11 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+import msgspec
 import trio
 from rich.console import Console
 from rich.text import Text
 
-from appliance.domain.errors import ConfigError, DecodeError, UnavailableError
+from appliance.domain.errors import ApplianceError, ConfigError, DecodeError, UnavailableError
 from appliance.domain.flashblocks import Encoding, EndOfPayload, Flashblock
 from appliance.net.backoff import Backoff
 from appliance.net.errors import WebsocketRefused
@@ -85,7 +86,7 @@ async def _follow(stream: str, place: Place, show: Show, count: int | None) -> N
                         return
         except WebsocketRefused as error:
             if error.status < 500 and error.status != _TOO_MANY:
-                raise
+                raise ApplianceError(f"{stream}: {_message(error.text)} (HTTP {error.status})") from error
             _note(f"{error}; trying again")
         except UnavailableError as error:
             _note(f"{error}; trying again")
@@ -100,6 +101,18 @@ def _connect(url: str) -> AbstractAsyncContextManager[Inbox]:
         connect_timeout_s=_CONNECT_TIMEOUT_S,
         max_message_bytes=_MAX_MESSAGE_BYTES,
     )
+
+
+def _message(text: str) -> str:
+    """What the server says in words, where its answer is the usual `{"message": …}`."""
+    try:
+        return msgspec.json.decode(text, type=_Refusal).message
+    except msgspec.DecodeError:
+        return text
+
+
+class _Refusal(msgspec.Struct):
+    message: str
 
 
 def _accept(body: bytes, is_binary: bool, place: Place, show: Show) -> int:

@@ -19,6 +19,7 @@ class WebsocketRefused(ConnectFailed):
     def __init__(self, origin: str, status: int, text: str) -> None:
         super().__init__(f"{origin} refused the websocket with HTTP {status}" + (f": {text}" if text else ""))
         self.status = status
+        self.text = text
 
 
 class TimedOut(UnavailableError):  # noqa: N818 - named for what happened, as trio does
