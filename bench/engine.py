@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from typing import Protocol
 
 import msgspec
 from rich import box
@@ -88,12 +89,20 @@ class Result(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
+class Calls(Protocol):
+    """What the driver needs of a connection."""
+
+    def call(self, body: bytes) -> tuple[bytes, float]:
+        """(answer, seconds)."""
+
+
 class Driver:
     """The op-node: the same requests to the execution client and to the appliance."""
 
-    def __init__(self, direct: Caller, through: Caller) -> None:
+    def __init__(self, direct: Calls, through: Calls) -> None:
         self._direct = direct
         self._through = through
+        self._direct_first = False
         self._number = 0
         self._samples: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
         self._random = random.Random(1)
@@ -109,7 +118,8 @@ class Driver:
         return dict(self._samples)
 
     def _slot(self, slot_s: float) -> None:
-        """A block of the builder, which takes most of the slot, a head, and a block of the EL alone."""
+        """A block of the builder, which takes most of the slot, and a block of the EL alone."""
+        self._direct_first = not self._direct_first
         self._block(GET_BUILDER, l2_only=False, wait_s=self._random.uniform(*BUILDER_BUILD) * slot_s)
         self._block(GET_EL, l2_only=True, wait_s=EL_BUILD_S)
 
@@ -126,11 +136,11 @@ class Driver:
             raise ChildError(f"{request}: the appliance answered {answer[:300]!r}")
 
     def _pair(self, request: str, direct: bytes, through: bytes | None = None) -> tuple[bytes, bytes]:
-        """Both answers; who is asked first alternates."""
+        """Both answers. Who is asked first alternates from slot to slot: the first one finds the caches cold."""
         direct_s, through_s = self._samples[request]
         bodies = [(self._direct, direct, direct_s), (self._through, through or direct, through_s)]
         answers = {}
-        for caller, body, samples in bodies if self._number % 2 else reversed(bodies):
+        for caller, body, samples in bodies if self._direct_first else reversed(bodies):
             answers[caller], took_s = caller.call(body)
             samples.append(took_s)
         return answers[self._direct], answers[self._through]

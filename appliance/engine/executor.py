@@ -21,7 +21,7 @@ from appliance.engine.metrics import EngineMetrics
 from appliance.engine.multiplexer import Multiplexer
 from appliance.engine.observer import Observer
 from appliance.engine.parcels import (
-    new_payload_body,
+    NewPayloadBodies,
     parcel_of_announcement,
     parcel_of_copy,
     parcel_of_order,
@@ -62,6 +62,7 @@ class Executor:
         self._stream = stream
         self._health = health
         self._observer = Observer(metrics)
+        self._bodies = NewPayloadBodies()
         # Bounded by the server's connections: each request waits here once.
         self._waiting: dict[Ticket, _Waiter] = {}
         self._last_ticket = 0
@@ -144,7 +145,7 @@ class Executor:
         await self._call(command.call_id, self._upstreams[command.upstream], command.body)
 
     async def _validate(self, command: ev.Validate) -> None:
-        body = new_payload_body(command.block, command.parent_beacon_block_root)
+        body = self._bodies.of(command.block, command.parent_beacon_block_root)
         await self._call(command.call_id, self._upstreams[EL], body)
 
     async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes) -> None:
@@ -168,7 +169,7 @@ class Executor:
             case ev.Copy():
                 return self._to_all(parcel_of_copy(command), in_order=command.in_order)
             case ev.Announce():
-                return self._to_all(parcel_of_announcement(command), in_order=True)
+                return self._to_all(parcel_of_announcement(command, self._bodies), in_order=True)
 
     def _to_all(self, parcel: Parcel, *, in_order: bool) -> list[Event]:
         return [event for link in self._links.values() for event in link.put(parcel, in_order=in_order)]

@@ -8,10 +8,8 @@ from typing import Final
 
 import trio
 
-from appliance.domain.assembled import AssembledPayload
-from appliance.domain.errors import ConfigError, RemoteError, UnavailableError
+from appliance.domain.errors import ConfigError
 from appliance.domain.health import Health, HealthFact
-from appliance.domain.payloads import PayloadStatus
 from appliance.engine.events import ASSEMBLED, EL
 from appliance.engine.executor import Executor
 from appliance.engine.frontend import Frontend
@@ -23,8 +21,6 @@ from appliance.engine.ports import FlashblockStream
 from appliance.engine.upstream import Upstream
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpLimits, HttpServer
-from appliance.wire.engine import decode_verdict
-from appliance.wire.engine_bodies import new_payload_request_of_assembled
 
 _MIB: Final = 1024 * 1024
 
@@ -48,7 +44,7 @@ class EngineSettings:
 
 
 class Engine:
-    """What op-node connects to; also the flashblocks' judge (`validate`).
+    """What op-node connects to.
 
     ``builders`` in the order of preference. Upstreams are opened and closed by the caller, around `run`.
     Raises ConfigError for an unknown policy, and for builders whose names cannot be told apart.
@@ -105,16 +101,6 @@ class Engine:
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one HTTP request of op-node or op-conductor."""
         return await self._frontend.handle(request)
-
-    async def validate(self, payload: AssembledPayload) -> PayloadStatus:
-        """newPayload on the local EL; raises UnavailableError when it gave no verdict."""
-        response = await self._el.post(new_payload_request_of_assembled(payload))
-        if response.status != 200:
-            raise UnavailableError(f"{self._el.origin}: HTTP {response.status}")
-        try:
-            return decode_verdict(response.body).status
-        except RemoteError as error:
-            raise UnavailableError(f"{self._el.origin}: {error}") from error
 
     def health(self) -> Health:
         """What /healthz answers."""

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from appliance.engine.events import Announce, CallId, Copy, SendInOrder
 from appliance.engine.lanes import Lane, Parcel
-from appliance.engine.parcels import parcel_of_announcement, parcel_of_copy, parcel_of_order
+from appliance.engine.parcels import NewPayloadBodies, parcel_of_announcement, parcel_of_copy, parcel_of_order
 from appliance.wire.engine import decode_payload
-from appliance.wire.engine_bodies import new_payload_request
+from appliance.wire.engine_bodies import new_payload_request, new_payload_request_of_assembled
 from tests.engine import messages as m
 
 
@@ -113,10 +113,13 @@ def test_other_parcels_are_not_put_back() -> None:
 
 def test_an_announcement_is_made_once_for_all_builders() -> None:
     block = decode_payload(m.Block("b").answer(), 4)
-    parcel = parcel_of_announcement(Announce(block, m.ROOT))
+    bodies = NewPayloadBodies()
+    parcel = parcel_of_announcement(Announce(block, m.ROOT), bodies)
     assert parcel.size == len(block.body)
     assert parcel.make_body() == new_payload_request(block, m.ROOT)
-    assert parcel.make_body() is parcel.make_body()
+    assert parcel.make_body() is parcel.make_body() is bodies.of(block, m.ROOT)
+    other = m.Block("c").assembled()
+    assert bodies.of(other, m.ROOT) == new_payload_request_of_assembled(other)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["plain", "forkchoice", "setting", "order", "take"]), st.integers(1, 9))))

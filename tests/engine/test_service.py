@@ -8,8 +8,7 @@ import structlog
 import trio
 from prometheus_client import CollectorRegistry
 
-from appliance.domain.errors import ConfigError, UnavailableError
-from appliance.domain.payloads import PayloadStatus
+from appliance.domain.errors import ConfigError
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.service import Engine, EngineSettings
 from appliance.engine.upstream import Upstream
@@ -145,19 +144,6 @@ async def test_the_assembled_block_is_returned_at_once() -> None:
         assert answer["result"]["executionPayload"] == block_of("alpha").payload()
         assert it.el.bodies("engine_newPayloadV4") == []
         await it.builders["alpha"].wait_for("engine_getPayloadV4")
-
-
-async def test_validate_is_new_payload_on_the_el() -> None:
-    assembled = LOCAL.assembled()
-    async with rig("alpha") as it:
-        for status in PayloadStatus:
-            it.el.behaviours["engine_newPayloadV4"] = answers(m.verdict(status))
-            assert await it.engine.validate(assembled) is status
-        for behaviour in (answers(b"x", 500), answers(m.error()), answers(b"garbage")):
-            it.el.behaviours["engine_newPayloadV4"] = behaviour
-            with pytest.raises(UnavailableError, match=f"l2 {it.el.url}"):
-                await it.engine.validate(assembled)
-        assert it.builders["alpha"].bodies("engine_newPayloadV4") == []
 
 
 async def test_tokens_are_asked_for_and_sent() -> None:

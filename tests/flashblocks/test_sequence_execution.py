@@ -198,6 +198,18 @@ def test_a_verdict_on_a_stream_that_lost_the_lead_counts_for_nothing() -> None:
     assert book.shown == [("beta", 0)]
 
 
+def test_a_lead_that_answers_another_id_before_anything_was_shown_leads_with_that_one() -> None:
+    book = begun()
+    book.send(0)
+    book.join(1, "alpha", Q)
+    book.send(0, payload=Q)
+    book.verdict()
+    assert book.shown == []
+    assert book.to_validate[-1].payload.payload_id == Q
+    book.verdict()
+    assert [flashblock.payload_id for flashblock in book.handed] == [Q]
+
+
 def test_what_cannot_be_assembled_is_refused() -> None:
     book = begun()
     first = make_flashblock(P, 0)

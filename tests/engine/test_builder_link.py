@@ -1,0 +1,117 @@
+"""A builder's two lanes on real sockets: order, patience, and outcomes for who waits."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from appliance.engine.builder_link import BuilderLink
+from appliance.engine.events import Answered, CallId, Copy, Failed, SendInOrder
+from appliance.engine.metrics import EngineMetrics
+from appliance.engine.outcomes import Outcome
+from appliance.engine.parcels import parcel_of_copy, parcel_of_order
+from appliance.engine.upstream import Upstream
+from tests.engine import messages as m
+from tests.engine.fakes import FakeUpstream, accepts, answers, gated, hangs
+
+
+class Bench:
+    """A link to a fake builder; ``outcomes`` as they are reported."""
+
+    def __init__(self, builder: FakeUpstream, link: BuilderLink, outcomes: trio.MemoryReceiveChannel[Outcome]) -> None:
+        self.builder, self.link, self.outcomes = builder, link, outcomes
+
+    async def outcome(self) -> Outcome:
+        with trio.fail_after(10):
+            return await self.outcomes.receive()
+
+    def copy(self, body: bytes, *, kind: str | None = None, lasting: bool = False, in_order: bool = True) -> None:
+        assert self.link.put(parcel_of_copy(Copy(body, kind, lasting, in_order)), in_order=in_order) == []
+
+    def order(self, body: bytes, call_id: int) -> list[Failed]:
+        return self.link.put(parcel_of_order(SendInOrder(CallId(call_id), "alpha", body)), in_order=True)
+
+
+@asynccontextmanager
+async def bench(timeout_s: float = 5.0) -> AsyncIterator[Bench]:
+    builder = FakeUpstream("alpha", behaviours={"engine_forkchoiceUpdatedV3": accepts("0x0a")})
+    metrics = EngineMetrics.create(CollectorRegistry())
+    send, receive = trio.open_memory_channel[Outcome](100)
+    async with trio.open_nursery() as nursery, send, receive:
+        await nursery.start(builder.run)
+        async with Upstream("alpha", builder.url, builder.secret, metrics, timeout_s=timeout_s) as upstream:
+            link = BuilderLink(upstream, send.send_nowait, metrics)
+            nursery.start_soon(link.run)
+            yield Bench(builder, link, receive)
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_order_comes_behind_the_block_that_it_builds_on() -> None:
+    gate = trio.Event()
+    async with bench() as it:
+        it.builder.behaviours["engine_newPayloadV4"] = gated(gate, answers(m.verdict()))
+        it.copy(m.new_payload(m.Block("b")))
+        it.order(m.build(), 1)
+        await it.builder.wait_for("engine_newPayloadV4")
+        assert it.builder.bodies("engine_forkchoiceUpdatedV3") == []
+        gate.set()
+        outcome = await it.outcome()
+        assert isinstance(outcome, Answered)
+        assert (outcome.call_id, outcome.status, outcome.body) == (1, 200, m.forkchoice_answer("0x0a"))
+        assert outcome.origin == f"alpha {it.builder.url}"
+
+
+async def test_an_order_that_fails_is_reported() -> None:
+    async with bench(timeout_s=0.05) as it:
+        it.builder.behaviours["engine_forkchoiceUpdatedV3"] = hangs
+        it.order(m.build(), 7)
+        outcome = await it.outcome()
+        assert isinstance(outcome, Failed)
+        assert outcome.call_id == 7
+        assert "alpha" in outcome.reason
+        assert "within 50 ms" in outcome.reason
+
+
+async def test_a_newer_order_takes_the_place_of_one_that_waits() -> None:
+    async with bench() as it:
+        it.builder.behaviours["engine_newPayloadV4"] = hangs
+        it.copy(m.new_payload(m.Block("b")))
+        await it.builder.wait_for("engine_newPayloadV4")
+        assert it.order(m.build(), 1) == []
+        assert it.order(m.build(), 2) == [Failed(CallId(1), "alpha: a newer order took its place")]
+
+
+async def test_transactions_do_not_wait_behind_blocks() -> None:
+    async with bench() as it:
+        it.builder.behaviours["engine_newPayloadV4"] = hangs
+        it.copy(m.new_payload(m.Block("b")))
+        it.copy(m.request("eth_sendRawTransaction", ["0x01"]), in_order=False)
+        assert len(await it.builder.wait_for("eth_sendRawTransaction")) == 1
+
+
+async def test_a_lasting_setting_is_sent_until_it_arrives_and_others_are_not() -> None:
+    async with bench() as it:
+        await it.builder.stop()
+        setting = m.request("miner_setExtra", ["0x01"])
+        it.copy(m.request("eth_sendRawTransaction", ["0x01"]), in_order=False)
+        it.copy(setting, kind="miner_setExtra", lasting=True, in_order=False)
+        with trio.fail_after(10):
+            while it.link.upstream.statistics()["failures"] != 3:
+                await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(it.builder.run)
+            assert await it.builder.wait_for("miner_setExtra") == [setting]
+            assert it.builder.bodies("eth_sendRawTransaction") == []
+            nursery.cancel_scope.cancel()
+
+
+async def test_statistics_tell_what_waits() -> None:
+    async with bench() as it:
+        it.builder.behaviours["engine_newPayloadV4"] = hangs
+        it.copy(m.new_payload(m.Block("sent")))
+        await it.builder.wait_for("engine_newPayloadV4")
+        for number in range(20):
+            it.copy(m.new_payload(m.Block(f"b{number}")))
+        report = it.link.statistics()
+        assert (report["name"], report["waiting"], report["dropped"]) == ("alpha", 16, 4)

@@ -1,0 +1,65 @@
+"""One upstream: a token of this second with each call, and errors that name it."""
+
+import pytest
+import trio
+from prometheus_client import CollectorRegistry
+
+from appliance.domain.errors import ConfigError, UnavailableError
+from appliance.engine.metrics import EngineMetrics
+from appliance.engine.upstream import Upstream
+from appliance.net.http import HttpRequest, HttpResponse
+from appliance.net.http_server import HttpLimits, HttpServer, open_listener
+from appliance.wire import jwt
+
+SECRET = b"\x11" * 32
+
+
+async def test_each_call_has_a_token_of_its_own_second() -> None:
+    seen: list[str] = []
+
+    async def handle(request: HttpRequest) -> HttpResponse:
+        seen.append(request.headers["authorization"])
+        assert request.headers["content-type"] == "application/json"
+        return HttpResponse(418, request.body)
+
+    now = 1_700_000_000.75
+    registry = CollectorRegistry()
+    server = HttpServer(
+        handle, open_listener("127.0.0.1:0"), limits=HttpLimits(), stopping=trio.Event(), drain_timeout_s=0
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        metrics = EngineMetrics.create(registry)
+        url = f"http://{server.address}"
+        async with Upstream("l2", url, SECRET, metrics, wall_clock=lambda: now) as upstream:
+            for _ in range(3):
+                response = await upstream.post(b"body")
+                assert (response.status, response.body) == (418, b"body")
+                now += 1
+            assert repr(upstream) == f"<Upstream l2 {url}>"
+            assert upstream.statistics()["failures"] == 0
+        nursery.cancel_scope.cancel()
+    assert len(set(seen)) == 3
+    for second, header in enumerate(seen):
+        jwt.verify(SECRET, header, 1_700_000_000 + second - jwt.MAX_DRIFT_S)
+        with pytest.raises(jwt.Unauthorized):
+            jwt.verify(SECRET, header, 1_700_000_000 + second - jwt.MAX_DRIFT_S - 1)
+    assert registry.get_sample_value("engine_upstream_seconds_count", {"upstream": "l2"}) == 3
+
+
+async def test_a_failure_names_the_upstream_and_its_url_and_is_counted() -> None:
+    listener = open_listener("127.0.0.1:0")
+    address = "{}:{}".format(*listener.getsockname())
+    listener.close()
+    registry = CollectorRegistry()
+    async with Upstream("alpha", f"http://user:pass@{address}", SECRET, EngineMetrics.create(registry)) as upstream:
+        with pytest.raises(UnavailableError, match=f"^alpha.*http://{address}") as caught:
+            await upstream.post(b"{}")
+        assert "pass" not in str(caught.value)
+        assert upstream.statistics()["failures"] == 1
+    assert registry.get_sample_value("engine_upstream_failures_total", {"upstream": "alpha"}) == 1
+
+
+def test_a_url_that_is_none_is_a_config_error() -> None:
+    with pytest.raises(ConfigError):
+        Upstream("l2", "ftp://x", SECRET, EngineMetrics.create(CollectorRegistry()))
