@@ -24,7 +24,8 @@ class Phase(StrEnum):
     """How far a build has come.
 
     building --getPayload--> sealing --Sealed--> choosing --chosen--> answered
-                                                     `---nothing----> failed --getPayload--> sealing
+        |                                            `---nothing----> failed --getPayload--> sealing
+        `--getPayload of the EL alone--> passed --getPayload that we can choose for--> sealing
     """
 
     BUILDING = "building"
@@ -32,6 +33,7 @@ class Phase(StrEnum):
     CHOOSING = "choosing"
     ANSWERED = "answered"
     FAILED = "failed"
+    PASSED = "passed"
 
 
 @dataclass(slots=True)

@@ -269,7 +269,11 @@ class Multiplexer:
             return self._choice.ask(record, request, call, now)
         purpose = PlainPayload(request, call.version, call.payload_id, record, now)
         send = Send(self._calls.open(purpose), EL, request.body)
-        return [Seal(record.build_id), send] if record is not None else [send]
+        if record is None:
+            return [send]
+        if record.phase is Phase.BUILDING:
+            record.phase = Phase.PASSED
+        return [Seal(record.build_id), send]
 
     def _plain_payload(self, purpose: PlainPayload, outcome: Outcome, now: float) -> list[Command]:
         request = purpose.request

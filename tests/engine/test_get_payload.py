@@ -475,6 +475,27 @@ def test_a_build_without_builders_is_the_els_alone() -> None:
     assert play.all_of(PayloadReturned) == [PayloadReturned(BuildId(1), LOCAL.hash)]
 
 
+@pytest.mark.parametrize(("no_tx_pool", "version"), [(True, 4), (False, 6)])
+def test_a_build_that_was_answered_by_the_el_alone_is_not_abandoned_later(no_tx_pool: bool, version: int) -> None:
+    play = Playbook()
+    play.ask(m.build(no_tx_pool=no_tx_pool))
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.ask(m.get_payload(version=version))
+    play.answer(EL, LOCAL.answer())
+    play.ask(m.build(timestamp=m.TIMESTAMP + 2))
+    assert play.all_of(ev.BuildAbandoned) == []
+
+
+def test_a_version_that_we_know_can_follow_one_that_we_do_not() -> None:
+    play = building(("alpha",))
+    play.ask(m.get_payload(version=6))
+    play.answer(EL, m.error())
+    ticket = play.ask(m.get_payload(version=4))
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == ALPHA.answer()
+
+
 def test_another_version_of_an_answered_payload_is_the_els_business() -> None:
     play = building(("alpha",))
     play.ask(m.get_payload(version=3))

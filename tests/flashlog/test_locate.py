@@ -194,11 +194,23 @@ def test_what_retention_removed_is_refused(make: MakeLog, resume: Resume) -> Non
     assert caught.value.oldest == (11, 0)
 
 
-def test_the_mark_remembers_the_greatest_key_that_was_removed(make: MakeLog) -> None:
-    # After 7, the removed entries are block 10, 10 again and 11; after 6 only the 10s.
+def test_a_block_that_no_payload_had_is_after_what_was_removed_before_it(make: MakeLog) -> None:
     assert make(REORGED, pruned_through=6).locate(AfterBlock(10, 4)) == Located(6)
     with pytest.raises(PrunedError):
         make(REORGED, pruned_through=7).locate(AfterBlock(10, 4))
+
+
+# positions            1  2           3             4
+BACK_AND_ON = [*block(11, 2), *block(10, 1), *block(12, 1)]
+
+
+def test_the_greatest_key_removed_counts_not_only_the_last_one(make: MakeLog) -> None:
+    log = make(BACK_AND_ON, pruned_through=3)
+    for key in ((11, 0), (11, 1), (10, 5)):
+        with pytest.raises(PrunedError):
+            log.locate(AfterBlock(*key))
+    assert log.locate(AfterBlock(10, 0)) == Located(3)
+    assert log.locate(AfterBlock(11, 2)) == Located(3)
 
 
 def test_entries_that_are_not_committed_do_not_exist(make: MakeLog) -> None:
@@ -256,6 +268,7 @@ def answer(log: Log, resume: Resume) -> Located | None:
 
 
 @given(data=st.data(), places=histories())
+@settings(max_examples=400)
 def test_retention_never_changes_an_answer_but_to_refuse_what_is_gone(data: st.DataObject, places: list[Place]) -> None:
     cuts = clean_cuts(places)
     cut = data.draw(st.sampled_from(cuts)) if cuts else 0
