@@ -27,6 +27,9 @@ run: setup ## run a whole devnet with the appliance in it
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
+test-real: setup ## the tests against real execution clients (needs Node)
+	@$(BIN)/python -m pytest tests/real $(ARGS)
+
 lint: setup ## ruff, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ import trio
 from appliance.domain.errors import ConfigError
 from appliance.telemetry.logging import configure
 
-_LIBRARIES = ("eth_account", "eth_hash", "rlp", "trie")
+_LIBRARIES = ("eth_account", "eth_hash", "Crypto")
 
 
 def dev(arguments: argparse.Namespace) -> int:
@@ -24,6 +24,8 @@ def dev(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--slots {arguments.slots}: expected a number from 1")
     if not 0.2 <= arguments.block_time <= 60:
         raise ConfigError(f"--block-time {arguments.block_time:g}: expected seconds from 0.2 to 60")
+    if arguments.fault and arguments.replay is not None:
+        raise ConfigError("--fault: a replay has no faults, only the devnet has")
     session = import_module("appliance.cli.dev_session").DevSession
     with ExitStack() as stack:
         folder = _data_folder(arguments, stack)

@@ -71,15 +71,9 @@ class EarlyBuffer:
 
 
 def _take(stream: BuilderStream, flashblock: Flashblock, now: float) -> list[Dropped | Paused]:
-    full = len(stream.flashblocks) >= MAX_FLASHBLOCKS or stream.size + len(flashblock.body) > MAX_BYTES
-    was_refused = stream.refused
-    reason = Reason.UNANNOUNCED if full else stream.take(flashblock, now)
-    if reason is None:
-        return []
-    place = (stream.builder, stream.payload_id, flashblock.index)
-    if stream.refused is was_refused:
-        return [Dropped(reason, *place)]
-    return [Dropped(reason, *place), Paused(reason, *place, published=False)]
+    if len(stream.flashblocks) >= MAX_FLASHBLOCKS or stream.size + len(flashblock.body) > MAX_BYTES:
+        return [Dropped(Reason.UNANNOUNCED, stream.builder, stream.payload_id, flashblock.index)]
+    return stream.take_and_tell(flashblock, now, published=False)
 
 
 def _given_up(waiting: _Waiting) -> list[Dropped]:

@@ -76,6 +76,7 @@ class Ingest:
         self._backoff = Backoff()
         self._scope: trio.CancelScope | None = None
         self._last_error: str | None = None
+        self._is_garbled = False
         self._last_message_at: float | None = None
         self._decode_errors = metrics.decode_errors.labels(source.name)
         self._messages = metrics.messages_received.labels(source.name)
@@ -150,14 +151,20 @@ class Ingest:
         try:
             decoded = await _decode(message, encoding)
         except DecodeError as error:
-            self._decode_errors.inc()
-            self._counts["decode_errors"] += 1
-            log.warning("flashblock message refused", builder=self._source.name, reason=str(error))
+            self._refused(error)
             return
+        self._is_garbled = False
         if isinstance(decoded, EndOfPayload):
             self._counts["payload_ends"] += 1
         else:
             self._deliver(self._source.name, decoded)
+
+    def _refused(self, error: DecodeError) -> None:
+        self._decode_errors.inc()
+        self._counts["decode_errors"] += 1
+        if not self._is_garbled:  # one line for a run of them; the counter has them all
+            log.warning("flashblock message refused", builder=self._source.name, reason=str(error))
+        self._is_garbled = True
 
     async def _watch(self) -> None:
         while True:

@@ -249,15 +249,11 @@ class FlashblockSequence:
     # Taking, validating, publishing.
 
     def _take(self, known: Round, stream: BuilderStream, flashblock: Flashblock, now: float) -> None:
-        before = (stream.refused, stream.gapped)
-        reason = stream.take(flashblock, now)
-        if reason is None and known is not self._current:
-            reason = Reason.REPLACED  # kept all the same: its build may be asked for again
-        if reason is not None:
-            self._drop(reason, stream, flashblock.index)
-        stops_here = (stream.refused, stream.gapped) != before and (stream.refused or stream.gapped)
-        if reason is not None and stops_here:
-            self._pause(reason, known, stream, flashblock.index)
+        notes = stream.take_and_tell(flashblock, now, published=stream is known.owner)
+        self._commands += notes
+        if not notes and known is not self._current:
+            # It is kept all the same: the build may be asked for again.
+            self._drop(Reason.REPLACED, stream, flashblock.index)
 
     def _advance(self) -> None:
         """Do what can be done next for the current round."""

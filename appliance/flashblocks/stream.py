@@ -10,7 +10,7 @@ from typing import Final
 
 from appliance.domain.flashblocks import Flashblock, FlashblockBase
 from appliance.domain.payloads import PayloadId
-from appliance.flashblocks.commands import Reason
+from appliance.flashblocks.commands import Dropped, Paused, Reason
 
 MAX_FLASHBLOCKS: Final = 1024
 """Bound per payload and builder; a 12 s block with one every 50 ms has 240. More stop the stream."""
@@ -57,6 +57,17 @@ class BuilderStream:
         if self.refused is None:
             self._keep(flashblock, now)
         return self.refused
+
+    def take_and_tell(self, flashblock: Flashblock, now: float, *, published: bool) -> list[Dropped | Paused]:
+        """`take`, with what is to be known of it; ``published`` says whether subscribers follow this stream."""
+        before = (self.refused, self.gapped)
+        reason = self.take(flashblock, now)
+        if reason is None:
+            return []
+        notes: list[Dropped | Paused] = [Dropped(reason, self.builder, self.payload_id, flashblock.index)]
+        if (self.refused, self.gapped) != before:
+            notes.append(Paused(reason, self.builder, self.payload_id, flashblock.index, published))
+        return notes
 
     def bind(self, parent_hash: str, timestamp: int) -> None:
         """Say which build the payload id was announced for; early flashblocks of another one are refused."""

@@ -6,7 +6,7 @@ All are `UnavailableError`: fail over or try again. No error of a library leaves
 from appliance.domain.errors import RemoteError, UnavailableError
 
 
-class ConnectFailed(UnavailableError):  # noqa: N818 - named for what happened, as trio does
+class ConnectFailed(UnavailableError):
     """No connection came about: name, address, refusal, TLS, or the connect deadline."""
 
 
@@ -22,11 +22,11 @@ class WebsocketRefused(ConnectFailed):
         self.text = text
 
 
-class TimedOut(UnavailableError):  # noqa: N818 - named for what happened, as trio does
+class TimedOut(UnavailableError):
     """The deadline of the request passed. The other side may or may not have acted on it."""
 
 
-class ConnectionBroken(UnavailableError):  # noqa: N818 - named for what happened, as trio does
+class ConnectionBroken(UnavailableError):
     """The connection ended before the answer was whole.
 
     ``nothing_read`` says that not one byte of the answer had come: then a kept-alive connection was
@@ -38,5 +38,5 @@ class ConnectionBroken(UnavailableError):  # noqa: N818 - named for what happene
         self.nothing_read = nothing_read
 
 
-class BadResponse(RemoteError, UnavailableError):  # noqa: N818 - named for what happened, as trio does
+class BadResponse(RemoteError, UnavailableError):
     """The answer breaks the protocol or a limit. Also a `RemoteError`: it is the other side's fault."""

@@ -28,7 +28,7 @@ _CHECK_ONLY_SIGNATURE: Final[Options] = {
 }
 
 
-class Unauthorized(RemoteError):  # noqa: N818 - HTTP's own word for 401
+class Unauthorized(RemoteError):
     """The request carries no token that we accept (HTTP 401); the text is the reason."""
 
 

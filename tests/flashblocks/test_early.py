@@ -34,7 +34,11 @@ def test_builders_with_the_same_payload_id_are_kept_apart() -> None:
 def test_structural_rules_hold_already_here() -> None:
     buffer = EarlyBuffer(whole=True)
     buffer.add("alpha", make_flashblock(P, 0), 0.0)
-    assert buffer.add("alpha", make_flashblock(P, 2), 0.0) == [Dropped(Reason.GAP, "alpha", P, 2)]
+    assert buffer.add("alpha", make_flashblock(P, 2), 0.0) == [
+        Dropped(Reason.GAP, "alpha", P, 2),
+        Paused(Reason.GAP, "alpha", P, 2, published=False),
+    ]
+    assert buffer.add("alpha", make_flashblock(P, 3), 0.0) == [Dropped(Reason.GAP, "alpha", P, 3)]
     notes = buffer.add("alpha", make_flashblock(P, 0, "other"), 0.0)
     assert notes == [
         Dropped(Reason.EQUIVOCATION, "alpha", P, 0),

@@ -90,13 +90,15 @@ async def test_messages_are_delivered_in_order_as_they_came(autojump_clock: trio
 
 
 async def test_garbage_is_counted_and_does_not_end_the_connection(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as run:
-        for garbage in (b"", b"{}", b"\x00\xff", b'{"payload_id":"0x00"}'):
-            run.builders.send(URL, garbage, is_binary=garbage.startswith(b"\x00"))
-        run.builders.send(URL, unichain_messages()[0])
-        await run.wait_delivered(1)
-        assert run.count("decode_errors") == 4
-        assert run.count("connected")
+    with capture_logs() as lines:
+        async with running() as run:
+            for garbage in (b"", b"{}", b"\x00\xff", b'{"payload_id":"0x00"}'):
+                run.builders.send(URL, garbage, is_binary=garbage.startswith(b"\x00"))
+            run.builders.send(URL, unichain_messages()[0])
+            await run.wait_delivered(1)
+            assert run.count("decode_errors") == 4
+            assert run.count("connected")
+    assert [line["event"] for line in lines].count("flashblock message refused") == 1
     assert run.metric("decode_errors_total") == 4
     assert run.metric("reconnect_attempts") == 0
 

@@ -80,6 +80,7 @@ def test_a_replay_ends_with_the_real_block(tmp_path: Path) -> None:
         (["--fault", "builder-sleepy"], "appliance: --fault builder-sleepy: no fault is called 'builder-sleepy'"),
         (["--fault", "builder-down:gamma"], "no builder is called 'gamma'; there are alpha, beta"),
         (["--replay", "/nowhere.jsonl"], "appliance: capture /nowhere.jsonl: No such file or directory"),
+        (["--replay", str(CAPTURE), "--fault", "el-down"], "appliance: --fault: a replay has no faults"),
         (["--slots", "0"], "appliance: --slots 0: expected a number from 1"),
     ],
 )

@@ -1,0 +1,166 @@
+"""A world of subscribers for property tests: every action that can happen, and what must hold after any of them."""
+
+import random
+
+import brotli
+
+from appliance.domain.flashblocks import Encoding, Entry
+from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
+from appliance.fanout.frames import Variant
+from appliance.fanout.hub import HubSettings
+from appliance.fanout.session import Session, Stage
+from tests.fanout.fakes import fitful, parse_frames, payload_id
+from tests.fanout.support import Stand, Subscriber
+
+
+class World:
+    """Actions take their randomness from ``rng``."""
+
+    def __init__(self) -> None:
+        self.stand = Stand(HubSettings(max_lag=6, ping_interval_s=15, pong_timeout_s=40, close_timeout_s=3))
+        self.block, self.index, self.payload = 1, -1, 1
+
+    def someone(self, rng: random.Random) -> Subscriber | None:
+        """A subscriber whose connection is not over, if there is one."""
+        there = [item for item in self.stand.subscribers if not item.at(Stage.GONE)]
+        return rng.choice(there) if there else None
+
+    # The log and the tasks of the plane.
+
+    def flashblock(self, rng: random.Random) -> None:
+        self.index += 1
+        text = f"{self.payload}/{self.index}:".encode() + b"x" * rng.choice([0, 10, 120, 400, 66_000])
+        packed = rng.random() < 0.3
+        body = brotli.compress(text, quality=0) if packed else text
+        encoding = Encoding.BROTLI if packed else Encoding.TEXT
+        hole = rng.choice([0, 0, 0, 2])
+        self.stand.log.append(self.block, self.index, body=body, hole=hole, encoding=encoding, payload=self.payload)
+
+    def next_payload(self, rng: random.Random) -> None:
+        """The next block, or after a reorg another one of the same number or of one before."""
+        if self.index >= 0:
+            self.payload += 1
+            self.block, self.index = max(1, self.block + rng.choice([1, 1, 0, -1])), -1
+
+    def broadcast(self, rng: random.Random) -> None:
+        if self.stand.rounds:
+            self.stand.deliver(rng.randint(1, 3))
+        else:
+            self.stand.begin(rng.randint(1, 3))
+
+    def write(self, rng: random.Random) -> None:
+        waiting = [item for item in self.stand.subscribers if item.session in self.stand.writers]
+        if waiting:
+            self.stand.write(rng.choice(waiting), until=rng.randint(0, 4), refetch=rng.random() < 0.8)
+
+    def time_passes(self, rng: random.Random) -> None:
+        self.stand.now += 7
+        for session in list(self.stand.hub.sessions):
+            self.stand.hub.sweep(session, self.stand.now)
+            if rng.random() < 0.8:
+                session.heard()
+
+    def host_stops(self, rng: random.Random) -> None:
+        for session in rng.sample(sorted(self.stand.hub.sessions, key=id), len(self.stand.hub.sessions) // 2):
+            self.stand.hub.go_away(session, self.stand.now)
+
+    # Subscribers.
+
+    def connect(self, rng: random.Random) -> None:
+        resume: Resume = CurrentPayload()
+        way = rng.choice(["current", "block", "block", "payload"])
+        if way == "block":
+            resume = AfterBlock(max(0, self.block + rng.randint(-2, 1)), self.index + rng.randint(-3, 3))
+        elif way == "payload" and self.index >= 0:
+            resume = AfterPayload(payload_id(self.payload), rng.randint(-1, self.index))
+        steady = rng.random() < 0.4
+        choose = (lambda size: size) if steady else fitful(random.Random(rng.random()))
+        self.stand.connect(resume, rng.choice(list(Variant)), choose)
+
+    def change_pace(self, rng: random.Random) -> None:
+        """Somebody stops reading, goes on slowly, or reads as it comes."""
+        if subscriber := self.someone(rng):
+            most = rng.choice([0, 1, 50, 2000])
+            own = fitful(random.Random(rng.random()))
+            subscriber.wire.choose = rng.choice([lambda size: min(size, most), own, lambda size: size])
+
+    def ping_us(self, rng: random.Random) -> None:
+        if (subscriber := self.someone(rng)) and not subscriber.at(Stage.CLOSING):
+            subscriber.session.heard()
+            subscriber.session.queue_pong(rng.randbytes(rng.randint(0, 5)))
+            self.stand.hub.write_control(subscriber.session)
+
+    def leave(self, rng: random.Random) -> None:
+        """A close frame comes, the connection breaks, or just ends."""
+        if not (subscriber := self.someone(rng)):
+            return
+        way = rng.choice(["close", "break", "end"])
+        if way == "close":
+            subscriber.session.close_received = True
+            self.stand.hub.close(subscriber.session, 1000, "", self.stand.now)
+        elif way == "break":
+            subscriber.wire.error = BrokenPipeError()
+        else:
+            self.stand.hub.detach(subscriber.session)
+
+    def tasks_of_the_dropped_end(self) -> None:
+        for subscriber in self.stand.subscribers:
+            if subscriber.dropped():
+                self.stand.hub.detach(subscriber.session)
+
+    # What must hold.
+
+    def check_streams(self) -> None:
+        """What arrived is a prefix of the log after the place that was asked for, in whole frames."""
+        for subscriber in self.stand.subscribers:
+            expected = [_text(entry) for entry in subscriber.expected(self.stand.log.entries)]
+            received = _received(subscriber)
+            assert received == expected[: len(received)]
+
+    def check_groups(self) -> None:
+        """Everybody is in the group of its stage, and nothing is half sent where only whole frames go."""
+        hub = self.stand.hub
+        heads = {session for group in hub._heads.values() for session in group}
+        for session in hub.sessions:
+            assert (session in heads) == (session.stage is Stage.HEAD)
+            assert (session in hub._waiting) == (session.stage is Stage.WAITING)
+            assert (session in hub._catching_up) == (session.stage is Stage.CATCHING_UP)
+            assert session.at_boundary or session.stage not in (Stage.HEAD, Stage.WAITING)
+            self._check_writer(session)
+        assert heads | hub._waiting | hub._catching_up <= hub.sessions
+        assert self.stand.rounds or all(session.mark is hub.mark for session in heads)
+
+    def _check_writer(self, session: Session) -> None:
+        if session.stage is not Stage.CLOSING:  # a writer that is done with closing stays the last one
+            assert session.has_writer == (session in self.stand.writers)
+            assert session.has_writer == (session.stage is Stage.CATCHING_UP)
+
+    def check_end(self) -> None:
+        """When all sockets take everything, whoever is still there ends up with the whole suffix."""
+        self.tasks_of_the_dropped_end()
+        self.stand.settle()
+        self.check_streams()
+        self.check_groups()
+        for subscriber in self.stand.subscribers:
+            if subscriber.at(Stage.HEAD) or subscriber.at(Stage.WAITING):
+                expected = subscriber.expected(self.stand.log.entries)
+                assert _received(subscriber) == [_text(entry) for entry in expected]
+            else:
+                assert subscriber.at(Stage.GONE) or subscriber.at(Stage.CLOSING)
+
+
+def _text(entry: Entry) -> bytes:
+    return brotli.decompress(entry.body) if entry.encoding is Encoding.BROTLI else entry.body
+
+
+def _received(subscriber: Subscriber) -> list[bytes]:
+    """The JSON texts that arrived whole; checks that nothing follows a close."""
+    frames, rest = parse_frames(subscriber.wire.sent)
+    closes = [number for number, frame in enumerate(frames) if frame.opcode == 0x8]
+    assert closes in ([], [len(frames) - 1])
+    assert not (closes and rest)
+    expected_opcode = 0x1 if subscriber.variant is Variant.TEXT else 0x2
+    data = [frame for frame in frames if frame.opcode < 0x8]
+    assert all(frame.opcode == expected_opcode for frame in data)
+    unpack = brotli.decompress if subscriber.variant is Variant.BROTLI else bytes
+    return [unpack(frame.payload) for frame in data]
