@@ -13,7 +13,7 @@ import trio
 from appliance.domain.errors import ConfigError
 from appliance.telemetry.logging import configure
 
-_LIBRARIES = ("eth_account", "eth_hash", "Crypto")
+_LIBRARIES = ("eth_account", "eth_hash", "eth_keys", "rlp")
 
 
 def dev(arguments: argparse.Namespace) -> int:
