@@ -85,6 +85,8 @@ class DevSession:
                     self._network.set_fault(fault, on=fault not in self._network.faults())
 
     def _on_slot(self, report: SlotReport) -> None:
+        if self._enough.is_set():
+            return  # the appliance is being stopped: that this slot is missed says nothing
         if self._screen is not None:
             self._screen.on_slot(report)
         self._slots += 1
