@@ -44,13 +44,16 @@ class Housekeeping:
         self._on_removed = on_removed
 
     async def run(self, interval_s: float) -> None:
-        """Apply the limits every ``interval_s``, for ever. A failure (disk) is logged and tried again."""
+        """Apply the limits every ``interval_s``, for ever; a start is not the time for it.
+
+        A failure (disk) is logged and tried again.
+        """
         while True:
+            await trio.sleep(interval_s)
             try:
                 await self.apply_limits()
             except LogError as error:
                 log.warning("retention failed", error=str(error))
-            await trio.sleep(interval_s)
 
     async def apply_limits(self) -> Removed:
         """Remove all that is due and return how much that was."""

@@ -193,7 +193,6 @@ class LogMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.loop.stop()
         self.loop = Loop(Path(self.folder.name))
-        self.apply_retention()  # a start does that in the background
 
     @invariant()
     def the_log_holds_what_the_model_holds(self) -> None:

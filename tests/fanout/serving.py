@@ -1,0 +1,148 @@
+"""The plane on a real socket, and clients that speak as well or as badly as a test wants."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.ports import LogView
+from appliance.fanout.service import Fanout, FanoutSettings
+from appliance.net.listening import open_listener
+from tests.fanout.fakes import ParsedFrame, parse_frames
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+
+@dataclass
+class Serving:
+    """A running plane."""
+
+    fanout: Fanout
+    metrics: FanoutMetrics
+    port: int
+    stopping: trio.Event
+    ended: trio.Event
+
+    def url(self, target: str = "/ws") -> str:
+        return f"ws://127.0.0.1:{self.port}{target}"
+
+    def hub(self) -> dict[str, object]:
+        found = self.fanout.statistics()["hub"]
+        assert isinstance(found, dict)
+        return found
+
+    async def until(self, name: str, value: object) -> None:
+        """Wait until a number of the hub's statistics is this."""
+        with trio.fail_after(10):
+            while self.hub()[name] != value:
+                await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def serving(log: LogView, settings: FanoutSettings | None = None) -> AsyncIterator[Serving]:
+    """Run the plane on a free port; the end stops it by its own way and waits for it."""
+    metrics = FanoutMetrics.create(CollectorRegistry())
+    fanout = Fanout(settings or FanoutSettings(), log, metrics, jitter=lambda: 1.0)
+    listener = open_listener("127.0.0.1:0")
+    running = Serving(fanout, metrics, listener.getsockname()[1], trio.Event(), trio.Event())
+
+    async def run(task_status: trio.TaskStatus[object]) -> None:
+        await fanout.run(listener, stopping=running.stopping, task_status=task_status)
+        running.ended.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        try:
+            yield running
+        finally:
+            running.stopping.set()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 20):
+                await running.ended.wait()
+            nursery.cancel_scope.cancel()
+
+
+class RawClient:
+    """A client on a bare socket: it reads when it is told to and writes whatever it is told to."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.received = bytearray()
+        self._parsed = 0
+
+    @classmethod
+    async def connect(cls, port: int, *, receive_buffer: int | None = None) -> "RawClient":
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        await stream.socket.connect(("127.0.0.1", port))
+        return cls(stream)
+
+    async def request(self, target: str = "/ws", **headers: str | None) -> tuple[int, dict[str, str], bytes]:
+        """Send a handshake and return status, headers and, unless it is 101, the body."""
+        fields: dict[str, str | None] = {
+            "Host": "localhost",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": KEY,
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+        await self.stream.send_all("\r\n".join([f"GET {target} HTTP/1.1", *lines, "", ""]).encode())
+        return await self._answer()
+
+    async def _answer(self) -> tuple[int, dict[str, str], bytes]:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += await self._read(65536)
+        head, _, rest = data.partition(b"\r\n\r\n")
+        status_line, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        status = int(status_line.split()[1])
+        if status == 101:
+            self.received += rest
+            return status, headers, b""
+        while len(rest) < int(headers["content-length"]):
+            rest += await self._read(65536)
+        return status, headers, rest
+
+    async def _read(self, size: int) -> bytes:
+        with trio.fail_after(20):
+            data = await self.stream.receive_some(size)
+        if not data:
+            raise EOFError
+        return bytes(data)
+
+    async def frames(self, count: int) -> list[ParsedFrame]:
+        """The first ``count`` frames since the start."""
+        while len(found := parse_frames(self.received)[0]) < count:
+            self.received += await self._read(1 << 20)
+        return found
+
+    async def all_frames(self) -> list[ParsedFrame]:
+        """Everything until the server ends the connection; the last frame must be whole."""
+        try:
+            while True:
+                self.received += await self._read(1 << 20)
+        except EOFError:
+            found, rest = parse_frames(self.received)
+            assert rest == b""
+            return found
+
+
+def masked(opcode: int, payload: bytes = b"") -> bytes:
+    """A client's frame, whole and masked with zeros."""
+    assert len(payload) < 126
+    return bytes((0x80 | opcode, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+
+
+def close_of(frame: ParsedFrame) -> tuple[int, str]:
+    """Code and reason of a close frame."""
+    assert frame.opcode == 0x8
+    return int.from_bytes(frame.payload[:2], "big"), frame.payload[2:].decode()

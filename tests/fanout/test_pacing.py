@@ -1,0 +1,77 @@
+"""A long loop and the rest of the process."""
+
+import trio
+
+from appliance.fanout.pacing import MAX_PASSES, SLICE_S, Pace
+
+
+class Clock:
+    """Time that moves when told to, and by a little with each look at it."""
+
+    def __init__(self, look_s: float = 0.0) -> None:
+        self.now = 0.0
+        self.look_s = look_s
+
+    def __call__(self) -> float:
+        self.now += self.look_s
+        return self.now
+
+
+def test_a_slice_ends_with_its_time() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    assert [pace.spent] == [False]
+    clock.now = SLICE_S
+    assert [pace.spent] == [True]
+
+
+async def test_giving_way_begins_a_new_slice() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    clock.now = 5.0
+    await pace.give_way()
+    assert pace.until == 5.0 + SLICE_S
+
+
+async def test_giving_way_to_nobody_takes_two_passes() -> None:
+    clock = Clock(look_s=0.000_01)
+    await Pace(clock).give_way()
+    looks = clock.now / clock.look_s
+    assert round(looks) == 6  # at the start, twice for each of two passes, at the end
+
+
+async def test_giving_way_lasts_as_long_as_others_work() -> None:
+    clock = Clock(look_s=0.000_01)
+    pace = Pace(clock)
+    await pace.give_way()  # what an idle pass takes
+    done: list[int] = []
+
+    async def work(steps: int) -> None:
+        for step in range(steps):
+            clock.now += 0.000_1
+            done.append(step)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work, 4)
+        await pace.give_way()
+        assert done == [0, 1, 2, 3]
+
+
+async def test_giving_way_ends_when_others_never_do() -> None:
+    clock = Clock(look_s=0.000_01)
+    pace = Pace(clock)
+    await pace.give_way()
+    passes: list[int] = []
+
+    async def busy() -> None:
+        for _ in range(10 * MAX_PASSES):
+            clock.now += 0.001
+            passes.append(1)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(busy)
+        await pace.give_way()
+        assert 2 <= len(passes) <= MAX_PASSES + 1
+        nursery.cancel_scope.cancel()
