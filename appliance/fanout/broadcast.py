@@ -39,9 +39,10 @@ class Broadcast:
 
     async def _next_batch(self) -> Sequence[FrameSet]:
         position = self._hub.mark.position
-        entries = self._log.recent(position, BATCH_ENTRIES)
+        limit = 1 if self._hub.has_waiting else BATCH_ENTRIES
+        entries = self._log.recent(position, limit)
         if entries is None:  # further behind than the log's memory reaches
-            entries = await self._log.read(position, limit=BATCH_ENTRIES, max_bytes=BATCH_BYTES)
+            entries = await self._log.read(position, limit=limit, max_bytes=BATCH_BYTES)
         sizes = [len(entry.body) for entry in entries]
         count = next((n for n in range(1, len(sizes)) if sum(sizes[: n + 1]) > BATCH_BYTES), len(sizes))
         return self._cache.get_all(entries[:count])

@@ -72,6 +72,11 @@ class Hub:
         self.metrics.closed_connections.add()
         self.metrics.active_connections.add(-1)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether somebody waits for an entry that is new to it; then batches of one spare it a writer task."""
+        return bool(self._waiting)
+
     def begin(self, batch: Sequence[FrameSet], now: float) -> dict[Variant, list[Session]]:
         """Start the broadcast of the next entries: who is at the head now, by variant.
 

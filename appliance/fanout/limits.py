@@ -54,7 +54,7 @@ class Admission:
         self._max_per_address = max_per_address
         self._taken = 0
         self._by_address: Counter[str] = Counter()
-        self._unclaimed: deque[Ticket] = deque()
+        self._unclaimed: deque[Ticket] = deque()  # in order of expiry: what was admitted within one timeout
 
     @property
     def taken(self) -> int:

@@ -27,7 +27,7 @@ from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.pacing import Clock
 from appliance.fanout.ports import LogView
 from appliance.fanout.session import Session
-from appliance.fanout.subscriber import converse, prepare_socket
+from appliance.fanout.subscriber import abandon, converse, prepare_socket
 from appliance.net.http_server import Connection, HttpLimits, HttpServer
 from appliance.telemetry.logging import get_logger
 
@@ -159,6 +159,8 @@ class Fanout:
             finally:
                 hub.detach(session)
                 admitted.ticket.release()
+                if not session.close_sent:
+                    abandon(connection.socket)
 
     def _create_session(self, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
         located = admitted.located

@@ -3,10 +3,11 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from prometheus_client import CollectorRegistry
+from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.ports import LogView
@@ -24,11 +25,26 @@ class Serving:
     fanout: Fanout
     metrics: FanoutMetrics
     port: int
-    stopping: trio.Event
-    ended: trio.Event
+    stopping: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    clients: list["RawClient"] = field(default_factory=list)
 
-    def url(self, target: str = "/ws") -> str:
-        return f"ws://127.0.0.1:{self.port}{target}"
+    @asynccontextmanager
+    async def subscriber(
+        self, target: str = "/ws", max_message_size: int = 1 << 20
+    ) -> AsyncIterator[WebSocketConnection]:
+        """A subscriber by another implementation, which leaves its socket open when the server closes first."""
+        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream, trio.open_nursery() as nursery:
+            ws = await wrap_client_stream(
+                nursery, stream, f"127.0.0.1:{self.port}", target, max_message_size=max_message_size
+            )
+            yield ws
+            await ws.aclose()
+
+    async def client(self, *, receive_buffer: int | None = None) -> "RawClient":
+        """A bare connection to it; closed at the end if the test does not."""
+        self.clients.append(await RawClient.connect(self.port, receive_buffer))
+        return self.clients[-1]
 
     def hub(self) -> dict[str, object]:
         found = self.fanout.statistics()["hub"]
@@ -48,7 +64,7 @@ async def serving(log: LogView, settings: FanoutSettings | None = None) -> Async
     metrics = FanoutMetrics.create(CollectorRegistry())
     fanout = Fanout(settings or FanoutSettings(), log, metrics, jitter=lambda: 1.0)
     listener = open_listener("127.0.0.1:0")
-    running = Serving(fanout, metrics, listener.getsockname()[1], trio.Event(), trio.Event())
+    running = Serving(fanout, metrics, listener.getsockname()[1])
 
     async def run(task_status: trio.TaskStatus[object]) -> None:
         await fanout.run(listener, stopping=running.stopping, task_status=task_status)
@@ -59,8 +75,10 @@ async def serving(log: LogView, settings: FanoutSettings | None = None) -> Async
         try:
             yield running
         finally:
-            running.stopping.set()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 20):
+                for client in running.clients:
+                    await client.stream.aclose()
+                running.stopping.set()
                 await running.ended.wait()
             nursery.cancel_scope.cancel()
 
@@ -74,16 +92,20 @@ class RawClient:
         self._parsed = 0
 
     @classmethod
-    async def connect(cls, port: int, *, receive_buffer: int | None = None) -> "RawClient":
+    async def connect(cls, port: int, receive_buffer: int | None) -> "RawClient":
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        await stream.socket.connect(("127.0.0.1", port))
+        try:
+            await stream.socket.connect(("127.0.0.1", port))
+        except BaseException:
+            sock.close()
+            raise
         return cls(stream)
 
-    async def request(self, target: str = "/ws", **headers: str | None) -> tuple[int, dict[str, str], bytes]:
+    async def request(self, target: str = "/ws", /, **headers: str | None) -> tuple[int, dict[str, str], bytes]:
         """Send a handshake and return status, headers and, unless it is 101, the body."""
         fields: dict[str, str | None] = {
             "Host": "localhost",
@@ -130,7 +152,7 @@ class RawClient:
         try:
             while True:
                 self.received += await self._read(1 << 20)
-        except EOFError:
+        except (EOFError, trio.BrokenResourceError):
             found, rest = parse_frames(self.received)
             assert rest == b""
             return found

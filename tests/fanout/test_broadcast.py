@@ -1,0 +1,140 @@
+"""The tasks that serve everybody together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import perf_counter
+
+import trio
+
+from appliance.domain.positions import AfterBlock, CurrentPayload
+from appliance.fanout.broadcast import BATCH_BYTES, BATCH_ENTRIES, Broadcast, Sweeper
+from appliance.fanout.frames import Variant
+from tests.fanout.fakes import messages, parse_frames
+from tests.fanout.serving import close_of
+from tests.fanout.support import Stand
+
+
+async def inline(work: object) -> bytes:
+    await trio.lowlevel.checkpoint()
+    assert callable(work)
+    return bytes(work())
+
+
+@asynccontextmanager
+async def broadcasting(stand: Stand) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        broadcast = Broadcast(stand.hub, stand.log, stand.cache, inline, perf_counter)
+        nursery.start_soon(broadcast.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_entries_go_out_as_they_are_committed() -> None:
+    stand = Stand()
+    text, packed = stand.connect(), stand.connect(variant=Variant.BROTLI)
+    async with broadcasting(stand):
+        for index in range(3):
+            stand.log.append(1, index)
+            await trio.testing.wait_all_tasks_blocked()
+    assert messages(text.wire.sent) == [entry.body for entry in stand.log.entries]
+    assert len(messages(packed.wire.sent)) == 3
+    assert text.wire.sends == 3
+
+
+async def test_an_entry_during_a_broadcast_is_not_missed() -> None:
+    stand = Stand()
+    subscribers = [stand.connect() for _ in range(200)]
+    async with broadcasting(stand):
+        for index in range(20):
+            stand.log.append(1, index)
+            await trio.lowlevel.checkpoint()
+    expected = [entry.body for entry in stand.log.entries]
+    assert all(messages(subscriber.wire.sent) == expected for subscriber in subscribers)
+
+
+async def test_what_has_piled_up_goes_out_in_batches_of_bounded_size() -> None:
+    stand = Stand()
+    subscriber = stand.connect()
+    for index in range(3 * BATCH_ENTRIES):
+        stand.log.append(1, index)
+    for index in range(4):
+        stand.log.append(2, index, body=b"x" * (BATCH_BYTES // 2 - 10))
+    stand.log.append(3, 0, body=b"y" * (2 * BATCH_BYTES))
+    async with broadcasting(stand):
+        pass
+    assert messages(subscriber.wire.sent) == [entry.body for entry in stand.log.entries]
+    assert subscriber.wire.sends == 3 + 2 + 1
+
+
+async def test_a_broadcast_beyond_the_logs_memory_reads_from_disk() -> None:
+    stand = Stand()
+    subscriber = stand.connect()
+    stand.log.tail = 2
+    for index in range(30):
+        stand.log.append(1, index)
+    async with broadcasting(stand):
+        pass
+    assert messages(subscriber.wire.sent) == [entry.body for entry in stand.log.entries]
+    assert stand.log.reads > 0
+
+
+async def test_a_broadcast_to_nobody_moves_on() -> None:
+    stand = Stand()
+    async with broadcasting(stand):
+        stand.log.append(1, 0)
+    assert stand.hub.mark.position == 1
+    late = stand.connect(CurrentPayload())
+    stand.settle()
+    assert len(messages(late.wire.sent)) == 1
+
+
+async def test_pings_go_to_each_at_its_time(autojump_clock: trio.testing.MockClock) -> None:
+    stand = Stand()
+    first = stand.connect()
+    stand.now = 5.0
+    second = stand.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Sweeper(stand.hub, 1.0, perf_counter).run)
+        pings = []
+        for now in (14.5, 16.5, 19.5, 21.5):
+            await trio.sleep_until(now)
+            pings.append((len(first.wire.sent) // 2, len(second.wire.sent) // 2))
+        nursery.cancel_scope.cancel()
+    assert pings == [(0, 0), (1, 0), (1, 0), (1, 1)]
+
+
+async def test_who_does_not_answer_is_dropped_in_time(autojump_clock: trio.testing.MockClock) -> None:
+    stand = Stand()
+    silent, alive = stand.connect(), stand.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Sweeper(stand.hub, 1.0, perf_counter).run)
+        for _ in range(50):
+            await trio.sleep(1)
+            alive.session.heard()
+        nursery.cancel_scope.cancel()
+    assert (silent.dropped(), alive.dropped()) == (True, False)
+
+
+async def test_everybody_is_told_that_the_host_goes_away() -> None:
+    stand = Stand()
+    subscribers = [stand.connect() for _ in range(50)]
+    stand.publish((4, 2))
+    await Sweeper(stand.hub, 1.0, perf_counter).close_all()
+    for subscriber in subscribers:
+        frames, _ = parse_frames(subscriber.wire.sent)
+        assert close_of(frames[-1]) == (1001, "going away block_number=4 flashblock_index=2")
+
+
+async def test_those_who_wait_for_news_come_to_the_head_without_a_writer_each() -> None:
+    stand = Stand()
+    stand.publish((1, 0))
+    travellers = [stand.connect(AfterBlock(1, 2)) for _ in range(30)]
+    for index in range(1, 6):
+        stand.log.append(1, index)
+    async with broadcasting(stand):
+        pass
+    expected = [entry.body for entry in stand.log.entries][3:]
+    assert all(messages(traveller.wire.sent) == expected for traveller in travellers)
+    assert not stand.writers

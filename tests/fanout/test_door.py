@@ -1,0 +1,114 @@
+"""Requests that the door answers itself, and places that it gives back. The rest is in test_service.py."""
+
+import json
+
+import pytest
+import trio
+from prometheus_client import CollectorRegistry
+
+from appliance.fanout.door import Admitted, Door
+from appliance.fanout.limits import UNCLAIMED_TIMEOUT_S, Admission, ClientAddress
+from appliance.fanout.metrics import FanoutMetrics
+from appliance.net.http import Headers, HttpRequest, HttpResponse
+from appliance.net.http_server import Connection, Upgrade
+from tests.fanout.fakes import MemoryLog
+from tests.fanout.serving import KEY
+
+HANDSHAKE = {
+    "upgrade": "websocket",
+    "connection": "Upgrade",
+    "sec-websocket-version": "13",
+    "sec-websocket-key": KEY,
+}
+
+
+class House:
+    """A door with two places behind it."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        self.stopping = trio.Event()
+        self.admission = Admission(max_subscribers=2, max_per_address=2)
+        metrics = FanoutMetrics.create(CollectorRegistry())
+        address = ClientAddress([], "X-Forwarded-For")
+        self.door = Door(self.log, self.admission, address, metrics, self.stopping, _serve)
+
+    async def ask(self, target: str = "/ws", method: str = "GET", *, upgrade: bool = True) -> HttpResponse | Upgrade:
+        headers = Headers(HANDSHAKE if upgrade else {})
+        return await self.door.handle(HttpRequest(method, target, headers, peer="1.2.3.4", upgrade=upgrade))
+
+    async def refused(self, target: str = "/ws", method: str = "GET", *, upgrade: bool = True) -> tuple[int, str]:
+        answer = await self.ask(target, method, upgrade=upgrade)
+        assert isinstance(answer, HttpResponse)
+        return answer.status, json.loads(answer.body)["message"]
+
+
+async def _serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
+    raise AssertionError("nobody comes in")
+
+
+async def test_a_good_request_is_upgraded_and_holds_a_place() -> None:
+    house = House()
+    answer = await house.ask()
+    assert isinstance(answer, Upgrade)
+    assert Headers(answer.headers)["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert house.admission.taken == 1
+
+
+async def test_a_place_that_is_never_taken_comes_back(autojump_clock: trio.testing.MockClock) -> None:
+    house = House()
+    await house.ask()
+    await house.ask()
+    assert (await house.refused())[0] == 429
+    await trio.sleep(UNCLAIMED_TIMEOUT_S)
+    assert isinstance(await house.ask(), Upgrade)
+
+
+async def test_health_says_when_the_end_comes() -> None:
+    house = House()
+    assert await house.ask("/healthz", upgrade=False) == HttpResponse(200, b"ok\n")
+    house.stopping.set()
+    assert await house.refused("/healthz", upgrade=False) == (503, "stopping")
+    assert await house.refused() == (503, "this host is going away")
+
+
+async def test_a_websocket_begins_with_get() -> None:
+    answer = await House().ask(method="POST", upgrade=False)
+    assert isinstance(answer, HttpResponse)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET")
+
+
+async def test_a_browser_is_told_that_this_is_a_websocket() -> None:
+    house = House()
+    status, message = await house.refused(upgrade=False)
+    assert status == 426
+    assert "ws://" in message
+
+
+@pytest.mark.parametrize("target", ["/nothing", "/ws/key", "//", "/WS", "*"])
+async def test_other_paths_do_not_exist(target: str) -> None:
+    assert (await House().refused(target))[0] == 404
+
+
+async def test_a_refused_position_holds_no_place() -> None:
+    house = House()
+    house.log.append(5, 0)
+    house.log.append(6, 0)
+    house.log.prune(1)
+    assert (await house.refused("/ws?block_number=4"))[0] == 410
+    assert (await house.refused("/ws?block_number=x"))[0] == 400
+    assert house.admission.taken == 0
+
+
+async def test_a_position_in_an_empty_log_that_is_gone_names_no_oldest() -> None:
+    answer = await House().ask("/ws?payload_id=0x0000000000000001")
+    assert isinstance(answer, HttpResponse)
+    assert json.loads(answer.body)["oldest"] is None
+
+
+async def test_a_lookup_that_is_cancelled_gives_its_place_back() -> None:
+    house = House()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await house.ask()
+    assert house.admission.taken == 0
