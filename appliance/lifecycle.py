@@ -10,7 +10,7 @@ A crash is an exception that the plane did not handle itself, so a bug. What may
 
 from collections.abc import Awaitable, Callable
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -19,6 +19,9 @@ from appliance.net.backoff import Backoff
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("supervisor")
+
+STEADY_S: Final = 60.0
+"""A plane that ran this long before it crashed is restarted after the shortest pause again."""
 
 
 class OnCrash(Enum):
@@ -67,6 +70,7 @@ class Plane:
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
+        self._running_since = 0.0
 
     def __repr__(self) -> str:
         return f"<Plane {self.name}: {self.state}, {self.restarts} restarts>"
@@ -84,8 +88,7 @@ class Plane:
         try:
             with self._scope:
                 await self._run_once(task_status)
-                while self.state is PlaneState.RESTARTING and not self._stopping.is_set():
-                    await self._pause()
+                while await self._may_restart():
                     await self._run_once(trio.TASK_STATUS_IGNORED)
             if self.state is not PlaneState.FAILED:
                 self.state = PlaneState.STOPPED
@@ -107,6 +110,11 @@ class Plane:
     def statistics(self) -> dict[str, object]:
         """State and restarts, for the status."""
         return {"state": self.state.value, "restarts": self.restarts}
+
+    def mark_running(self) -> None:
+        """The plane is ready."""
+        self.state = PlaneState.RUNNING
+        self._running_since = trio.current_time()
 
     async def _run_once(self, task_status: trio.TaskStatus[None]) -> None:
         ready = _Ready(self, task_status)
@@ -130,9 +138,15 @@ class Plane:
             self.restarts += 1
             self._count_restart()
 
-    async def _pause(self) -> None:
+    async def _may_restart(self) -> bool:
+        """After a crash, wait for the pause to pass; false when there was none, or the plane is being stopped."""
+        if self.state is not PlaneState.RESTARTING:
+            return False
+        if trio.current_time() - self._running_since >= STEADY_S:
+            self._backoff.reset()
         with trio.move_on_after(self._backoff.next()):
             await self._stopping.wait()
+        return not self._stopping.is_set()
 
 
 class _Ready:
@@ -145,5 +159,5 @@ class _Ready:
 
     def started(self, value: None = None) -> None:
         self.called = True
-        self._plane.state = PlaneState.RUNNING
+        self._plane.mark_running()
         self._inner.started(value)

@@ -108,7 +108,7 @@ class Appliance:
                 listeners = self._open_listeners(sockets)
                 async with self._open_log() as flashlog, AsyncExitStack() as upstreams:
                     await self._compose(secrets, listeners, flashlog, upstreams)
-                    await self._run_planes(task_status)
+                    await self._run_planes(listeners, task_status)
         finally:
             self._stopped.set()
         log.info("stopped")
@@ -228,7 +228,7 @@ class Appliance:
         if statistics is not None:
             self._statistics[name] = statistics
 
-    async def _run_planes(self, task_status: trio.TaskStatus[dict[str, str]]) -> None:
+    async def _run_planes(self, listeners: dict[str, socket], task_status: trio.TaskStatus[dict[str, str]]) -> None:
         pauses = GarbageCollectionPauses(self.registry)
         async with trio.open_nursery() as nursery:
             for plane in self._planes.values():
@@ -240,7 +240,14 @@ class Appliance:
             pauses.remove()
             for name in PLANES:
                 if name in self._planes:
-                    await self._planes[name].stop(STOP_DEADLINE_S)
+                    await self._stop_plane(self._planes[name], listeners.get(name))
+
+    async def _stop_plane(self, plane: Plane, listener: socket | None) -> None:
+        if listener is not None:
+            # The plane has a duplicate. With this one open the kernel would go on taking connections that
+            # nobody serves, and clients would hang instead of going elsewhere.
+            listener.close()
+        await plane.stop(STOP_DEADLINE_S)
 
     def _raise_crash(self) -> None:
         for plane in self._planes.values():

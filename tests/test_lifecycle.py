@@ -94,14 +94,27 @@ async def test_a_plane_that_must_not_restart_reports_its_crash(
     assert str(plane.crash) == "a bug"
 
 
+async def test_a_plane_that_ran_long_is_restarted_after_the_shortest_pause_again(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    script = Script(1, 1, 100, 1)
+    plane = Plane("fanout", script.run, OnCrash.RESTART)
+    await nursery.start(plane.supervise, never)
+    await trio.sleep(200)
+    assert script.starts == pytest.approx([0, 1.1, 2.3, 102.4, 103.6])
+    await plane.stop(1)
+
+
 async def test_stopping_ends_the_pause_before_a_restart(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     script = Script(*[0.0] * 20)
     plane = Plane("fanout", script.run, OnCrash.RESTART)
     await nursery.start(plane.supervise, never)
     await trio.sleep(3)
     assert state(plane) is PlaneState.RESTARTING
+    starts = len(script.starts)
     await plane.stop(60)
     assert trio.current_time() == pytest.approx(3)
+    assert len(script.starts) == starts
     assert state(plane) is PlaneState.STOPPED
 
 

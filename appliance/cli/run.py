@@ -51,11 +51,7 @@ async def run_until_signal(appliance: Appliance) -> None:
 
 async def _stop_on_signal(appliance: Appliance, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            name = signal.Signals(number).name
-            if appliance.stopping:
-                log.warning("stopping at once", signal=name)
-                scope.cancel()
-                return
-            log.info("stopping", signal=name)
-            appliance.stop()
+        log.info("stopping", signal=signal.Signals(await anext(signals)).name)
+        appliance.stop()
+        log.warning("stopping at once", signal=signal.Signals(await anext(signals)).name)
+        scope.cancel()

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from appliance.config.model import Config
 
@@ -13,6 +14,7 @@ def check(config: Config) -> Iterator[Row]:
     """All broken rules of a configuration whose values are each well formed."""
     yield from _something_runs(config)
     yield from _ports(config)
+    yield from _urls(config)
     yield from _listeners_differ(config)
     yield from _builders(config)
     yield from _flashblocks(config)
@@ -37,6 +39,27 @@ def _ports(config: Config) -> Iterator[Row]:
     for path, address in _listeners(config):
         if int(address.rpartition(":")[2]) > 65_535:
             yield path, f'"{address}"', "a port from 0 to 65535"
+
+
+def _urls(config: Config) -> Iterator[Row]:
+    if config.engine is None:
+        return
+    urls = [("engine.l2.url", config.engine.l2.url)]
+    for index, builder in enumerate(config.engine.builders):
+        urls.append((f"engine.builders[{index}].url", builder.url))
+        if builder.flashblocks_url:
+            urls.append((f"engine.builders[{index}].flashblocks_url", builder.flashblocks_url))
+    for path, url in urls:
+        if not _has_host_and_port(url):
+            yield path, f'"{url}"', "a URL with a host and, if any, a port from 1 to 65535"
+
+
+def _has_host_and_port(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _listeners_differ(config: Config) -> Iterator[Row]:

@@ -14,10 +14,10 @@ Address = Annotated[
     Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):[0-9]{1,5}$", description='an address as "host:port"'),
 ]
 HttpUrl = Annotated[
-    str, Meta(pattern=r"^https?://[^\s/]+", description='a URL that begins with "http://" or "https://"')
+    str, Meta(pattern=r"^https?://[!-.0-~][!-~]*$", description='a URL as "http://host:port" or "https://host:port"')
 ]
 WebsocketUrl = Annotated[
-    str, Meta(pattern=r"^wss?://[^\s/]+", description='a URL that begins with "ws://" or "wss://"')
+    str, Meta(pattern=r"^wss?://[!-.0-~][!-~]*$", description='a URL as "ws://host:port" or "wss://host:port"')
 ]
 Path = Annotated[str, Meta(min_length=1, description="a path", extra={"path": True})]
 Name = Annotated[

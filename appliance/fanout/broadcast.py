@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import trio
 
+from appliance.fanout.catchup import Turns
 from appliance.fanout.frames import FrameCache, FrameSet, RunSync, Variant
 from appliance.fanout.hub import Hub
 from appliance.fanout.marks import Mark
@@ -20,10 +21,13 @@ BATCH_BYTES = 128 * 1024
 class Broadcast:
     """Hands each new entry of the log to the sessions at the head."""
 
-    def __init__(self, hub: Hub, log: LogView, cache: FrameCache, run_sync: RunSync, clock: Clock) -> None:
+    def __init__(
+        self, hub: Hub, log: LogView, cache: FrameCache, turns: Turns, run_sync: RunSync, clock: Clock
+    ) -> None:
         self._hub = hub
         self._log = log
         self._cache = cache
+        self._turns = turns
         self._run_sync = run_sync
         self._pace = Pace(clock)
 
@@ -34,7 +38,8 @@ class Broadcast:
             await self._log.wait_past(self._hub.mark.position)
             batch = await self._next_batch()
             begun = clock()
-            await self._deliver(batch)
+            with self._turns.held_back():
+                await self._deliver(batch)
             self._hub.metrics.broadcast_seconds.observe(clock() - begun)
 
     async def _next_batch(self) -> Sequence[FrameSet]:

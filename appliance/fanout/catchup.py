@@ -3,11 +3,12 @@
 Slow start protection. After an outage thousands catch up at once, and each of their tasks is ready to run
 nearly always. Work is done in *turns* of at most `TURN_S`, and only `CONCURRENT_TURNS` tasks may be at it in
 one pass of the event loop; the others queue, first come first served. So a pass lasts about a millisecond
-however many there are, and the broadcast, which does one slice a pass, goes on.
+however many there are. While a broadcast is under way there is one turn in a pass: those at the head come first, and the others still get on when one broadcast follows another.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from enum import Enum, auto
 
 import trio
@@ -72,15 +73,35 @@ def _send_next(hub: Hub, session: Session, backlog: deque[FrameSet]) -> Outcome 
     return None if done else Outcome.BLOCKED
 
 
+class Turns:
+    """Who may work now: fewer while those at the head are served."""
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(CONCURRENT_TURNS)
+
+    def take(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn, first come, first served."""
+        return self._limiter
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """While this lasts, one turn at a time."""
+        self._limiter.total_tokens = 1
+        try:
+            yield
+        finally:
+            self._limiter.total_tokens = CONCURRENT_TURNS
+
+
 class CatchUp:
     """Runs the writer tasks; one for each session whose `has_writer` is set."""
 
-    def __init__(self, hub: Hub, backlog: Backlog, run_sync: RunSync, clock: Callable[[], float]) -> None:
+    def __init__(self, hub: Hub, backlog: Backlog, turns: Turns, run_sync: RunSync, clock: Callable[[], float]) -> None:
         self._hub = hub
         self._backlog = backlog
         self._run_sync = run_sync
         self._clock = clock
-        self._turns = trio.Semaphore(CONCURRENT_TURNS)
+        self._turns = turns
 
     async def run(self, session: Session, full: bool) -> None:
         """Serve one session until it is back at the head or gone. ``full``: its socket takes nothing now."""
@@ -113,7 +134,7 @@ class CatchUp:
             outcome = await self._take_turn(session, backlog)
 
     async def _take_turn(self, session: Session, backlog: deque[FrameSet]) -> Outcome:
-        async with self._turns:
+        async with self._turns.take():
             if session.stage is Stage.GONE:
                 return Outcome.FINISHED
             return turn(self._hub, session, backlog, self._clock, self._clock() + TURN_S)

@@ -13,6 +13,7 @@ from appliance.domain.positions import Located
 from appliance.fanout import handshake
 from appliance.fanout.handshake import NotAWebsocket
 from appliance.fanout.limits import Admission, ClientAddress, Ticket, TooManyFromAddress
+from appliance.fanout.lookups import Lookups
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.ports import LogView
 from appliance.fanout.resume import STREAM_PATHS, BadRequest, SubscribeRequest, parse_query
@@ -23,7 +24,6 @@ from appliance.telemetry.logging import get_logger
 log = get_logger("fanout")
 
 RETRY_AFTER_S: Final = 5
-CONCURRENT_LOOKUPS: Final = 4  # more would only queue in the log, before those who catch up already
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,12 @@ class Door:
         stopping: trio.Event,
         serve: Serve,
     ) -> None:
-        self._log = log_view
         self._admission = admission
         self._client_address = client_address
         self._metrics = metrics
         self._stopping = stopping
         self._serve = serve
-        self._lookups = trio.Semaphore(CONCURRENT_LOOKUPS)
+        self._lookups = Lookups(log_view)
 
     async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
         """Answer one request: 101, or 400, 404, 405, 410, 426, 429 or 503 with a JSON `message`."""
@@ -104,8 +103,7 @@ class Door:
 
     async def _locate(self, wanted: SubscribeRequest, ticket: Ticket) -> Admitted | HttpResponse:
         try:
-            async with self._lookups:
-                located = await self._log.locate(wanted.resume)
+            located = await self._lookups.locate(wanted.resume)
         except PrunedError as error:
             return _gone(error)
         except LogError as error:

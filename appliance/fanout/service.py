@@ -17,7 +17,7 @@ from appliance.domain.errors import PrunedError
 from appliance.domain.positions import AfterBlock, Resume
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
-from appliance.fanout.catchup import CatchUp
+from appliance.fanout.catchup import CatchUp, Turns
 from appliance.fanout.door import Admitted, Door
 from appliance.fanout.frames import FrameCache, RunSync
 from appliance.fanout.hub import Hub, HubSettings
@@ -99,7 +99,7 @@ class Fanout:
 
     async def _create_hub(self, workers: trio.Nursery) -> Hub:
         settings, log_view = self._settings, self._log
-        cache = FrameCache()
+        cache, turns = FrameCache(), Turns()
 
         def on_behind(session: Session, full: bool) -> None:
             workers.start_soon(catch_up.run, session, full)
@@ -115,8 +115,8 @@ class Fanout:
             self._metrics,
             on_behind,
         )
-        catch_up = CatchUp(hub, Backlog(log_view, cache), self._run_sync, self._clock)
-        workers.start_soon(Broadcast(hub, log_view, cache, self._run_sync, self._clock).run)
+        catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, self._clock)
+        workers.start_soon(Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock).run)
         return hub
 
     def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event) -> HttpServer:

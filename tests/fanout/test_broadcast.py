@@ -8,6 +8,7 @@ import trio
 
 from appliance.domain.positions import AfterBlock, CurrentPayload
 from appliance.fanout.broadcast import BATCH_BYTES, BATCH_ENTRIES, Broadcast, Sweeper
+from appliance.fanout.catchup import Turns
 from appliance.fanout.frames import Variant
 from tests.fanout.fakes import messages, parse_frames
 from tests.fanout.serving import close_of
@@ -23,7 +24,7 @@ async def inline(work: object) -> bytes:
 @asynccontextmanager
 async def broadcasting(stand: Stand) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        broadcast = Broadcast(stand.hub, stand.log, stand.cache, inline, perf_counter)
+        broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(), inline, perf_counter)
         nursery.start_soon(broadcast.run)
         await trio.testing.wait_all_tasks_blocked()
         yield

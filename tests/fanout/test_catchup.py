@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from appliance.domain.flashblocks import Encoding
 from appliance.fanout.backlog import Backlog
-from appliance.fanout.catchup import CONCURRENT_TURNS, CatchUp
+from appliance.fanout.catchup import CONCURRENT_TURNS, CatchUp, Turns
 from appliance.fanout.frames import FrameCache, Variant
 from appliance.fanout.hub import Hub, HubSettings
 from appliance.fanout.marks import Mark
@@ -41,7 +41,8 @@ class Rig:
         mark = Mark(log.head, log.entries[-1].key)
         self.hub = Hub(mark, SETTINGS, self.metrics, self._on_behind)
         backlog = Backlog(log, FrameCache())
-        self.catch_up = CatchUp(self.hub, backlog, _inline, Stepping(clock_step))
+        self.turns = Turns()
+        self.catch_up = CatchUp(self.hub, backlog, self.turns, _inline, Stepping(clock_step))
         self._nursery = nursery
         self.dropped: list[Session] = []
 
@@ -110,6 +111,22 @@ async def test_thousands_who_catch_up_leave_the_loop_to_others() -> None:
     assert all(len(messages(wire.sent)) == 10 for wire in wires)
     # A pass is shuffled, so two passes' turns may fall between two looks.
     assert most <= 2 * CONCURRENT_TURNS * 4
+
+
+async def test_during_a_broadcast_they_are_held_back() -> None:
+    wires = [FakeWire() for _ in range(100)]
+    async with trio.open_nursery() as nursery:
+        rig = Rig(nursery, filled(10), clock_step=0.000_1)
+        for wire in wires:
+            rig.connect(wire)
+        with rig.turns.held_back():
+            before, most = 0, 0
+            for _ in range(50):
+                await trio.lowlevel.checkpoint()
+                sends = rig.metrics.sent_messages.value
+                most, before = max(most, sends - before), sends
+        assert 0 < most <= 2 * 4
+    assert all(len(messages(wire.sent)) == 10 for wire in wires)
 
 
 async def test_turns_go_round_so_that_nobody_waits_for_the_first_to_finish() -> None:

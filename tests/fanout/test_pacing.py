@@ -37,7 +37,7 @@ async def test_giving_way_to_nobody_takes_two_passes() -> None:
     clock = Clock(look_s=0.000_01)
     await Pace(clock).give_way()
     looks = clock.now / clock.look_s
-    assert round(looks) == 6  # at the start, twice for each of two passes, at the end
+    assert round(looks) == 7  # at the start twice, twice for each of two passes, at the end
 
 
 async def test_giving_way_lasts_as_long_as_others_work() -> None:
@@ -48,7 +48,7 @@ async def test_giving_way_lasts_as_long_as_others_work() -> None:
 
     async def work(steps: int) -> None:
         for step in range(steps):
-            clock.now += 0.000_1
+            clock.now += SLICE_S / 10
             done.append(step)
             await trio.lowlevel.checkpoint()
 
@@ -64,14 +64,16 @@ async def test_giving_way_ends_when_others_never_do() -> None:
     await pace.give_way()
     passes: list[int] = []
 
-    async def busy() -> None:
+    async def busy(work_s: float) -> None:
         for _ in range(10 * MAX_PASSES):
-            clock.now += 0.001
+            clock.now += work_s
             passes.append(1)
             await trio.lowlevel.checkpoint()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(busy)
-        await pace.give_way()
-        assert 2 <= len(passes) <= MAX_PASSES + 1
-        nursery.cancel_scope.cancel()
+    for work_s, most in [(SLICE_S / 20, MAX_PASSES), (SLICE_S / 2, 2), (2 * SLICE_S, 1)]:
+        async with trio.open_nursery() as nursery:
+            passes.clear()
+            nursery.start_soon(busy, work_s)
+            await pace.give_way()
+            assert 1 <= len(passes) <= most + 1  # one more, or not, as trio shuffles
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,82 @@
+"""One question to the log for many who ask it."""
+
+import pytest
+import trio
+
+from appliance.domain.errors import PrunedError
+from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Located
+from appliance.fanout.lookups import CONCURRENT_LOOKUPS, REMEMBERED, Lookups
+from tests.fanout.fakes import MemoryLog, payload_id
+
+
+def filled() -> MemoryLog:
+    log = MemoryLog()
+    for index in range(5):
+        log.append(1, index)
+    return log
+
+
+async def test_thousands_at_one_place_are_few_lookups() -> None:
+    log, found = filled(), list[Located]()
+    lookups = Lookups(log)
+
+    async def ask() -> None:
+        found.append(await lookups.locate(AfterBlock(1, 2)))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(1000):
+            nursery.start_soon(ask)
+    assert found == [Located(3)] * 1000
+    assert log.lookups <= CONCURRENT_LOOKUPS
+
+
+async def test_each_place_is_looked_up() -> None:
+    log = filled()
+    lookups = Lookups(log)
+    assert [await lookups.locate(AfterBlock(1, index)) for index in range(5)] == [
+        Located(position) for position in range(1, 6)
+    ]
+    assert await lookups.locate(AfterPayload(payload_id(1), 0)) == Located(1)
+
+
+async def test_an_answer_is_forgotten_when_the_log_goes_on() -> None:
+    log = filled()
+    lookups = Lookups(log)
+    assert await lookups.locate(CurrentPayload()) == Located(0)
+    assert await lookups.locate(AfterBlock(2, 0)) == Located(5, (2, 0))
+    log.append(2, 0)
+    assert await lookups.locate(CurrentPayload()) == Located(5)
+    assert await lookups.locate(AfterBlock(2, 0)) == Located(6)
+
+
+async def test_an_answer_during_which_the_log_went_on_is_not_kept() -> None:
+    log = filled()
+    lookups = Lookups(log)
+    plain_locate = log.locate
+
+    async def overtaken(resume: AfterBlock) -> Located:
+        found = await plain_locate(resume)
+        log.append(2, 0)
+        return found
+
+    log.locate = overtaken  # type: ignore[method-assign, assignment]  # the head moves meanwhile
+    assert await lookups.locate(CurrentPayload()) == Located(0)
+    log.locate = plain_locate  # type: ignore[method-assign]
+    assert await lookups.locate(CurrentPayload()) == Located(5)
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    log = filled()
+    lookups = Lookups(log)
+    for index in range(REMEMBERED + 10):
+        await lookups.locate(AfterBlock(9, index))
+    assert len(lookups._known) <= REMEMBERED
+
+
+async def test_a_place_that_is_gone_is_asked_again() -> None:
+    log = filled()
+    lookups = Lookups(log)
+    for _ in range(2):
+        with pytest.raises(PrunedError):
+            await lookups.locate(AfterPayload(payload_id(9), 0))
+    assert log.lookups == 2

@@ -1,0 +1,142 @@
+"""The planes put together, in process: start, crash, restart and stop."""
+
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from appliance.config.model import AdminConfig, Config, EngineConfig, FanoutConfig, L2Config, StoreConfig
+from appliance.domain.errors import ApplianceError, ConfigError
+from appliance.domain.health import Health
+from appliance.engine.service import Engine
+from appliance.fanout.service import Fanout
+from appliance.net.http_client import HttpClient
+from appliance.supervisor import Appliance
+from tests.support.eventually import eventually
+
+ANY = "127.0.0.1:0"
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def fanout_host(folder: Path) -> Config:
+    return Config(store=StoreConfig(folder=str(folder)), fanout=FanoutConfig(listen=ANY), admin=AdminConfig(listen=ANY))
+
+
+def engine_host(folder: Path) -> Config:
+    secret = folder / "a.jwt"
+    secret.write_text("11" * 32)
+    el = L2Config(url="http://127.0.0.1:9", jwt_secret_file=str(secret))
+    return Config(engine=EngineConfig(listen=ANY, jwt_secret_file=str(secret), l2=el), admin=AdminConfig(listen=ANY))
+
+
+def refuses(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+class CrashesOnce:
+    """Wraps a plane's `run`: it crashes when `crash` is set, the first time only."""
+
+    def __init__(self, run: Callable[..., Awaitable[None]]) -> None:
+        self.run = run
+        self.crash = trio.Event()
+        self.starts = 0
+
+    def method(self) -> Callable[..., Awaitable[None]]:
+        async def run(plane: Any, *args: Any, **kwargs: Any) -> None:
+            self.starts += 1
+            if self.starts > 1:
+                return await self.run(plane, *args, **kwargs)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_and_crash)
+                await self.run(plane, *args, **kwargs)
+                nursery.cancel_scope.cancel()
+            return None
+
+        return run
+
+    async def _wait_and_crash(self) -> None:
+        await self.crash.wait()
+        raise RuntimeError("a bug")
+
+
+async def test_nothing_listens_any_more_while_the_last_subscribers_leave(nursery: trio.Nursery, tmp_path: Path) -> None:
+    appliance = Appliance(fanout_host(tmp_path))
+    listening = await nursery.start(appliance.run)
+    with connect(listening["fanout"]) as silent:  # never answers the close, so the drain takes its time
+        silent.sendall(HANDSHAKE)
+        assert (await trio.to_thread.run_sync(silent.recv, 4096)).startswith(b"HTTP/1.1 101 ")
+        appliance.stop()
+        await eventually(lambda: refuses(listening["fanout"]), timeout_s=2)
+        assert appliance.statistics()["planes"]["fanout"]["state"] == "running"  # type: ignore[index]
+    with trio.fail_after(10):
+        await appliance.wait_stopped()
+
+
+async def test_a_fan_out_that_crashes_restarts_alone_and_who_connects_meanwhile_is_served(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing = CrashesOnce(Fanout.run)
+    monkeypatch.setattr(Fanout, "run", crashing.method())
+    appliance = Appliance(fanout_host(tmp_path))
+    listening = await nursery.start(appliance.run)
+    crashing.crash.set()
+    await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
+    async with HttpClient(f"http://{listening['fanout']}") as client:
+        assert (await client.request("GET", "/healthz", timeout_s=5)).status == 200
+    planes: Any = appliance.statistics()["planes"]
+    assert (planes["fanout"]["state"], planes["fanout"]["restarts"]) == ("running", 1)
+    assert planes["admin"]["restarts"] == 0
+    assert appliance.registry.get_sample_value("appliance_plane_restarts_total", {"plane": "fanout"}) == 1
+    appliance.stop()
+    await appliance.wait_stopped()
+
+
+async def test_an_engine_that_crashes_ends_the_process_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing = CrashesOnce(Engine.run)
+    monkeypatch.setattr(Engine, "run", crashing.method())
+    appliance = Appliance(engine_host(tmp_path))
+    errors: list[ApplianceError] = []
+
+    async def run(*, task_status: trio.TaskStatus[dict[str, str]]) -> None:
+        try:
+            await appliance.run(task_status=task_status)
+        except ApplianceError as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        listening = await nursery.start(run)
+        crashing.crash.set()
+        with trio.fail_after(10):
+            await appliance.wait_stopped()
+    assert ["the plane engine crashed" in str(error) for error in errors] == [True]
+    assert refuses(listening["engine"])
+    assert refuses(listening["admin"])
+
+
+async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = Config(
+            store=StoreConfig(folder=str(tmp_path / "data")),
+            fanout=FanoutConfig(listen=f"127.0.0.1:{taken.getsockname()[1]}"),
+        )
+        with pytest.raises(ConfigError, match=r"cannot listen on .*: Address already in use"):
+            await Appliance(config).run()
+    assert not (tmp_path / "data").exists()
