@@ -19,7 +19,9 @@ _LIBRARIES = ("eth_account", "eth_hash", "eth_keys", "rlp")
 def dev(arguments: argparse.Namespace) -> int:
     """Run until Ctrl-C, SIGTERM or ``--slots``."""
     if any(find_spec(name) is None for name in _LIBRARIES):
-        raise ConfigError("`appliance dev` makes real blocks and needs more libraries: pip install 'appliance[devnet]'")
+        raise ConfigError(
+            "`appliance dev` makes real blocks and needs more libraries: pip install '.[devnet]' in the checkout"
+        )
     if arguments.slots is not None and arguments.slots < 1:
         raise ConfigError(f"--slots {arguments.slots}: expected a number from 1")
     if not 0.2 <= arguments.block_time <= 60:

@@ -71,6 +71,10 @@ class DevSession:
         secret = self._folder / "op-node.jwt"
         if self._arguments.replay is not None:
             await self._network.drive(engine_url, secret)
+            if self._arguments.slots is not None:
+                self._enough.set()
+            elif not sys.stdout.isatty():
+                print("the recording is over; its flashblocks stay for subscribers until Ctrl-C", flush=True)
         else:
             await self._network.start_node(engine_url, secret)
 
@@ -142,7 +146,7 @@ class DevSession:
         ]
         if self._arguments.replay is None:
             hints.append(Hint(f"builder {BUILDERS[0]} down, and up again", f"kill -USR1 {os.getpid()}"))
-        hints.append(Hint("lose nothing: then start again and tail --after", f"kill -9 {os.getpid()}"))
+        hints.append(Hint("kill it, start again, tail --after tail's last line", f"kill -9 {os.getpid()}"))
         hints.append(Hint("stop", f"kill {os.getpid()}, or Ctrl-C"))
         if sys.stdout.isatty():
             hints.append(Hint("log lines", f"tail -f {shlex.quote(str(self._folder / 'appliance.log'))}"))

@@ -41,7 +41,7 @@ def log_export(arguments: argparse.Namespace) -> int:
 def log_import(arguments: argparse.Namespace) -> int:
     """From a file, or from standard input."""
     if arguments.log.name != _DATABASE:
-        raise ConfigError(f"--log {arguments.log}: a log that is written to is named {_DATABASE}")
+        raise ConfigError(f"--log {arguments.log}: a log that entries are added to must be named {_DATABASE}")
     folder = arguments.log.parent
     if arguments.file == _STANDARD:
         imported = maintenance.import_from(folder, sys.stdin.buffer)

@@ -121,7 +121,7 @@ def _add_log(commands: "_Commands[_Parser]") -> None:
     for name, text, argument in (
         ("verify", "check that the log is whole: every payload contiguous, every body readable", None),
         ("export", "write all entries as JSON lines", "OUT"),
-        ("import", "add the entries of an export to a log", "IN"),
+        ("import", "add the entries of an export to a log (FILE must be named flashlog.db)", "IN"),
         ("backup", "copy the log while it is in use", "OUT"),
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")

@@ -24,6 +24,7 @@ from appliance.wire.flashblock import decode, plain_text
 _PING_INTERVAL_S = 10.0
 _PONG_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
+_SILENCE_S = 3.0
 _TOO_MANY = 429
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _AFTER = re.compile(r"(?P<block>[0-9]+)(?::(?P<index>[0-9]+))?")
@@ -74,23 +75,56 @@ Show = Callable[[Flashblock], None]
 
 
 async def _follow(stream: str, place: Place, show: Show, count: int | None) -> None:
+    outages = _Outages()
     backoff = Backoff()
     shown = 0
     while count is None or shown < count:
         try:
             async with _connect(place.url(stream)) as connection:
-                async for body, is_binary in connection:
+                outages.over()
+                message = await _first(connection)
+                while True:
                     backoff.reset()
-                    shown += _accept(body, is_binary, place, show)
+                    shown += _accept(*message, place, show)
                     if shown == count:
                         return
+                    message = await anext(connection)
         except WebsocketRefused as error:
             if error.status < 500 and error.status != _TOO_MANY:
                 raise ApplianceError(f"{stream}: {_message(error.text)} (HTTP {error.status})") from error
-            _note(f"{error}; trying again")
+            outages.begin(error)
         except UnavailableError as error:
-            _note(f"{error}; trying again")
+            outages.begin(error)
         await trio.sleep(backoff.next())
+
+
+class _Outages:
+    """Says an outage once. A first connection that fails is none: nothing is there, and that is an error."""
+
+    def __init__(self) -> None:
+        self._connected_once = False
+        self._said = False
+
+    def begin(self, error: UnavailableError) -> None:
+        """A connection failed or ended."""
+        if not self._connected_once:
+            raise error
+        if not self._said:
+            _note(f"{error}; trying again")
+        self._said = True
+
+    def over(self) -> None:
+        """Connected."""
+        if self._said:
+            _note("connected again")
+        self._connected_once, self._said = True, False
+
+
+async def _first(connection: Inbox) -> tuple[bytes, bool]:
+    with trio.move_on_after(_SILENCE_S):
+        return await anext(connection)
+    _note("connected; no flashblock has come yet")
+    return await anext(connection)
 
 
 def _connect(url: str) -> AbstractAsyncContextManager[Inbox]:

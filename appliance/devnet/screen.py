@@ -128,7 +128,7 @@ class Screen:
 def plain_line(report: SlotReport, flashblocks: int | None, subscribers: int) -> str:
     """One slot as a line of text."""
     if report.error is not None:
-        return f"block {report.number} missed: {report.error}"
+        return f"block {report.number or '?'} missed: {report.error}"
     return (
         f"block {report.number} {report.block_hash} source={report.source} transactions={report.transactions}"
         f" gas={report.gas_used} get_payload_ms={report.latency_s * 1000:.1f}"

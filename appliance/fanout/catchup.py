@@ -3,7 +3,8 @@
 Slow start protection. After an outage thousands catch up at once, and each of their tasks is ready to run
 nearly always. Work is done in *turns* of at most `TURN_S`, and only `CONCURRENT_TURNS` tasks may be at it in
 one pass of the event loop; the others queue, first come first served. So a pass lasts about a millisecond
-however many there are. While a broadcast is under way there is one turn in a pass: those at the head come first, and the others still get on when one broadcast follows another.
+however many there are. While a broadcast is under way there is one turn in a pass: those at the head come
+first, and the others still get on when one broadcast follows another.
 """
 
 from collections import deque
@@ -106,7 +107,7 @@ class CatchUp:
     async def run(self, session: Session, full: bool) -> None:
         """Serve one session until it is back at the head or gone. ``full``: its socket takes nothing now."""
         try:
-            await self._serve(session, Outcome.BLOCKED if full else Outcome.OUT_OF_TIME)
+            await self._serve(session, Outcome.BLOCKED if full else Outcome.NEEDS_ENTRIES)
         except (OSError, trio.ClosedResourceError):
             self._lost(session)
         except ApplianceError as error:

@@ -17,9 +17,10 @@ class Pace:
     An engine request takes four or five passes of the event loop (read, send on, read the answer, reply).
     With a slice of broadcast in each of them it would wait for five slices. So giving way lasts until the
     other tasks have nothing more to do, at most `MAX_PASSES` passes or as long as a slice: then the request
-    waits for about one slice, and those who always have something to do get half of the time. Nobody says whether others had something to do, but the clock does: a pass without work is
-    about as short as the shortest one seen (6 us on a fast machine). Two such in a row are needed, because
-    trio shuffles: what runs behind us in one pass lengthens only the next.
+    waits for about one slice, and those who always have something to do get half of the time. Nobody says
+    whether others had something to do, but the clock does: a pass without work is about as short as the
+    shortest one seen (6 us on a fast machine). Two such in a row are needed, because trio shuffles: what
+    runs behind us in one pass lengthens only the next.
     """
 
     __slots__ = ("_shortest_pass_s", "clock", "until")

@@ -121,7 +121,7 @@ async def test_during_a_broadcast_they_are_held_back() -> None:
             rig.connect(wire)
         with rig.turns.held_back():
             before, most = 0, 0
-            for _ in range(50):
+            for _ in range(200):
                 await trio.lowlevel.checkpoint()
                 sends = rig.metrics.sent_messages.value
                 most, before = max(most, sends - before), sends
