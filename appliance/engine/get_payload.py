@@ -27,6 +27,7 @@ from appliance.engine.events import (
 from appliance.engine.offers import Block, Offer, Standing
 from appliance.engine.outcomes import Outcome, apology, body_of
 from appliance.engine.policies import Policy
+from appliance.engine.reputation import good_words, late_word, rejection
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
 from appliance.wire.engine import (
     BuiltPayload,
@@ -34,13 +35,11 @@ from appliance.wire.engine import (
     RefusedError,
     decode_payload,
     decode_verdict,
-    refuse_error,
 )
 from appliance.wire.engine_bodies import assembled_answer, get_payload_request, payload_answer
 from appliance.wire.jsonrpc import readdress
 
 _UNFINISHED: Final = {Standing.PENDING, Standing.OFFERED, Standing.VALIDATING}
-_ERROR_BYTES: Final = 4096  # no error answer is longer: a block that comes too late is not read for its health
 
 
 class PayloadChoice:
@@ -51,6 +50,8 @@ class PayloadChoice:
         self._calls = calls
         self._policy = policy
         self._deadline_s = deadline_s
+        self.unhealthy: frozenset[str] = frozenset()
+        self.ignored: frozenset[str] = frozenset()
 
     def ask(self, record: BuildRecord, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """op-node wants the block: start choosing, join a choice that is running, or repeat its result."""
@@ -69,7 +70,7 @@ class PayloadChoice:
         if record is None or record.phase is not Phase.SEALING:
             return []
         record.phase = Phase.CHOOSING
-        selection = record.selection = Selection(record.order, record.builders, self._policy)
+        selection = record.selection = Selection(record.order, record.builders, self._policy, self.unhealthy)
         commands: list[Command] = [
             WakeAt(record.build_id, record.deadline),
             self._ask_local(record, selection),
@@ -105,7 +106,7 @@ class PayloadChoice:
         """The EL's own block."""
         record, selection = purpose.record, purpose.selection
         if record.selection is not selection:
-            return [_produced_late(EL, outcome)]  # chosen meanwhile; asking let the EL end its building
+            return late_word(EL, outcome)  # chosen meanwhile; asking let the EL end its building
         try:
             body = body_of(outcome)
         except UnavailableError as error:
@@ -120,15 +121,18 @@ class PayloadChoice:
         """A builder's block."""
         record, selection, builder = purpose.record, purpose.selection, purpose.builder
         if record.selection is not selection:
-            return [_produced_late(builder, outcome)]  # chosen meanwhile; asking let it finish its block
+            # Chosen meanwhile; asking let it finish its block.
+            return late_word(builder, outcome, in_time=now <= record.deadline, told=selection.overdue)
         try:
             payload = decode_payload(body_of(outcome), record.version)
         except (UnavailableError, RemoteError) as error:
             selection.lose(builder, str(error))
             commands = [*_lost(builder, "failed", str(error)), Produced(builder, ok=False, reason=str(error))]
         else:
-            commands = [*_lost(builder, "refused", selection.offer(builder, payload))]
-            commands.append(Produced(builder, ok=True, reason=""))
+            objection = selection.offer(builder, payload)
+            commands = [*_lost(builder, "refused", objection)]
+            if objection is not None:
+                commands.append(Produced(builder, ok=False, reason=objection))
         return commands + self._advance(record, selection, now)
 
     def on_verdict(self, purpose: Judgement, outcome: Outcome, now: float) -> list[Command]:
@@ -140,9 +144,7 @@ class PayloadChoice:
             selection.judge(source, decode_verdict(body_of(outcome)))
         except (UnavailableError, RemoteError) as error:
             selection.lose(source, f"not validated: {error}")
-        offer = selection.offers[source]
-        commands = _lost(source, "invalid", offer.reason) if offer.standing is Standing.LOST else []
-        return commands + self._advance(record, selection, now)
+        return rejection(selection.offers[source]) + self._advance(record, selection, now)
 
     def _ask_local(self, record: BuildRecord, selection: Selection) -> Send:
         # The first asker's own bytes, so that the answer carries its id and can be passed on as it is.
@@ -191,9 +193,10 @@ class PayloadChoice:
         record.askers, record.selection = [], None
         self._book.remember_block(block.block_hash, block.block_number)
         commands += _late(selection)
+        commands += good_words(selection)
         commands.append(_returned(record, selection, offer, block, now))
         commands.append(PayloadReturned(record.build_id, block.block_hash))
-        commands.append(Announce(block, record.order.parent_beacon_block_root))
+        commands.append(Announce(block, record.order.parent_beacon_block_root, self.ignored))
         return commands
 
 
@@ -232,16 +235,6 @@ def _late(selection: Selection) -> Iterator[Command]:
             yield CandidateLost(offer.source, "late", reason)
             if offer.standing is Standing.PENDING:
                 yield Produced(offer.builder, ok=False, reason=reason)
-
-
-def _produced_late(upstream: str, outcome: Outcome) -> Produced:
-    try:
-        body = body_of(outcome)
-        if len(body) < _ERROR_BYTES:
-            refuse_error(body)
-    except (UnavailableError, RemoteError) as error:
-        return Produced(upstream, ok=False, reason=str(error))
-    return Produced(upstream, ok=True, reason="")
 
 
 def _returned(record: BuildRecord, selection: Selection, offer: Offer, block: Block, now: float) -> BlockReturned:

@@ -43,6 +43,7 @@ class Offer:
     block: Block | None = None
     preserves: bool = True
     reason: str = ""
+    verdict: str | None = None
 
     @property
     def is_local(self) -> bool:

@@ -30,6 +30,7 @@ class Block:
     transactions: tuple[str, ...] = ()
     deposits: tuple[str, ...] = (DEPOSIT,)
     padding: int = 0
+    value: int = 1
 
     @property
     def hash(self) -> str:
@@ -53,7 +54,7 @@ class Block:
         """getPayload's answer."""
         envelope = {
             "executionPayload": self.payload(),
-            "blockValue": "0x1",
+            "blockValue": hex(self.value),
             "blobsBundle": {"commitments": [], "proofs": [], "blobs": []},
             "shouldOverrideBuilder": False,
             "parentBeaconBlockRoot": ROOT,
