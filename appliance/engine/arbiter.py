@@ -275,14 +275,14 @@ class Arbiter:
 
     def _absent(self, build: SharedBuild, builder: str, reason: str, outcome: Outcome, now: float) -> list[Command]:
         build.absent[builder] = reason
-        build.refusals.append(_rank(outcome, is_forkchoice=True))
+        build.refusals[builder] = _rank(outcome, is_forkchoice=True)
         commands: list[Command] = [ev.BuilderAbsent(builder, reason), ev.Produced(builder, ok=False, reason=reason)]
         if build.is_choosing:
             return [*commands, *self._choice.on_absent(build, builder, now)]
         if build.answer or len(build.absent) < len(self._builders):
             return commands
         askers, build.unanswered, build.failed = build.unanswered, [], True
-        best = min(build.refusals)
+        best = min(build.refusals.values())
         replies = [_reply(asker, best) for asker in askers]
         return [*commands, *replies, ev.BuildAbandoned(build.build_id)]
 

@@ -47,8 +47,10 @@ class PoolChoice:
     def on_block(self, build: SharedBuild, builder: str, outcome: Outcome, now: float) -> list[Command]:
         """A builder's answer to getPayload."""
         if build.offers is None:
-            return late_word(builder, outcome, in_time=now <= build.deadline, told=now > build.deadline)
-        offer = build.offers[builder]
+            return late_word(builder, outcome, in_time=now <= build.deadline, told=build.overdue)
+        offer = build.offers.get(builder)
+        if offer is None:
+            return []
         try:
             objection = _take(build, offer, decode_payload(body_of(outcome), build.version))
             kind = "refused"
@@ -97,6 +99,7 @@ class PoolChoice:
         self, build: SharedBuild, offers: dict[str, Offer], best: Offer, now: float, *, overdue: bool
     ) -> list[Command]:
         block = build.chosen = best.taken()
+        build.overdue = overdue
         askers, build.askers, build.offers = build.askers, [], None
         replies: list[Command] = [ev.Reply(each.ticket, build.answer_for(each.identifier)) for each in askers]
         returned = ev.BlockReturned(
@@ -147,7 +150,7 @@ def _words(offer: Offer, *, overdue: bool) -> list[Command]:
 
 def _give_up(build: SharedBuild, offers: dict[str, Offer]) -> list[Command]:
     """Nobody has a block; whoever asks again starts anew."""
-    askers, build.askers, build.offers = build.askers, [], None
+    askers, build.askers, build.offers, build.overdue = build.askers, [], None, True
     reasons = "; ".join(f"{offer.source}: {offer}" for offer in offers.values()) or "no builder built it"
     words = [word for offer in offers.values() for word in _words(offer, overdue=True)]
     return [*(apology(each, f"no builder has a block: {reasons}") for each in askers), *words]

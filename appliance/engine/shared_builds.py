@@ -30,7 +30,7 @@ class SharedBuild:
 
     ``unanswered`` are the orders and ``askers`` the getPayload requests that wait (the server's connections bound
     both). ``answer`` is the first builder's, and its ``payload_id`` the one that sequencers know. ``refusals`` are
-    (rank, body) of those who do not build. ``offers`` are there once the block is being chosen.
+    (rank, body) of those who do not build. ``overdue`` says that the choice ended at its deadline. ``offers`` are there once the block is being chosen.
     """
 
     build: Build
@@ -42,7 +42,7 @@ class SharedBuild:
     payload_id: PayloadId = _NO_PAYLOAD_ID
     joined: dict[str, PayloadId] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
-    refusals: list[tuple[int, bytes]] = field(default_factory=list)
+    refusals: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     failed: bool = False
     abandoned: bool = False
     askers: list[Requested] = field(default_factory=list)
@@ -54,6 +54,7 @@ class SharedBuild:
     promised: tuple[bytes, ...] = ()
     owner: str | None = None
     chosen: Block | None = None
+    overdue: bool = False
 
     @property
     def build_id(self) -> BuildId:
@@ -72,6 +73,7 @@ class SharedBuild:
 
     def begin_choice(self, version: int, now: float, deadline: float, unhealthy: frozenset[str]) -> None:
         """getPayload came."""
+        self.overdue = False
         self.version, self.asked_at, self.deadline, self.unhealthy = version, now, deadline, unhealthy
         ranks = enumerate(self.build.builders)
         self.offers = {name: Offer(name, rank, name) for rank, name in ranks if name not in self.absent}
