@@ -6,7 +6,8 @@ from typing import Final
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
 from appliance.domain.payloads import PayloadSource
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
-from appliance.engine.calls import BuilderPayload, CallTable, Judgement, LocalPayload
+from appliance.engine.calls import BuilderPayload, CallTable, Completing, Completion, Judgement, LocalPayload
+from appliance.engine.completion import StateRoots
 from appliance.engine.events import (
     ASSEMBLED,
     EL,
@@ -45,11 +46,20 @@ _UNFINISHED: Final = {Standing.PENDING, Standing.OFFERED, Standing.VALIDATING}
 class PayloadChoice:
     """The conversations that choose a block, one per build; ``deadline_s`` counts from op-node's request."""
 
-    def __init__(self, book: BuildBook, calls: CallTable, policy: Policy, deadline_s: float) -> None:
+    def __init__(
+        self,
+        book: BuildBook,
+        calls: CallTable,
+        policy: Policy,
+        deadline_s: float,
+        *,
+        external_state_root: bool = False,
+    ) -> None:
         self._book = book
         self._calls = calls
         self._policy = policy
         self._deadline_s = deadline_s
+        self._state_roots = StateRoots(calls, external_state_root)
         self.unhealthy: frozenset[str] = frozenset()
         self.ignored: frozenset[str] = frozenset()
 
@@ -146,6 +156,17 @@ class PayloadChoice:
             selection.lose(source, f"not validated: {error}")
         return rejection(selection.offers[source]) + self._advance(record, selection, now)
 
+    def on_completion(self, purpose: Completing | Completion, outcome: Outcome, now: float) -> list[Command]:
+        """The EL's word on a candidate whose state root it is to fill in."""
+        record, selection = purpose.record, purpose.selection
+        if record.selection is not selection:
+            return []
+        if isinstance(purpose, Completing):
+            commands = self._state_roots.on_ordered(purpose, outcome)
+        else:
+            commands = self._state_roots.on_block(purpose, outcome)
+        return commands + self._advance(record, selection, now)
+
     def _ask_local(self, record: BuildRecord, selection: Selection) -> Send:
         # The first asker's own bytes, so that the answer carries its id and can be passed on as it is.
         return Send(self._calls.open(LocalPayload(record, selection)), EL, record.askers[0].body)
@@ -174,13 +195,16 @@ class PayloadChoice:
             case Choose(offer):
                 return self._conclude(record, selection, offer, now)
             case AskVerdict(offer):
-                return self._validate(record, selection, offer)
+                return self._validate(record, selection, offer, now)
             case GiveUp():
                 return _give_up(record, selection)
             case Wait():
                 return []
 
-    def _validate(self, record: BuildRecord, selection: Selection, offer: Offer) -> list[Command]:
+    def _validate(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
+        if self._state_roots.wanted(offer):
+            commands = self._state_roots.begin(record, selection, offer)
+            return commands if offer.standing is not Standing.LOST else commands + self._advance(record, selection, now)
         call_id = self._calls.open(Judgement(record, selection, offer.source))
         return [Validate(call_id, offer.taken(), record.order.parent_beacon_block_root)]
 

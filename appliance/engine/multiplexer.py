@@ -23,6 +23,7 @@ late or wrong.
                                        the selection says: Validate, Reply, or nothing yet
       EL or builder: block             an offer
       EL, on Validate: verdict         the offer is VALID, or lost
+        with a zero state root         the EL builds it itself instead (external_state_root; completion.py)
       DeadlinePassed                   the best VALID block is returned
       asked again                      joins the choice, or gets the same block
     getPayload, unknown id or version,
@@ -49,6 +50,8 @@ from appliance.engine.calls import (
     BuildAtBuilder,
     BuilderPayload,
     CallTable,
+    Completing,
+    Completion,
     ForkchoiceAtEl,
     Forward,
     Judgement,
@@ -101,11 +104,20 @@ from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
 class Multiplexer:
     """The machine. ``builders`` are names in the order of preference; ``builder_deadline_s`` bounds a choice."""
 
-    def __init__(self, builders: tuple[str, ...], policy: Policy, builder_deadline_s: float) -> None:
+    def __init__(
+        self,
+        builders: tuple[str, ...],
+        policy: Policy,
+        builder_deadline_s: float,
+        *,
+        external_state_root: bool = False,
+    ) -> None:
         self._builders = builders
         self._book = BuildBook()
         self._calls = CallTable()
-        self._choice = PayloadChoice(self._book, self._calls, policy, builder_deadline_s)
+        self._choice = PayloadChoice(
+            self._book, self._calls, policy, builder_deadline_s, external_state_root=external_state_root
+        )
         self._head = ""
 
     @property
@@ -163,6 +175,8 @@ class Multiplexer:
                 return self._choice.on_builder(purpose, event, now)
             case Judgement() as purpose:
                 return self._choice.on_verdict(purpose, event, now)
+            case Completing() | Completion() as purpose:
+                return self._choice.on_completion(purpose, event, now)
             case None:
                 return []
 

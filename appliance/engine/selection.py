@@ -110,6 +110,10 @@ class Selection:
         offer.preserves = starts_with(block.transactions, self._promised)
         return None
 
+    def complete(self, source: str, block: BuiltPayload) -> str | None:
+        """The EL's own block of a candidate's transactions takes its place; answers an objection."""
+        return self._take(self.offers[source], block, Standing.VALID)
+
     def lose(self, source: str, reason: str) -> None:
         """A source will have no block."""
         self._lose(self.offers[source], reason)

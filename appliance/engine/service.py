@@ -65,7 +65,12 @@ class Engine:
     ) -> None:
         names = tuple(builder.name for builder in builders)
         check_names(names)
-        machine = Multiplexer(names, policy_named(settings.policy, settings.min_gas_share), settings.builder_deadline_s)
+        machine = Multiplexer(
+            names,
+            policy_named(settings.policy, settings.min_gas_share),
+            settings.builder_deadline_s,
+            external_state_root=settings.external_state_root,
+        )
         self._settings = settings
         self._el = el
         self._health = HealthWatch(

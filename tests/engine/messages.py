@@ -31,13 +31,16 @@ class Block:
     deposits: tuple[str, ...] = (DEPOSIT,)
     padding: int = 0
     value: int = 1
+    state_root: str | None = None
 
     @property
     def hash(self) -> str:
         return block_hash(self.name)
 
     def payload(self) -> dict[str, object]:
+        root = {} if self.state_root is None else {"stateRoot": self.state_root}
         return {
+            **root,
             "parentHash": self.parent,
             "blockHash": self.hash,
             "blockNumber": hex(self.number),

@@ -47,7 +47,7 @@ async def test_two_appliances_can_use_a_third_as_their_builder(nursery: trio.Nur
     async with started(nursery, devnet), hosted(pool_files.write()) as pool:
         behind = BehindPool(devnet, pool_files.endpoint(pool))
         files = [HostFiles(tmp_path / name, behind) for name in ("one", "two")]
-        async with hosted(files[0].write()) as one, hosted(files[1].write()) as two:
+        async with hosted(files[0].write()) as one:
             node = await devnet.start_node(f"http://{one.listening['engine']}", files[0].secret)
             await node.wait_slots(2)
             async with subscribe(one.listening["fanout"]) as inbox:
@@ -55,7 +55,8 @@ async def test_two_appliances_can_use_a_third_as_their_builder(nursery: trio.Nur
                 assert [report.error for report in reports] == [None] * 6
                 assert {report.source for report in reports} <= {"builder-1", "builder-2"}
                 assert len(await take(inbox, 8)) == 8, "the pool's stream is the host's stream"
-            # The leader moves: the second appliance's op-node goes on at once.
+        # The leader is gone: the second appliance's op-node goes on at once.
+        async with hosted(files[1].write()) as two:
             second = await devnet.start_node(f"http://{two.listening['engine']}", files[1].secret)
             reports = await second.wait_slots(3)
             assert any(report.source.startswith("builder-") for report in reports)

@@ -30,9 +30,10 @@ class PoolFiles:
     def write(self) -> Path:
         """The configuration file."""
         lines = [
-            f'[store]\nfolder = "data"\n[engine]\nbuilder_deadline_ms = 100\nhealth_check_interval_s = 0.5',
+            '[store]\nfolder = "data"\n[engine]\nbuilder_deadline_ms = 100\nhealth_check_interval_s = 0.5',
             f'[engine.builder_listen]\nlisten = "127.0.0.1:{self.fixed}"\njwt_secret_file = "{self.secret}"',
-            '[flashblocks]\nvalidation = "structural"\n[fanout]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"',
+            '[flashblocks]\nvalidation = "structural"',
+            '[fanout]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"',
             *map(_builder, self.devnet.builder_endpoints),
         ]
         path = self.folder / "pool.toml"
