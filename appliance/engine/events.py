@@ -204,6 +204,7 @@ class Seal:
 class PayloadReturned:
     build_id: BuildId
     block_hash: str
+    holds_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,8 +236,8 @@ class Executor:
                 self._stream.build_abandoned(build_id)
             case ev.BuilderJoined(build_id, builder, payload_id):
                 self._stream.builder_joined(build_id, builder, payload_id)
-            case ev.PayloadReturned(build_id, block_hash):
-                self._stream.payload_returned(build_id, block_hash)
+            case ev.PayloadReturned(build_id, block_hash, holds_all):
+                self._stream.payload_returned(build_id, block_hash, holds_all=holds_all)
             case ev.HeadChanged(block_hash, block_number):
                 self._stream.head_changed(block_hash, block_number)
             case ev.Seal():

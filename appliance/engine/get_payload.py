@@ -219,7 +219,7 @@ class PayloadChoice:
         commands += _late(selection)
         commands += good_words(selection)
         commands.append(_returned(record, selection, offer, block, now))
-        commands.append(PayloadReturned(record.build_id, block.block_hash))
+        commands.append(PayloadReturned(record.build_id, block.block_hash, _holds_all(offer)))
         commands.append(Announce(block, record.order.parent_beacon_block_root, self.ignored))
         return commands
 
@@ -244,6 +244,11 @@ def _readdressed(body: bytes, identifier: bytes) -> bytes:
         return readdress(body, identifier)
     except DecodeError:
         return body  # the EL's own words, whatever they are
+
+
+def _holds_all(offer: Offer) -> bool:
+    """Whether a block of another hash than the flashblocks' is what was shown all the same."""
+    return offer.completed and offer.preserves
 
 
 def _lost(source: str, kind: str, reason: str | None) -> list[Command]:

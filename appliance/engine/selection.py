@@ -112,6 +112,7 @@ class Selection:
 
     def complete(self, source: str, block: BuiltPayload) -> str | None:
         """The EL's own block of a candidate's transactions takes its place; answers an objection."""
+        self.offers[source].completed = True
         return self._take(self.offers[source], block, Standing.VALID)
 
     def lose(self, source: str, reason: str) -> None:

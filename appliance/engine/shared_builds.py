@@ -30,7 +30,8 @@ class SharedBuild:
 
     ``unanswered`` are the orders and ``askers`` the getPayload requests that wait (the server's connections bound
     both). ``answer`` is the first builder's, and its ``payload_id`` the one that sequencers know. ``refusals`` are
-    (rank, body) of those who do not build. ``overdue`` says that the choice ended at its deadline. ``offers`` are there once the block is being chosen.
+    (rank, body) of those who do not build. ``offers`` are there while the block is being chosen; ``overdue`` says
+    that the choice ended at its deadline.
     """
 
     build: Build

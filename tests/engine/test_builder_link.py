@@ -176,7 +176,9 @@ async def test_a_builder_that_never_reads_holds_a_bounded_queue() -> None:
         it.builder.behaviours["engine_newPayloadV4"] = hangs
         it.builder.behaviours["eth_sendRawTransaction"] = hangs
         it.copy(m.new_payload(m.Block("sent")))
+        it.copy(m.request("eth_sendRawTransaction", ["0x01"]), in_order=False)
         await it.builder.wait_for("engine_newPayloadV4")
+        await it.builder.wait_for("eth_sendRawTransaction")
         for number in range(2_000):
             it.copy(m.new_payload(m.Block(f"b{number}")))
             it.copy(m.forkchoice(), kind="forkchoice")

@@ -2,7 +2,7 @@
 
 import json
 
-from appliance.domain.payloads import PayloadSource
+from appliance.domain.payloads import BuildId, PayloadSource
 from appliance.engine import events as ev
 from appliance.engine.events import EL
 from appliance.engine.multiplexer import Multiplexer
@@ -24,6 +24,10 @@ def building(*, enabled: bool = True, shown: m.Block | None = SHOWN) -> Playbook
     play.answer(EL, m.forkchoice_answer("0x0e"))
     play.answer("alpha", m.forkchoice_answer("0x0a"))
     return play
+
+
+def returned_build(play: Playbook) -> BuildId:
+    return play.all_of(ev.BuildStarted)[0].build.build_id
 
 
 def calls_of(play: Playbook, method: str) -> list[ev.Send]:
@@ -58,7 +62,7 @@ def test_the_el_builds_what_was_shown_and_its_block_is_returned_as_the_builders(
     assert (result["id"], result["result"]["executionPayload"]["blockHash"]) == (9, WHOLE.hash)
     [returned] = play.all_of(ev.BlockReturned)
     assert (returned.context, returned.builder, returned.source) == (PayloadSource.BUILDER, "alpha", "assembled")
-    assert play.all_of(ev.PayloadReturned)[0].block_hash == WHOLE.hash
+    assert play.all_of(ev.PayloadReturned) == [ev.PayloadReturned(returned_build(play), WHOLE.hash, holds_all=True)]
     assert [each.block.block_hash for each in play.all_of(ev.Announce)] == [WHOLE.hash]
 
 
