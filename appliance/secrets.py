@@ -18,6 +18,7 @@ class Secrets:
 
     engine: bytes
     el: bytes
+    builder_listen: bytes
     builders: tuple[bytes, ...]
     admin_token: str | None
 
@@ -34,9 +35,13 @@ class Secrets:
                 return empty
 
         engine, admin = config.engine, config.admin
+        l2, pool = (engine.l2, engine.builder_listen) if engine else (None, None)
         secrets = cls(
-            engine=read("engine.jwt_secret_file", engine.jwt_secret_file if engine else None, load_secret, b""),
-            el=read("engine.l2.jwt_secret_file", engine.l2.jwt_secret_file if engine else None, load_secret, b""),
+            engine=read("engine.jwt_secret_file", engine.jwt_secret_file if l2 and engine else None, load_secret, b""),
+            el=read("engine.l2.jwt_secret_file", l2.jwt_secret_file if l2 else None, load_secret, b""),
+            builder_listen=read(
+                "engine.builder_listen.jwt_secret_file", pool.jwt_secret_file if pool else None, load_secret, b""
+            ),
             builders=tuple(
                 read(f"engine.builders[{index}].jwt_secret_file", builder.jwt_secret_file, load_secret, b"")
                 for index, builder in enumerate(engine.builders if engine else ())

@@ -3,6 +3,7 @@
     builders =ws=> flashblocks => log => fan-out =ws=> subscribers
                         ^ build, seal
     op-node => engine => EL, builders
+    other appliances => builder_listen => builders
     operators => admin (reads statistics)
 
 The log is outermost: it opens before the planes and closes after them. On a stop the planes end one after the
@@ -26,12 +27,14 @@ from appliance.admin.app import AdminSources
 from appliance.config.model import Config, EngineConfig, FanoutConfig, UpstreamConfig
 from appliance.domain.errors import ApplianceError
 from appliance.domain.health import Health, HealthFact
+from appliance.engine.builder_listen import BuilderListen
+from appliance.engine.events import EL
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.no_flashblocks import NoFlashblocks
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.service import Engine, EngineSettings
 from appliance.engine.upstream import Upstream
-from appliance.engine.validation import BlockValidator
+from appliance.engine.validation import BlockValidator, NoValidator
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.service import Fanout, FanoutSettings
 from appliance.flashblocks.ingest import BuilderSource
@@ -53,6 +56,7 @@ log = get_logger("supervisor")
 # The order is that of the stop: nothing new is built or read before those who read the log are told to leave.
 PLANES: Final = {
     "engine": OnCrash.END,
+    "builder_listen": OnCrash.RESTART,
     "flashblocks": OnCrash.RESTART,
     "fanout": OnCrash.RESTART,
     "admin": OnCrash.RESTART,
@@ -73,6 +77,7 @@ class Appliance:
         self._planes: dict[str, Plane] = {}
         self._statistics: dict[str, Statistics] = {}
         self._engine: Engine | None = None
+        self._builder_listen: BuilderListen | None = None
         self._started_at = time.monotonic()
         self._stop = trio.Event()
         self._stopped = trio.Event()
@@ -131,6 +136,8 @@ class Appliance:
         health, facts = Health.OK, []
         if self._engine is not None:
             health, facts = self._engine.health(), self._engine.facts()
+        elif self._builder_listen is not None:
+            health, facts = self._builder_listen.health(), self._builder_listen.facts()
         for name, plane in self._planes.items():
             if plane.state is not PlaneState.RUNNING:
                 health = max(health, Health.PARTIAL)
@@ -145,9 +152,9 @@ class Appliance:
         """All ports, before anything else starts: a port in use is the first thing that is said."""
         listeners = {}
         for name in PLANES:
-            section = getattr(self._config, name)
-            if section is not None and hasattr(section, "listen"):
-                listeners[name] = stack.enter_context(open_listener(section.listen))
+            address = _listen_address(self._config, name)
+            if address is not None:
+                listeners[name] = stack.enter_context(open_listener(address))
                 self.listening[name] = _address(listeners[name])
         return listeners
 
@@ -173,7 +180,7 @@ class Appliance:
         upstreams: AsyncExitStack,
     ) -> None:
         if self._config.engine is not None:
-            await self._compose_engine(self._config.engine, secrets, listeners["engine"], flashlog, upstreams)
+            await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
         if self._config.fanout is not None and flashlog is not None:
             fanout = Fanout(_fanout_settings(self._config.fanout), flashlog, FanoutMetrics.create(self.registry))
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
@@ -186,29 +193,30 @@ class Appliance:
         self,
         config: EngineConfig,
         secrets: Secrets,
-        listener: socket,
+        listeners: dict[str, socket],
         flashlog: FlashLog | None,
         upstreams: AsyncExitStack,
     ) -> None:
-        metrics = EngineMetrics.create(self.registry)
-
-        async def connect(name: str, upstream: UpstreamConfig, secret: bytes) -> Upstream:
-            timeout_s = upstream.timeout_ms / 1000
-            return await upstreams.enter_async_context(
-                Upstream(name, upstream.url, secret, metrics, timeout_s=timeout_s)
-            )
-
-        el = await connect("l2", config.l2, secrets.el)
-        builders = [
-            await connect(builder.name, builder, secret)
-            for builder, secret in zip(config.builders, secrets.builders, strict=True)
-        ]
-        stream = self._compose_flashblocks(config, BlockValidator(el), flashlog)
-        engine = self._engine = Engine(_engine_settings(config, secrets.engine), el, tuple(builders), stream, metrics)
-        self._add("engine", partial(_on_listener, engine.run, listener), engine.statistics)
+        """The engine, the builder listener, or both. The flashblock stream is the engine's where there is one."""
+        stream: FlashblockStream | None = None
+        if config.l2 is not None:
+            metrics = EngineMetrics.create(self.registry)
+            el = await _connect(upstreams, EL, config.l2, secrets.el, metrics)
+            builders = await _connect_builders(upstreams, config, secrets, metrics)
+            stream = self._compose_flashblocks(config, BlockValidator(el), flashlog)
+            settings = _engine_settings(config, secrets.engine)
+            engine = self._engine = Engine(settings, el, builders, stream, metrics)
+            self._add("engine", partial(_on_listener, engine.run, listeners["engine"]), engine.statistics)
+        if config.builder_listen is not None:
+            metrics = EngineMetrics.create(self.registry, "builder_listen")
+            builders = await _connect_builders(upstreams, config, secrets, metrics)
+            own = NoFlashblocks() if stream else self._compose_flashblocks(config, NoValidator(), flashlog)
+            settings = _engine_settings(config, secrets.builder_listen)
+            pool = self._builder_listen = BuilderListen(settings, builders, own, metrics)
+            self._add("builder_listen", partial(_on_listener, pool.run, listeners["builder_listen"]), pool.statistics)
 
     def _compose_flashblocks(
-        self, config: EngineConfig, validator: BlockValidator, flashlog: FlashLog | None
+        self, config: EngineConfig, validator: BlockValidator | NoValidator, flashlog: FlashLog | None
     ) -> FlashblockStream:
         if self._config.flashblocks is None or flashlog is None:
             return NoFlashblocks()
@@ -255,6 +263,30 @@ class Appliance:
                 raise ApplianceError(f"the plane {plane.name} crashed: {plane.crash!r}") from plane.crash
 
 
+async def _connect(
+    stack: AsyncExitStack, name: str, upstream: UpstreamConfig, secret: bytes, metrics: EngineMetrics
+) -> Upstream:
+    timeout_s = upstream.timeout_ms / 1000
+    return await stack.enter_async_context(Upstream(name, upstream.url, secret, metrics, timeout_s=timeout_s))
+
+
+async def _connect_builders(
+    stack: AsyncExitStack, config: EngineConfig, secrets: Secrets, metrics: EngineMetrics
+) -> tuple[Upstream, ...]:
+    pairs = zip(config.builders, secrets.builders, strict=True)
+    return tuple([await _connect(stack, builder.name, builder, secret, metrics) for builder, secret in pairs])
+
+
+def _listen_address(config: Config, plane: str) -> str | None:
+    """Where a plane listens; None for one that does not, or does not run."""
+    if plane == "builder_listen":
+        return config.engine.builder_listen.listen if config.engine and config.engine.builder_listen else None
+    if plane == "engine":
+        return config.engine.listen if config.engine and config.engine.l2 else None
+    section = getattr(config, plane)
+    return getattr(section, "listen", None)
+
+
 async def _on_listener(
     run: RunOnListener, listener: socket, *, stopping: trio.Event, task_status: trio.TaskStatus[None]
 ) -> None:
@@ -277,6 +309,9 @@ def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:
     return EngineSettings(
         jwt_secret=secret,
         policy=config.policy,
+        min_gas_share=config.min_gas_share,
+        ignore_unhealthy_builders=config.ignore_unhealthy_builders,
+        external_state_root=config.external_state_root,
         builder_deadline_s=config.builder_deadline_ms / 1000,
         max_unsafe_interval_s=config.max_unsafe_interval_s,
         health_check_interval_s=config.health_check_interval_s,

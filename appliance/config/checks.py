@@ -18,6 +18,7 @@ def check(config: Config) -> Iterator[Row]:
     yield from _listeners_differ(config)
     yield from _builders(config)
     yield from _flashblocks(config)
+    yield from _structural(config)
     yield from _proxies(config)
 
 
@@ -27,8 +28,10 @@ def _something_runs(config: Config) -> Iterator[Row]:
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
-    if config.engine is not None:
+    if config.engine is not None and config.engine.l2 is not None:
         yield "engine.listen", config.engine.listen
+    if config.engine is not None and config.engine.builder_listen is not None:
+        yield "engine.builder_listen.listen", config.engine.builder_listen.listen
     if config.fanout is not None:
         yield "fanout.listen", config.fanout.listen
     if config.admin is not None:
@@ -78,6 +81,24 @@ def _builders(config: Config) -> Iterator[Row]:
         if builder.name in names:
             yield f"engine.builders[{index}].name", f'"{builder.name}"', "a name that no other builder has"
         names.add(builder.name)
+    if config.engine.builder_listen is not None and not names:
+        yield "engine.builder_listen", "no builder", "at least one [[engine.builders]]"
+
+
+def _structural(config: Config) -> Iterator[Row]:
+    """Where the local execution client cannot judge a flashblock."""
+    engine, flashblocks = config.engine, config.flashblocks
+    if engine is None:
+        return
+    if engine.external_state_root and engine.l2 is None:
+        yield "engine.external_state_root", "no section [engine.l2]", "one: its execution client makes the state root"
+    if flashblocks is None or flashblocks.validation == "structural":
+        return
+    expected = '"structural": there is no execution client'
+    if engine.l2 is None:
+        yield "flashblocks.validation", '"execution"', expected
+    elif engine.external_state_root:
+        yield "flashblocks.validation", '"execution"', f"{expected} that takes a block without its state root"
 
 
 def _flashblocks(config: Config) -> Iterator[Row]:

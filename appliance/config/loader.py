@@ -83,7 +83,7 @@ def _struct_problems(struct: type[Section], data: object, path: str) -> Iterator
     for key, field in fields.items():
         if key in data:
             yield from _value_problems(field.type, data[key], _join(path, key))
-        elif field.required:
+        elif field.required or (key in struct.required_unless and struct.required_unless[key] not in data):
             yield Problem(_join(path, key), _MISSING, _expected(field.type))
 
 

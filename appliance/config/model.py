@@ -4,7 +4,7 @@ A section that is absent is a plane that does not run. The `description` of a co
 that an operator reads after "expected" when a value does not fit.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,12 +30,18 @@ Name = Annotated[
 Milliseconds = Annotated[int, Meta(ge=1, le=600_000, description="a whole number of milliseconds from 1 to 600000")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="a number of seconds above 0, at most 86400")]
 Count = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")]
 IpNetwork = Annotated[str, Meta(min_length=2, description="an IP address or a network as 10.0.0.0/8")]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all sections share: frozen, and a key that is not known is an error."""
+    """What all sections share: frozen, and a key that is not known is an error.
+
+    ``required_unless`` names keys that may be absent only when another one is there.
+    """
+
+    required_unless: ClassVar[dict[str, str]] = {}
 
 
 class StoreConfig(Section, frozen=True, kw_only=True):
@@ -63,16 +69,29 @@ class BuilderConfig(UpstreamConfig, frozen=True, kw_only=True):
     flashblocks_url: WebsocketUrl | None = None
 
 
-class EngineConfig(Section, frozen=True, kw_only=True):
-    """The Engine API multiplexer: what op-node connects to."""
+class BuilderListenConfig(Section, frozen=True, kw_only=True):
+    """The builder load balancer: one builder towards other appliances, all of ours behind it."""
 
-    l2: L2Config
+    listen: Address
     jwt_secret_file: Path
+
+
+class EngineConfig(Section, frozen=True, kw_only=True):
+    """The Engine API multiplexer: what op-node connects to. Without `l2` it does not run, only `builder_listen`."""
+
+    required_unless: ClassVar[dict[str, str]] = {"l2": "builder_listen", "jwt_secret_file": "builder_listen"}
+
+    l2: L2Config | None = None
+    jwt_secret_file: Path = ""
     listen: Address = "127.0.0.1:8081"
-    policy: Literal["builder", "gas_used"] = "builder"
+    policy: Literal["builder", "gas_used", "max_gas_used", "max_value", "max_transactions"] = "builder"
+    min_gas_share: Share | None = None
     builder_deadline_ms: Milliseconds = 1000
     max_unsafe_interval_s: Seconds = 10
     health_check_interval_s: Seconds = 60
+    ignore_unhealthy_builders: bool = False
+    external_state_root: bool = False
+    builder_listen: BuilderListenConfig | None = None
     builders: tuple[BuilderConfig, ...] = ()
 
 

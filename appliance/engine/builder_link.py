@@ -1,4 +1,7 @@
-"""The shell around one builder's lanes: two tasks that send what is queued, one call at a time each."""
+"""The shell around one builder's lanes: two tasks that send what is queued, one call at a time each.
+
+Lasting requests (miner settings) are remembered, the newest of each kind, and sent again when the builder comes back.
+"""
 
 from collections.abc import Callable
 
@@ -9,6 +12,7 @@ from appliance.engine.events import Answered, Failed
 from appliance.engine.lanes import CHAIN_PARCELS, POOL_PARCELS, Lane, Parcel
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.outcomes import Outcome
+from appliance.engine.reunion import Reunion
 from appliance.engine.upstream import Upstream
 from appliance.net.backoff import Backoff
 from appliance.net.http import HttpResponse
@@ -22,6 +26,10 @@ class BuilderLink:
         self._report = report
         self._failed = metrics.copies_failed.labels(upstream.name)
         self._dropped = metrics.copies_dropped.labels(upstream.name)
+        self._replayed = metrics.settings_replayed.labels(upstream.name)
+        self._reunion = Reunion()
+        # At most one for each kind, and kinds are method names: bounded by MIRRORED_METHODS.
+        self._settings: dict[str, Parcel] = {}
         self._chain = _Queue(Lane(CHAIN_PARCELS))
         self._pool = _Queue(Lane(POOL_PARCELS))
 
@@ -32,7 +40,10 @@ class BuilderLink:
             nursery.start_soon(self._work, self._pool)
 
     def put(self, parcel: Parcel, *, in_order: bool) -> list[Failed]:
-        """Queue a request; answers the outcomes of waiting calls whose place it takes."""
+        """Queue a request; answers the outcomes of waiting calls that will never be made because of it."""
+        if parcel.lasting and parcel.kind is not None:
+            self._settings.pop(parcel.kind, None)  # the order in which they were set is kept
+            self._settings[parcel.kind] = parcel
         queue = self._chain if in_order else self._pool
         dropped_before = queue.lane.dropped
         displaced = queue.lane.put(parcel)
@@ -40,11 +51,19 @@ class BuilderLink:
         queue.waiting.unpark()
         return [Failed(call_id, f"{self.upstream.name}: a newer order took its place") for call_id in displaced]
 
+    def probed(self, head: int | None) -> None:
+        """The builder said its head's number to a health probe; None when it did not answer."""
+        if head is None:
+            self._reunion.missed()
+        elif self._reunion.head_seen(head):
+            self._replay()
+
     def statistics(self) -> dict[str, object]:
         """What waits, and what was dropped."""
         return {
             **self.upstream.statistics(),
             "waiting": len(self._chain.lane) + len(self._pool.lane),
+            "settings": sorted(self._settings),
             "dropped": self._chain.lane.dropped + self._pool.lane.dropped,
         }
 
@@ -64,10 +83,19 @@ class BuilderLink:
             response = await self.upstream.post(parcel.make_body())
         except UnavailableError as error:
             self._failed.inc()
+            self._reunion.missed()
             self._tell(parcel, error)
             return False
+        if self._reunion.answered():
+            self._replay(delivered=parcel)
         self._tell(parcel, response)
         return response.status == 200
+
+    def _replay(self, delivered: Parcel | None = None) -> None:
+        for parcel in [each for each in self._settings.values() if each is not delivered]:
+            self._pool.lane.put(parcel)
+            self._replayed.inc()
+        self._pool.waiting.unpark()
 
     def _tell(self, parcel: Parcel, result: HttpResponse | UnavailableError) -> None:
         if parcel.call_id is None:

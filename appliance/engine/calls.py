@@ -70,7 +70,35 @@ class Judgement:
     source: str
 
 
-Purpose = Forward | ForkchoiceAtEl | BuildAtBuilder | PlainPayload | LocalPayload | BuilderPayload | Judgement
+@dataclass(frozen=True, slots=True)
+class Completing:
+    """The EL's answer to the order to build a candidate's transactions (completion.py)."""
+
+    record: BuildRecord
+    selection: Selection
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The EL's block of a candidate's transactions."""
+
+    record: BuildRecord
+    selection: Selection
+    source: str
+
+
+Purpose = (
+    Forward
+    | ForkchoiceAtEl
+    | BuildAtBuilder
+    | PlainPayload
+    | LocalPayload
+    | BuilderPayload
+    | Judgement
+    | Completing
+    | Completion
+)
 
 
 class CallTable:

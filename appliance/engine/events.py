@@ -74,7 +74,15 @@ class DeadlinePassed:
     build_id: BuildId
 
 
-Event = Requested | Answered | Failed | Sealed | DeadlinePassed
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """Builders that are ``unhealthy`` are not waited for; those to be ``ignored`` get no part in the chain either."""
+
+    unhealthy: frozenset[str]
+    ignored: frozenset[str] = frozenset()
+
+
+Event = Requested | Answered | Failed | Sealed | DeadlinePassed | HealthChanged
 
 
 # --- commands: calls and replies ----------------------------------------------------------------------
@@ -103,11 +111,17 @@ class Validate:
 
 @dataclass(frozen=True, slots=True)
 class SendInOrder:
-    """Call a builder behind everything ordered of it before: it must know the parent when it is to build."""
+    """Call a builder behind everything ordered of it before: it must know the parent when it is to build.
+
+    ``builds`` is False for the builder listener's newPayload and forkchoiceUpdated without attributes, which
+    give way when a builder is far behind; ``latest_only`` as in `Copy`.
+    """
 
     call_id: CallId
     builder: str
     body: bytes
+    builds: bool = True
+    latest_only: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +130,23 @@ class Copy:
 
     ``latest_only`` names a kind of which only the newest counts; ``lasting`` says that it must reach the
     builder even when it is away now. ``in_order`` says that its place among the chain's calls matters.
+    Builders in ``skip`` get none.
     """
 
     body: bytes
     latest_only: str | None = None
     lasting: bool = False
     in_order: bool = True
+    skip: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Let all builders have newPayload of the block that was chosen; nobody waits for the outcome."""
+    """Let all builders but those in ``skip`` have newPayload of the block that was chosen; nobody waits for it."""
 
     block: BuiltPayload | AssembledPayload
     parent_beacon_block_root: str | None
+    skip: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +204,7 @@ class Seal:
 class PayloadReturned:
     build_id: BuildId
     block_hash: str
+    holds_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +241,7 @@ class CandidateLost:
     """A source's block will not be returned: no answer, not the block that was asked for, or not VALID."""
 
     source: str
-    kind: str  # "failed" | "refused" | "invalid"; a metric's label
+    kind: str  # "failed" | "refused" | "invalid" | "unjudged" | "late"; a metric's label
     reason: str
 
 
@@ -239,7 +257,8 @@ class BuilderAbsent:
 class Produced:
     """An upstream answered getPayload with a block, or failed a call that every block needs.
 
-    What health goes by between its own probes.
+    What health goes by between its own probes. A builder's block counts when the choice is made, so that one
+    that comes in time and turns out INVALID is not a good word and a bad one.
     """
 
     upstream: str
@@ -247,6 +266,14 @@ class Produced:
     reason: str
 
 
-Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced
+@dataclass(frozen=True, slots=True)
+class OrderTurnedAway:
+    """The builder listener sent an order to build to nobody: another one on the same parent is being built."""
+
+    parent_hash: str
+    reason: str
+
+
+Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced | OrderTurnedAway
 
 Command = Send | Validate | SendInOrder | Copy | Announce | Reply | WakeAt | StreamCommand | Observation

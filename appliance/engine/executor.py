@@ -6,11 +6,13 @@ after the other on the loop, so the machine needs no lock.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import trio
 
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import UnavailableError
+from appliance.domain.health import Health
 from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
 from appliance.engine.builder_link import BuilderLink
@@ -18,7 +20,6 @@ from appliance.engine.events import EL, Command, Event, Ticket
 from appliance.engine.health_watch import HealthWatch
 from appliance.engine.lanes import Parcel
 from appliance.engine.metrics import EngineMetrics
-from appliance.engine.multiplexer import Multiplexer
 from appliance.engine.observer import Observer
 from appliance.engine.parcels import (
     NewPayloadBodies,
@@ -44,20 +45,44 @@ class _Waiter:
         self.reply = ev.Reply(Ticket(0), b"", 500)
 
 
+class Machine(Protocol):
+    """What decides: the multiplexer, or the builder listener's arbiter."""
+
+    @property
+    def open_calls(self) -> int:
+        """Calls to upstreams whose outcome has not come."""
+
+    @property
+    def head(self) -> str:
+        """The block that was last taken as the head; empty before."""
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """What an event makes us do, in order; ``now`` in seconds, monotonic."""
+
+
 class Executor:
-    """The machine's hands. `run` must be running for `ask` to be answered."""
+    """The machine's hands. `run` must be running for `ask` to be answered.
+
+    ``el`` is None for a machine that has none. With ``ignore_unhealthy``, builders that are ill get no part in the
+    chain while the health is not 200 (rollup-boost's `ignore_unhealthy_builders`).
+    """
 
     def __init__(
         self,
-        machine: Multiplexer,
-        el: Upstream,
+        machine: Machine,
+        el: Upstream | None,
         builders: Sequence[Upstream],
         stream: FlashblockStream,
         health: HealthWatch,
         metrics: EngineMetrics,
+        *,
+        ignore_unhealthy: bool = False,
     ) -> None:
         self._machine = machine
-        self._upstreams = {EL: el, **{builder.name: builder for builder in builders}}
+        self._upstreams = {builder.name: builder for builder in builders}
+        if el is not None:
+            self._upstreams[EL] = el
+        self._ignore_unhealthy = ignore_unhealthy
         self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics) for builder in builders}
         self._stream = stream
         self._health = health
@@ -67,6 +92,7 @@ class Executor:
         self._waiting: dict[Ticket, _Waiter] = {}
         self._last_ticket = 0
         self._nursery: trio.Nursery | None = None
+        health.listen(self)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Make calls until cancelled."""
@@ -88,6 +114,15 @@ class Executor:
         finally:
             del self._waiting[ticket]
         return waiter.reply
+
+    def health_changed(self, status: Health, unhealthy: frozenset[str]) -> None:
+        """Tell the machine who is ill."""
+        ignored = unhealthy if self._ignore_unhealthy and status is not Health.OK else frozenset()
+        self._dispatch(ev.HealthChanged(unhealthy, ignored))
+
+    def builder_probed(self, builder: str, head: int | None) -> None:
+        """What a health probe found may mean that the builder has forgotten its settings."""
+        self._links[builder].probed(head)
 
     def statistics(self) -> dict[str, object]:
         """The machine, the blocks that were returned, and the builders' lanes."""
@@ -116,7 +151,7 @@ class Executor:
                 return self._queue(command)
             case ev.Seal(build_id):
                 return [ev.Sealed(build_id, self._seal(build_id))]
-            case ev.BlockReturned() | ev.CandidateLost() | ev.BuilderAbsent():
+            case ev.BlockReturned() | ev.CandidateLost() | ev.BuilderAbsent() | ev.OrderTurnedAway():
                 self._observer.observe(command)
             case ev.Produced():
                 self._health.produced(command)
@@ -167,12 +202,13 @@ class Executor:
             case ev.SendInOrder():
                 return self._links[command.builder].put(parcel_of_order(command), in_order=True)
             case ev.Copy():
-                return self._to_all(parcel_of_copy(command), in_order=command.in_order)
+                return self._to_all(parcel_of_copy(command), command.skip, in_order=command.in_order)
             case ev.Announce():
-                return self._to_all(parcel_of_announcement(command, self._bodies), in_order=True)
+                return self._to_all(parcel_of_announcement(command, self._bodies), command.skip, in_order=True)
 
-    def _to_all(self, parcel: Parcel, *, in_order: bool) -> list[Event]:
-        return [event for link in self._links.values() for event in link.put(parcel, in_order=in_order)]
+    def _to_all(self, parcel: Parcel, skip: frozenset[str], *, in_order: bool) -> list[Event]:
+        links = [link for name, link in self._links.items() if name not in skip]
+        return [event for link in links for event in link.put(parcel, in_order=in_order)]
 
     # The stream is another plane, called on the way of a block. What fails in it costs flashblocks, never
     # a block, so this is a boundary: its bug is logged, and the machine goes on without it.
@@ -200,8 +236,8 @@ class Executor:
                 self._stream.build_abandoned(build_id)
             case ev.BuilderJoined(build_id, builder, payload_id):
                 self._stream.builder_joined(build_id, builder, payload_id)
-            case ev.PayloadReturned(build_id, block_hash):
-                self._stream.payload_returned(build_id, block_hash)
+            case ev.PayloadReturned(build_id, block_hash, holds_all):
+                self._stream.payload_returned(build_id, block_hash, holds_all=holds_all)
             case ev.HeadChanged(block_hash, block_number):
                 self._stream.head_changed(block_hash, block_number)
             case ev.Seal():

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from appliance.domain.errors import DecodeError
-from appliance.domain.health import Health
+from appliance.domain.health import Health, HealthFact
 from appliance.engine.events import JSON, Reply
 from appliance.engine.metrics import EngineMetrics
 from appliance.net.http import HttpRequest, HttpResponse
@@ -50,7 +50,7 @@ _CALL_NAMES: Final[dict[type[Call], str]] = {
 
 
 class Frontend:
-    """Turns HTTP requests into calls. ``health`` answers the status of /healthz."""
+    """Turns HTTP requests into calls. ``health`` answers the status of /healthz, ``facts`` its reasons."""
 
     def __init__(
         self,
@@ -59,11 +59,13 @@ class Frontend:
         health: Callable[[], Health],
         metrics: EngineMetrics,
         *,
+        facts: Callable[[], list[HealthFact]] = list,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._secret = secret
         self._ask = ask
         self._health = health
+        self._facts = facts
         self._wall_clock = wall_clock
         self._unauthorized = metrics.unauthorized
         self._requests = {kind: metrics.requests.labels(name) for kind, name in _CALL_NAMES.items()}
@@ -72,7 +74,8 @@ class Frontend:
         """Answer one HTTP request; the probes need no token (rollup-boost's paths, on the same port)."""
         if request.path == "/healthz":
             status = self._health()
-            return HttpResponse(int(status), _HEALTH_TEXTS[status], _TEXT)
+            lines = [_HEALTH_TEXTS[status], *map(_fact_line, self._facts())]
+            return HttpResponse(int(status), b"\n".join(lines), _TEXT)
         if request.path in {"/readyz", "/livez"}:
             return HttpResponse(200, b"OK", _TEXT)
         if request.method != "POST":
@@ -134,6 +137,10 @@ class Frontend:
             return encode_error(bytes(request.id), RESPONSE_TOO_LARGE, "the answers of this batch are too large")
         reply = await self._call(request, bytes(element))
         return None if request.is_notification else _as_element(reply, bytes(request.id))
+
+
+def _fact_line(fact: HealthFact) -> bytes:
+    return f"{fact.name}: {'well' if fact.healthy else 'not well'}, {fact.reason}".encode()
 
 
 def _is_for_the_el(element: msgspec.Raw) -> bool:

@@ -6,7 +6,8 @@ from typing import Final
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
 from appliance.domain.payloads import PayloadSource
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
-from appliance.engine.calls import BuilderPayload, CallTable, Judgement, LocalPayload
+from appliance.engine.calls import BuilderPayload, CallTable, Completing, Completion, Judgement, LocalPayload
+from appliance.engine.completion import StateRoots
 from appliance.engine.events import (
     ASSEMBLED,
     EL,
@@ -27,6 +28,7 @@ from appliance.engine.events import (
 from appliance.engine.offers import Block, Offer, Standing
 from appliance.engine.outcomes import Outcome, apology, body_of
 from appliance.engine.policies import Policy
+from appliance.engine.reputation import good_words, late_word, rejection
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
 from appliance.wire.engine import (
     BuiltPayload,
@@ -34,23 +36,32 @@ from appliance.wire.engine import (
     RefusedError,
     decode_payload,
     decode_verdict,
-    refuse_error,
 )
 from appliance.wire.engine_bodies import assembled_answer, get_payload_request, payload_answer
 from appliance.wire.jsonrpc import readdress
 
 _UNFINISHED: Final = {Standing.PENDING, Standing.OFFERED, Standing.VALIDATING}
-_ERROR_BYTES: Final = 4096  # no error answer is longer: a block that comes too late is not read for its health
 
 
 class PayloadChoice:
     """The conversations that choose a block, one per build; ``deadline_s`` counts from op-node's request."""
 
-    def __init__(self, book: BuildBook, calls: CallTable, policy: Policy, deadline_s: float) -> None:
+    def __init__(
+        self,
+        book: BuildBook,
+        calls: CallTable,
+        policy: Policy,
+        deadline_s: float,
+        *,
+        external_state_root: bool = False,
+    ) -> None:
         self._book = book
         self._calls = calls
         self._policy = policy
         self._deadline_s = deadline_s
+        self._state_roots = StateRoots(calls, external_state_root)
+        self.unhealthy: frozenset[str] = frozenset()
+        self.ignored: frozenset[str] = frozenset()
 
     def ask(self, record: BuildRecord, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """op-node wants the block: start choosing, join a choice that is running, or repeat its result."""
@@ -69,7 +80,7 @@ class PayloadChoice:
         if record is None or record.phase is not Phase.SEALING:
             return []
         record.phase = Phase.CHOOSING
-        selection = record.selection = Selection(record.order, record.builders, self._policy)
+        selection = record.selection = Selection(record.order, record.builders, self._policy, self.unhealthy)
         commands: list[Command] = [
             WakeAt(record.build_id, record.deadline),
             self._ask_local(record, selection),
@@ -105,7 +116,7 @@ class PayloadChoice:
         """The EL's own block."""
         record, selection = purpose.record, purpose.selection
         if record.selection is not selection:
-            return [_produced_late(EL, outcome)]  # chosen meanwhile; asking let the EL end its building
+            return late_word(EL, outcome)  # chosen meanwhile; asking let the EL end its building
         try:
             body = body_of(outcome)
         except UnavailableError as error:
@@ -120,15 +131,18 @@ class PayloadChoice:
         """A builder's block."""
         record, selection, builder = purpose.record, purpose.selection, purpose.builder
         if record.selection is not selection:
-            return [_produced_late(builder, outcome)]  # chosen meanwhile; asking let it finish its block
+            # Chosen meanwhile; asking let it finish its block.
+            return late_word(builder, outcome, in_time=now <= record.deadline, told=selection.overdue)
         try:
             payload = decode_payload(body_of(outcome), record.version)
         except (UnavailableError, RemoteError) as error:
             selection.lose(builder, str(error))
             commands = [*_lost(builder, "failed", str(error)), Produced(builder, ok=False, reason=str(error))]
         else:
-            commands = [*_lost(builder, "refused", selection.offer(builder, payload))]
-            commands.append(Produced(builder, ok=True, reason=""))
+            objection = selection.offer(builder, payload)
+            commands = [*_lost(builder, "refused", objection)]
+            if objection is not None:
+                commands.append(Produced(builder, ok=False, reason=objection))
         return commands + self._advance(record, selection, now)
 
     def on_verdict(self, purpose: Judgement, outcome: Outcome, now: float) -> list[Command]:
@@ -140,8 +154,17 @@ class PayloadChoice:
             selection.judge(source, decode_verdict(body_of(outcome)))
         except (UnavailableError, RemoteError) as error:
             selection.lose(source, f"not validated: {error}")
-        offer = selection.offers[source]
-        commands = _lost(source, "invalid", offer.reason) if offer.standing is Standing.LOST else []
+        return rejection(selection.offers[source]) + self._advance(record, selection, now)
+
+    def on_completion(self, purpose: Completing | Completion, outcome: Outcome, now: float) -> list[Command]:
+        """The EL's word on a candidate whose state root it is to fill in."""
+        record, selection = purpose.record, purpose.selection
+        if record.selection is not selection:
+            return []
+        if isinstance(purpose, Completing):
+            commands = self._state_roots.on_ordered(purpose, outcome)
+        else:
+            commands = self._state_roots.on_block(purpose, outcome)
         return commands + self._advance(record, selection, now)
 
     def _ask_local(self, record: BuildRecord, selection: Selection) -> Send:
@@ -172,13 +195,16 @@ class PayloadChoice:
             case Choose(offer):
                 return self._conclude(record, selection, offer, now)
             case AskVerdict(offer):
-                return self._validate(record, selection, offer)
+                return self._validate(record, selection, offer, now)
             case GiveUp():
                 return _give_up(record, selection)
             case Wait():
                 return []
 
-    def _validate(self, record: BuildRecord, selection: Selection, offer: Offer) -> list[Command]:
+    def _validate(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
+        if self._state_roots.wanted(offer):
+            commands = self._state_roots.begin(record, selection, offer)
+            return commands if offer.standing is not Standing.LOST else commands + self._advance(record, selection, now)
         call_id = self._calls.open(Judgement(record, selection, offer.source))
         return [Validate(call_id, offer.taken(), record.order.parent_beacon_block_root)]
 
@@ -191,9 +217,10 @@ class PayloadChoice:
         record.askers, record.selection = [], None
         self._book.remember_block(block.block_hash, block.block_number)
         commands += _late(selection)
+        commands += good_words(selection)
         commands.append(_returned(record, selection, offer, block, now))
-        commands.append(PayloadReturned(record.build_id, block.block_hash))
-        commands.append(Announce(block, record.order.parent_beacon_block_root))
+        commands.append(PayloadReturned(record.build_id, block.block_hash, _holds_all(offer)))
+        commands.append(Announce(block, record.order.parent_beacon_block_root, self.ignored))
         return commands
 
 
@@ -219,6 +246,11 @@ def _readdressed(body: bytes, identifier: bytes) -> bytes:
         return body  # the EL's own words, whatever they are
 
 
+def _holds_all(offer: Offer) -> bool:
+    """Whether a block of another hash than the flashblocks' is what was shown all the same."""
+    return offer.completed and offer.preserves
+
+
 def _lost(source: str, kind: str, reason: str | None) -> list[Command]:
     return [] if reason is None else [CandidateLost(source, kind, reason)]
 
@@ -232,16 +264,6 @@ def _late(selection: Selection) -> Iterator[Command]:
             yield CandidateLost(offer.source, "late", reason)
             if offer.standing is Standing.PENDING:
                 yield Produced(offer.builder, ok=False, reason=reason)
-
-
-def _produced_late(upstream: str, outcome: Outcome) -> Produced:
-    try:
-        body = body_of(outcome)
-        if len(body) < _ERROR_BYTES:
-            refuse_error(body)
-    except (UnavailableError, RemoteError) as error:
-        return Produced(upstream, ok=False, reason=str(error))
-    return Produced(upstream, ok=True, reason="")
 
 
 def _returned(record: BuildRecord, selection: Selection, offer: Offer, block: Block, now: float) -> BlockReturned:

@@ -1,85 +1,256 @@
 """Whether the EL and the builders make blocks, folded into one status: a pure machine.
 
-    fact of each upstream                            becomes
-    ---------------------------------------------    ---------------------------------------------------
-    nothing known yet                                unhealthy, "not checked yet"
-    probe: latest block younger than the bound       healthy
-    probe: older, an error, no answer                unhealthy, with the reason
-    getPayload answered with a block                 healthy
-    getPayload failed                                as before, but it is to be probed at once: one failed
-                                                     call alone must not move the leadership (a reported
-                                                     fault of rollup-boost), two different ones may
+An upstream is looked at in one way or two, each with a track of its own: its `head` (what probes find), and for
+builders their `work` (what comes of getPayload). One track:
 
-    status: 503 when the EL is unhealthy, else 206 when there are builders and all are known to be unhealthy
-            (at the start the EL's probe may be answered first), else 200.
+    state      observation                            becomes
+    ---------  -------------------------------------  ------------------------------------------------------
+    unknown    good                                   well
+    any        bad                                    one strike more; ill when they are enough
+    well       good                                   one strike less
+    ill        good, enough of them in a row over     well
+               the time that a return takes
+    ill        bad                                    ill, and the return begins anew
 
-Source: rollup-boost 0.7.17, health check and getPayload. op-conductor reads the status code.
+                   strikes    good ones to return    time of a return
+    EL             2          1                      none: its blocks are the chain's
+    builder        3          3                      3 s, twice that after each relapse, at most 2 min; 3 s again
+                                                     when it was well for ten times as long
+
+    seen                                                      is to the track
+    --------------------------------------------------------  ----------------------------------------------
+    probe: no answer, an error                                bad for `head`
+    probe: a head young enough                                good for `head`
+      the same, builder, more than MAX_LAG behind the best    bad: it does not follow
+    probe: a head too old                                     bad for `head`
+      the same, builder, level with the EL                    good: the chain stands still, not the builder
+      the same, builder, while the EL's head is not known     nothing: it may be the EL's fault
+    probe good, and for QUIET_S no word about `work`          good for `work`: a follower asks for no block, so a
+                                                              builder must be able to return without one
+    EL: getPayload answered with a block                      good for `head`
+    EL: a call without an answer                              nothing, but it is to be probed at once
+    builder: its block came in time, and was not refused      good for `work`
+    builder: no build, no block, a late, wrong or INVALID one bad for `work`, and it is to be probed at once
+
+So the EL's silence or SYNCING is never held against a builder, nor a builder's fault against the EL.
+
+    status: 503 when the EL is not known to be well, else 206 when there are builders and all of them are ill
+            (those that are not known yet are not), else 200.
+    without an EL (the builder listener): 503 when no builder is well, 206 when one of them is ill, else 200.
+
+Source of the codes: rollup-boost 0.7.17, health check and getPayload. op-conductor reads the status code, and a
+change of it can move the leadership: that is why nothing changes at the first error.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from appliance.domain.health import Health, HealthFact
 from appliance.engine.events import EL
+from appliance.wire.engine import LatestBlock
 
-RECHECK_S: Final = 5.0
-"""The longest wait for the next probe while something is unhealthy, so that 206 and 503 do not stick."""
+RECHECK_S: Final = 1.0
+"""The longest wait for the next probe while something is suspected or ill, so that 206 and 503 do not stick."""
+
+MAX_LAG: Final = 5
+"""How many blocks a builder's head may be behind the EL's: both are asked side by side, so 1 or 2 are normal."""
+
+QUIET_S: Final = 10.0
+"""When nothing was heard of a builder's work for so long, its head speaks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many bad observations make ill, and what a return takes. Times in seconds."""
+
+    strikes: int
+    goods: int
+    return_s: float
+    max_return_s: float
+
+
+EL_PATIENCE: Final = Patience(strikes=2, goods=1, return_s=0.0, max_return_s=0.0)
+BUILDER_PATIENCE: Final = Patience(strikes=3, goods=3, return_s=3.0, max_return_s=120.0)
+_STEADY: Final = 10  # so many return times without a relapse, and the next one is short again
+
+
+class Track:
+    """One way of looking at one upstream; ``now`` in seconds, monotonic."""
+
+    def __init__(self, patience: Patience) -> None:
+        self.known = False
+        self.ill = False
+        self.reason = "not checked yet"
+        self._patience = patience
+        self._strikes = 0
+        self._goods = 0
+        self._since = 0.0  # of the first good one in a row, while ill
+        self._return_s = patience.return_s
+        self._well_since: float | None = None  # after a return
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing counts against it."""
+        return not self.ill and self._strikes == 0
+
+    def good(self, reason: str, now: float) -> None:
+        """A good observation."""
+        if self.ill:
+            self._return(reason, now)
+            return
+        self.known, self.reason = True, reason
+        self._strikes = max(0, self._strikes - 1)
+
+    def bad(self, reason: str, now: float) -> None:
+        """A bad observation."""
+        self._goods = 0
+        self._strikes = min(self._strikes + 1, self._patience.strikes)
+        if self.ill:
+            self.reason = reason
+        elif self._strikes >= self._patience.strikes:
+            self._fall_ill(reason, now)
+
+    def _fall_ill(self, reason: str, now: float) -> None:
+        self.known, self.ill, self.reason = True, True, reason
+        if self._well_since is None:
+            return
+        steady = now - self._well_since >= _STEADY * self._return_s
+        longer = min(2 * self._return_s, self._patience.max_return_s)
+        self._return_s = self._patience.return_s if steady else longer
+
+    def _return(self, reason: str, now: float) -> None:
+        if self._goods == 0:
+            self._since = now
+        self._goods += 1
+        if self._goods >= self._patience.goods and now - self._since >= self._return_s:
+            self.ill, self.reason, self._strikes, self._goods, self._well_since = False, reason, 0, 0, now
 
 
 @dataclass(slots=True)
-class _Side:
-    healthy: bool = False
-    reason: str = "not checked yet"
-    known: bool = False
-
-    def set(self, healthy: bool, reason: str) -> None:
-        self.healthy, self.reason, self.known = healthy, reason, True
+class _Builder:
+    head: Track = field(default_factory=lambda: Track(BUILDER_PATIENCE))
+    work: Track = field(default_factory=lambda: Track(BUILDER_PATIENCE))
+    block: LatestBlock | None = None
+    worked_at: float | None = None
 
     @property
-    def is_ill(self) -> bool:
-        return self.known and not self.healthy
+    def ill(self) -> bool:
+        return self.head.ill or self.work.ill
+
+    @property
+    def known(self) -> bool:
+        return self.head.known or self.work.known
+
+    @property
+    def reason(self) -> str:
+        if self.ill:
+            return "; ".join(track.reason for track in (self.head, self.work) if track.ill)
+        return self.head.reason if self.head.known else self.work.reason
 
 
 class HealthMachine:
-    """``max_unsafe_interval_s`` is how old the latest block may be, in seconds of wall clock."""
+    """``max_unsafe_interval_s`` is how old the latest block may be, in seconds of wall clock.
 
-    def __init__(self, builders: Iterable[str], max_unsafe_interval_s: float) -> None:
+    Without an EL (``has_el``) the builders are all there is.
+    """
+
+    def __init__(self, builders: Iterable[str], max_unsafe_interval_s: float, *, has_el: bool = True) -> None:
         self._max_age_s = max_unsafe_interval_s
-        self._builders = tuple(builders)
-        self._sides = {name: _Side() for name in (EL, *self._builders)}
+        self._builders = {name: _Builder() for name in builders}
+        self._el = Track(EL_PATIENCE) if has_el else None
+        self._el_block: LatestBlock | None = None
 
-    def block_seen(self, upstream: str, timestamp: int, wall_now: float) -> None:
-        """A probe was answered; ``timestamp`` is the latest block's, ``wall_now`` Unix seconds."""
-        age_s = wall_now - timestamp
-        healthy = age_s <= self._max_age_s
+    def block_seen(self, upstream: str, block: LatestBlock, wall_now: float, now: float) -> None:
+        """A probe was answered; ``wall_now`` Unix seconds, as the block's timestamp."""
+        age_s = wall_now - block.timestamp
         text = f"latest block is {age_s:.0f} s old"
-        self._sides[upstream].set(healthy, text if healthy else f"{text}, more than {self._max_age_s:.0f} s")
+        if age_s > self._max_age_s:
+            text += f", more than {self._max_age_s:.0f} s"
+        if upstream != EL:
+            self._builder_seen(self._builders[upstream], block, age_s <= self._max_age_s, text, now)
+        elif self._el is not None:
+            self._el_block = block
+            self._mark(self._el, age_s <= self._max_age_s, text, now)
 
-    def probe_failed(self, upstream: str, reason: str) -> None:
+    def probe_failed(self, upstream: str, reason: str, now: float) -> None:
         """A probe had no useful answer."""
-        self._sides[upstream].set(False, reason)
+        if upstream != EL:
+            self._builders[upstream].block = None
+            self._builders[upstream].head.bad(reason, now)
+        elif self._el is not None:
+            self._el_block = None
+            self._el.bad(reason, now)
 
-    def produced(self, upstream: str, ok: bool) -> bool:
+    def produced(self, upstream: str, ok: bool, reason: str, now: float) -> bool:
         """What came of getPayload; True when the upstream should be probed at once."""
-        side = self._sides[upstream]
-        if ok:
-            side.set(True, "answered getPayload")
-        return not ok and side.healthy
+        if upstream == EL:
+            if ok and self._el is not None:
+                self._el.good("answered getPayload", now)
+            return not ok and self._el is not None and not self._el.ill
+        builder = self._builders[upstream]
+        builder.worked_at = now
+        self._mark(builder.work, ok, reason or "answered getPayload", now)
+        return not ok and not builder.head.ill
 
     def status(self) -> Health:
         """The fold."""
-        if not self._sides[EL].healthy:
+        builders = self._builders.values()
+        if self._el is None:
+            if not any(each.known and not each.ill for each in builders):
+                return Health.UNAVAILABLE
+            return Health.PARTIAL if any(each.ill for each in builders) else Health.OK
+        if not self._el.known or self._el.ill:
             return Health.UNAVAILABLE
-        if self._builders and all(self._sides[name].is_ill for name in self._builders):
-            return Health.PARTIAL
-        return Health.OK
+        return Health.PARTIAL if builders and all(each.ill for each in builders) else Health.OK
+
+    def unhealthy(self) -> frozenset[str]:
+        """The builders that are ill; those not known yet are not."""
+        return frozenset(name for name, each in self._builders.items() if each.ill)
 
     def facts(self) -> list[HealthFact]:
         """Each upstream with its reason, the EL first."""
-        return [HealthFact(name, side.healthy, side.reason) for name, side in self._sides.items()]
+        facts = [HealthFact(name, each.known and not each.ill, each.reason) for name, each in self._builders.items()]
+        if self._el is None:
+            return facts
+        return [HealthFact(EL, self._el.known and not self._el.ill, self._el.reason), *facts]
 
     def next_probe_s(self, interval_s: float) -> float:
         """How long to wait before the next round of probes."""
-        well = all(side.healthy for side in self._sides.values())
-        return interval_s if well else min(interval_s, RECHECK_S)
+        heads = [each.head for each in self._builders.values()] + ([self._el] if self._el else [])
+        calm = all(track.is_calm for track in [*heads, *(each.work for each in self._builders.values())])
+        return interval_s if calm and all(track.known for track in heads) else min(interval_s, RECHECK_S)
+
+    def _builder_seen(self, builder: _Builder, block: LatestBlock, young: bool, text: str, now: float) -> None:
+        builder.block = block
+        lag = self._lag(builder)
+        if young and (lag is None or lag <= MAX_LAG):
+            self._head_good(builder, text, now)
+        elif young:
+            builder.head.bad(f"head is {lag} blocks behind", now)
+        elif self._el is None:
+            builder.head.bad(text, now)
+        elif lag is not None and lag <= MAX_LAG:
+            self._head_good(builder, f"{text}, as is {EL}'s", now)
+        elif lag is not None:
+            builder.head.bad(f"{text}, and {lag} blocks behind", now)
+
+    def _head_good(self, builder: _Builder, text: str, now: float) -> None:
+        builder.head.good(text, now)
+        if builder.work.known and (builder.worked_at is None or now - builder.worked_at >= QUIET_S):
+            builder.work.good("its head speaks for it", now)
+
+    def _lag(self, builder: _Builder) -> int | None:
+        """Blocks behind the EL, or without one behind the best builder; None when that is not known."""
+        blocks = [each.block for each in self._builders.values()] if self._el is None else [self._el_block]
+        numbers = [block.number for block in blocks if block is not None and block.number is not None]
+        if not numbers or builder.block is None or builder.block.number is None:
+            return None
+        return max(numbers) - builder.block.number
+
+    @staticmethod
+    def _mark(track: Track, good: bool, reason: str, now: float) -> None:
+        if good:
+            track.good(reason, now)
+        else:
+            track.bad(reason, now)

@@ -2,41 +2,61 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 import trio
 
 from appliance.domain.errors import RemoteError, UnavailableError
 from appliance.domain.health import Health, HealthFact
-from appliance.engine.events import Produced
+from appliance.engine.events import EL, Produced
 from appliance.engine.health import HealthMachine
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.upstream import Upstream
 from appliance.telemetry.logging import get_logger
-from appliance.wire.engine import decode_latest_timestamp
+from appliance.wire.engine import LatestBlock, decode_latest_block
 from appliance.wire.engine_bodies import latest_block_request
 
 log = get_logger("engine")
 
+PROBE_TIMEOUT_S: Final = 2.0
+"""A probe that takes longer has failed, whatever the upstream's own timeout: one must not delay the others'."""
+
+
+class HealthListener(Protocol):
+    """Who acts on what is found."""
+
+    def health_changed(self, status: Health, unhealthy: frozenset[str]) -> None:
+        """The status or the set of builders that are ill is another one."""
+
+    def builder_probed(self, builder: str, head: int | None) -> None:
+        """A builder said its head's number; None when it did not answer."""
+
 
 class HealthWatch:
-    """Probes the ``upstreams`` (the EL first) every ``interval_s`` seconds, and at once when one is suspected."""
+    """Probes every ``interval_s`` seconds, sooner while something is wrong, and at once when one is suspected.
+
+    ``el`` is None for the builder listener, which has none.
+    """
 
     def __init__(
         self,
-        upstreams: Sequence[Upstream],
+        el: Upstream | None,
+        builders: Sequence[Upstream],
         metrics: EngineMetrics,
         *,
         interval_s: float,
         max_unsafe_interval_s: float,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._upstreams = tuple(upstreams)
+        self._upstreams = tuple(builders) if el is None else (el, *builders)
         self._metrics = metrics
         self._interval_s = interval_s
         self._wall_clock = wall_clock
-        self._machine = HealthMachine([upstream.name for upstream in upstreams[1:]], max_unsafe_interval_s)
+        names = [builder.name for builder in builders]
+        self._machine = HealthMachine(names, max_unsafe_interval_s, has_el=el is not None)
         self._suspected = trio.Event()
-        self._told: Health | None = None
+        self._told: tuple[Health, frozenset[str]] | None = None
+        self._listener: HealthListener | None = None
 
     @property
     def status(self) -> Health:
@@ -47,9 +67,14 @@ class HealthWatch:
         """Each upstream with its reason."""
         return self._machine.facts()
 
+    def listen(self, listener: HealthListener) -> None:
+        """Tell this one from now on."""
+        self._listener = listener
+
     def produced(self, observation: Produced) -> None:
         """What came of getPayload."""
-        if self._machine.produced(observation.upstream, observation.ok):
+        now = trio.current_time()
+        if self._machine.produced(observation.upstream, observation.ok, observation.reason, now):
             self._suspected.set()
         self._tell()
 
@@ -67,23 +92,46 @@ class HealthWatch:
                 nursery.start_soon(self._probe, upstream)
 
     async def _probe(self, upstream: Upstream) -> None:
+        head = None
         try:
-            response = await upstream.post(latest_block_request())
-            if response.status != 200:
-                raise UnavailableError(f"{upstream.origin}: HTTP {response.status}")
-            timestamp = decode_latest_timestamp(response.body)
+            block = await _latest_block(upstream)
         except (UnavailableError, RemoteError) as error:
-            self._machine.probe_failed(upstream.name, str(error))
+            self._machine.probe_failed(upstream.name, str(error), trio.current_time())
         else:
-            self._machine.block_seen(upstream.name, timestamp, self._wall_clock())
+            head = block.number or 0
+            self._machine.block_seen(upstream.name, block, self._wall_clock(), trio.current_time())
+        if self._listener is not None and upstream.name != EL:
+            self._listener.builder_probed(upstream.name, head)
         self._tell()
 
     def _tell(self) -> None:
-        status = self._machine.status()
+        status, unhealthy = self._machine.status(), self._machine.unhealthy()
         self._metrics.health.set(status)
         for fact in self._machine.facts():
             self._metrics.upstream_healthy.labels(fact.name).set(fact.healthy)
-        if status is not self._told:
+        if (status, unhealthy) == self._told:
+            return
+        if self._told is None or status is not self._told[0]:
             reasons = {fact.name: fact.reason for fact in self._machine.facts()}
-            log.info("health", status=int(status), before=self._told and int(self._told), **reasons)
-            self._told = status
+            log.info("health", status=int(status), before=self._told and int(self._told[0]), **reasons)
+        self._log_builders(unhealthy)
+        self._told = status, unhealthy
+        if self._listener is not None:
+            self._listener.health_changed(status, unhealthy)
+
+    def _log_builders(self, unhealthy: frozenset[str]) -> None:
+        before = self._told[1] if self._told else frozenset()
+        reasons = {fact.name: fact.reason for fact in self._machine.facts()}
+        for name in sorted(unhealthy - before):
+            log.warning("builder is unhealthy", builder=name, reason=reasons[name])
+        for name in sorted(before - unhealthy):
+            log.info("builder is healthy again", builder=name, reason=reasons[name])
+
+
+async def _latest_block(upstream: Upstream) -> LatestBlock:
+    with trio.move_on_after(PROBE_TIMEOUT_S):
+        response = await upstream.post(latest_block_request())
+        if response.status != 200:
+            raise UnavailableError(f"{upstream.origin}: HTTP {response.status}")
+        return decode_latest_block(response.body)
+    raise UnavailableError(f"{upstream.origin}: no answer within {PROBE_TIMEOUT_S:.0f} s")

@@ -4,8 +4,8 @@ Each builder has two lanes. The chain's lane (newPayload, forkchoiceUpdated) kee
 must know a parent before it can build on it; the pool's lane (transactions, miner settings) must not make
 the chain's wait. One call at a time runs on each.
 
-    full             the oldest parcel that nobody waits for and that need not last is dropped; a builder
-                     that far behind catches up by its own sync
+    full             the oldest parcel that nobody waits for, or that is expendable, and that need not last is
+                     dropped; a builder that far behind catches up by its own sync
     call fails       the parcel is gone, but a lasting one is put back unless a newer one of its kind waits
 """
 
@@ -26,7 +26,8 @@ class Parcel:
     """One request to a builder.
 
     ``make_body`` makes it when its turn comes; ``size`` in bytes is about what it will be. ``call_id`` when
-    the multiplexer waits for the outcome. It takes the place of waiting parcels of the kinds ``replaces``.
+    the multiplexer waits for the outcome; such a call is dropped only when it is ``expendable``. It takes the
+    place of waiting parcels of the kinds ``replaces``.
     """
 
     make_body: Callable[[], bytes]
@@ -35,6 +36,7 @@ class Parcel:
     kind: str | None = None
     replaces: frozenset[str] = frozenset()
     lasting: bool = False
+    expendable: bool = False
 
 
 class Lane:
@@ -57,7 +59,7 @@ class Lane:
             self._remove(waiting)
         self._append(parcel)
         while self._is_overfull():
-            self._drop_oldest()
+            replaced.append(self._drop_oldest())
         return [waiting.call_id for waiting in replaced if waiting.call_id is not None]
 
     def take(self) -> Parcel | None:
@@ -89,11 +91,13 @@ class Lane:
             return any(_is_droppable(parcel) for parcel in self._parcels)
         return False
 
-    def _drop_oldest(self) -> None:
-        self._remove(next(parcel for parcel in self._parcels if _is_droppable(parcel)))
+    def _drop_oldest(self) -> Parcel:
+        oldest = next(parcel for parcel in self._parcels if _is_droppable(parcel))
+        self._remove(oldest)
         self.dropped += 1
+        return oldest
 
 
 def _is_droppable(parcel: Parcel) -> bool:
     # Parcels that stay are few: at most one per kind, and kinds are method names.
-    return parcel.call_id is None and not parcel.lasting
+    return (parcel.call_id is None or parcel.expendable) and not parcel.lasting

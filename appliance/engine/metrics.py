@@ -28,22 +28,25 @@ class EngineMetrics:
     builders_absent: Counter
     copies_dropped: Counter
     copies_failed: Counter
+    settings_replayed: Counter
+    orders_turned_away: Counter
     get_payload_seconds: Histogram
 
     @classmethod
-    def create(cls, registry: CollectorRegistry) -> "EngineMetrics":
-        """Register them; once per registry."""
+    def create(cls, registry: CollectorRegistry, prefix: str = "engine") -> "EngineMetrics":
+        """Register them; once per registry and ``prefix``. Only the engine's own has rollup-boost's names."""
+        blocks_created = "rpc_blocks_created" if prefix == "engine" else f"{prefix}_blocks_created"
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"engine_{name}", text, labels, registry=registry)
+            return Counter(f"{prefix}_{name}", text, labels, registry=registry)
 
         def seconds(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(f"engine_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
+            return Histogram(f"{prefix}_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
 
         return cls(
-            blocks_created=Gauge("rpc_blocks_created", "Blocks returned by getPayload", ("source",), registry=registry),
-            health=Gauge("engine_health", "What /healthz answers: 200, 206 or 503", registry=registry),
-            upstream_healthy=Gauge("engine_upstream_healthy", "1 while healthy", ("upstream",), registry=registry),
+            blocks_created=Gauge(blocks_created, "Blocks returned by getPayload", ("source",), registry=registry),
+            health=Gauge(f"{prefix}_health", "What /healthz answers: 200, 206 or 503", registry=registry),
+            upstream_healthy=Gauge(f"{prefix}_upstream_healthy", "1 while healthy", ("upstream",), registry=registry),
             requests=counter("requests", "Calls of op-node, by what they are to us", "call"),
             unauthorized=counter("unauthorized", "Requests without a token that we accept"),
             upstream_failures=counter("upstream_failures", "Calls without an answer", "upstream"),
@@ -52,5 +55,7 @@ class EngineMetrics:
             builders_absent=counter("builders_absent", "Builds that a builder took no part in", "builder"),
             copies_dropped=counter("copies_dropped", "Background requests dropped from a lane", "builder"),
             copies_failed=counter("copies_failed", "Background requests without an answer", "builder"),
+            settings_replayed=counter("settings_replayed", "Miner settings said again to a builder", "builder"),
+            orders_turned_away=counter("orders_turned_away", "Orders to build beside another one on the same parent"),
             get_payload_seconds=seconds("get_payload", "Time until getPayload was answered"),
         )

@@ -23,12 +23,15 @@ late or wrong.
                                        the selection says: Validate, Reply, or nothing yet
       EL or builder: block             an offer
       EL, on Validate: verdict         the offer is VALID, or lost
+        with a zero state root         the EL builds it itself instead (external_state_root; completion.py)
       DeadlinePassed                   the best VALID block is returned
       asked again                      joins the choice, or gets the same block
     getPayload, unknown id or version,
       or of a build without builders   Seal what there is; Send to the EL alone; Reply
     newPayload                         Send to the EL, Copy to the builders
     mirrored methods                   Send to the EL, Copy to the builders until it arrives (miner_*)
+    HealthChanged                      from now on, builders that are ill are not waited for (selection.py), and
+                                         those to be ignored are named in no command about the chain
     all others                         Send to the EL; Reply with its very status and body
 
 An upstream that fails is a RemoteError or an absence, told by an observation; if it is the EL, op-node
@@ -47,6 +50,8 @@ from appliance.engine.calls import (
     BuildAtBuilder,
     BuilderPayload,
     CallTable,
+    Completing,
+    Completion,
     ForkchoiceAtEl,
     Forward,
     Judgement,
@@ -68,6 +73,7 @@ from appliance.engine.events import (
     Event,
     Failed,
     HeadChanged,
+    HealthChanged,
     PayloadReturned,
     Produced,
     Reply,
@@ -98,11 +104,20 @@ from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
 class Multiplexer:
     """The machine. ``builders`` are names in the order of preference; ``builder_deadline_s`` bounds a choice."""
 
-    def __init__(self, builders: tuple[str, ...], policy: Policy, builder_deadline_s: float) -> None:
+    def __init__(
+        self,
+        builders: tuple[str, ...],
+        policy: Policy,
+        builder_deadline_s: float,
+        *,
+        external_state_root: bool = False,
+    ) -> None:
         self._builders = builders
         self._book = BuildBook()
         self._calls = CallTable()
-        self._choice = PayloadChoice(self._book, self._calls, policy, builder_deadline_s)
+        self._choice = PayloadChoice(
+            self._book, self._calls, policy, builder_deadline_s, external_state_root=external_state_root
+        )
         self._head = ""
 
     @property
@@ -127,6 +142,9 @@ class Multiplexer:
             case DeadlinePassed(build_id):
                 record = self._book.by_id(build_id)
                 return self._choice.on_deadline(record, now) if record else []
+            case HealthChanged(unhealthy, ignored):
+                self._choice.unhealthy, self._choice.ignored = unhealthy, ignored
+                return []
 
     def _on_request(self, request: Requested, now: float) -> list[Command]:
         match request.call:
@@ -135,7 +153,7 @@ class Multiplexer:
             case GetPayload() as call:
                 return self._get_payload(request, call, now)
             case NewPayload():
-                return [self._forward(request, verbatim=False), *self._copies(Copy(request.body))]
+                return [self._forward(request, verbatim=False), *self._copies(self._copy(request))]
             case Mirrored(method):
                 return [self._forward(request, verbatim=True), *self._copies(_mirror(method, request.body))]
             case _:
@@ -157,11 +175,16 @@ class Multiplexer:
                 return self._choice.on_builder(purpose, event, now)
             case Judgement() as purpose:
                 return self._choice.on_verdict(purpose, event, now)
+            case Completing() | Completion() as purpose:
+                return self._choice.on_completion(purpose, event, now)
             case None:
                 return []
 
     def _forward(self, request: Requested, *, verbatim: bool) -> Send:
         return Send(self._calls.open(Forward(request, verbatim)), EL, request.body)
+
+    def _copy(self, request: Requested, latest_only: str | None = None) -> Copy:
+        return Copy(request.body, latest_only, skip=self._choice.ignored)
 
     def _copies(self, copy: Copy) -> list[Command]:
         return [copy] if self._builders else []
@@ -171,7 +194,7 @@ class Multiplexer:
     def _forkchoice_updated(self, request: Requested, call: ForkchoiceUpdated) -> list[Command]:
         if call.attributes is None:
             send = Send(self._calls.open(ForkchoiceAtEl(request, call.head, None)), EL, request.body)
-            return [send, *self._copies(Copy(request.body, latest_only="forkchoice"))]
+            return [send, *self._copies(self._copy(request, latest_only="forkchoice"))]
         record = self._same_build(call)
         if record is not None:
             return self._build(request, record, _asked_again(record))
@@ -181,7 +204,8 @@ class Multiplexer:
 
     def _start(self, call: ForkchoiceUpdated, attributes: Attributes) -> BuildRecord:
         # noTxPool: the block is given by its attributes alone, so there is nothing to build.
-        builders = () if attributes.no_tx_pool else self._builders
+        asked = tuple(name for name in self._builders if name not in self._choice.ignored)
+        builders = () if attributes.no_tx_pool else asked
         return self._book.start(call, attributes, builders)
 
     def _same_build(self, call: ForkchoiceUpdated) -> BuildRecord | None:

@@ -24,7 +24,7 @@ class NoFlashblocks:
         """Nothing was published."""
         return None
 
-    def payload_returned(self, build_id: BuildId, block_hash: str) -> None:
+    def payload_returned(self, build_id: BuildId, block_hash: str, *, holds_all: bool = False) -> None:
         """Nothing follows."""
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:

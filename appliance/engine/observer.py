@@ -5,6 +5,7 @@ from appliance.engine.events import (
     BuilderAbsent,
     CandidateLost,
     Observation,
+    OrderTurnedAway,
     Produced,
 )
 from appliance.engine.metrics import EngineMetrics
@@ -33,6 +34,9 @@ class Observer:
             case BuilderAbsent(builder, reason):
                 self._metrics.builders_absent.labels(builder).inc()
                 log.warning("builder does not build", builder=builder, reason=reason)
+            case OrderTurnedAway(parent_hash, reason):
+                self._metrics.orders_turned_away.inc()
+                log.warning("order to build turned away", parent_hash=parent_hash, reason=reason)
             case Produced():
                 pass  # health's business
 

@@ -33,7 +33,8 @@ class Offer:
     """One source's block, or the place that is kept for it.
 
     ``rank`` is the builder's place in the configuration. ``preserves`` says that the block holds what
-    subscribers were promised; an offer that has not come yet may still do so.
+    subscribers were promised; an offer that has not come yet may still do so. ``completed`` says that the EL has
+    filled in its state root, so that its hash is not the one that its flashblocks have.
     """
 
     source: str
@@ -43,6 +44,8 @@ class Offer:
     block: Block | None = None
     preserves: bool = True
     reason: str = ""
+    verdict: str | None = None
+    completed: bool = False
 
     @property
     def is_local(self) -> bool:

@@ -25,12 +25,26 @@ def parcel_of_copy(copy: Copy) -> Parcel:
 
 def parcel_of_order(order: SendInOrder) -> Parcel:
     """An order to build; it moves the head too, so forkchoices that still wait are superseded."""
+    if not order.builds:
+        return _parcel_of_question(order)
     return Parcel(
         make_body=lambda: order.body,
         size=len(order.body),
         call_id=order.call_id,
         kind=_BUILD,
         replaces=frozenset({_BUILD, _FORKCHOICE}),
+    )
+
+
+def _parcel_of_question(order: SendInOrder) -> Parcel:
+    """What a builder is asked about the chain; whoever waits is told when it has to give way."""
+    return Parcel(
+        make_body=lambda: order.body,
+        size=len(order.body),
+        call_id=order.call_id,
+        kind=order.latest_only,
+        replaces=frozenset({order.latest_only} if order.latest_only else ()),
+        expendable=True,
     )
 
 

@@ -47,8 +47,12 @@ class FlashblockStream(Protocol):
         what was published cannot be assembled. For a build that it does not know, None.
         """
 
-    def payload_returned(self, build_id: BuildId, block_hash: str) -> None:
-        """getPayload was answered with the block of this hash (landed or dropped is judged by it later)."""
+    def payload_returned(self, build_id: BuildId, block_hash: str, *, holds_all: bool = False) -> None:
+        """getPayload was answered with the block of this hash (landed or dropped is judged by it later).
+
+        ``holds_all`` when it is known to hold all that was published although no flashblock has its hash: the
+        EL has filled in the state root.
+        """
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:
         """The EL took ``block_hash`` as its head; the number is None where the engine never saw the block."""

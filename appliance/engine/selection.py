@@ -7,6 +7,8 @@
              that stands before the best VALID one            -> validate the best such
              no offer is left                                 -> give up
              otherwise                                        -> wait
+    unhealthy a builder that is ill stands behind every other source: behind the EL's block, unless its own
+             holds what subscribers were promised. It is never waited for while anyone else has a block.
     deadline pending offers no longer count: the best VALID block is chosen, the EL's own if there is no
              better. With no block at all to return, the first one that turns out VALID is.
 
@@ -52,9 +54,19 @@ Step = Choose | AskVerdict | GiveUp | Wait
 
 
 class Selection:
-    """The offers for one getPayload. ``builders`` in configured order; the EL takes part in any case."""
+    """The offers for one getPayload. ``builders`` in configured order; the EL takes part in any case.
 
-    def __init__(self, order: BuildOrder, builders: tuple[str, ...], policy: Policy) -> None:
+    ``unhealthy`` are the builders that are ill when the choice begins.
+    """
+
+    def __init__(
+        self,
+        order: BuildOrder,
+        builders: tuple[str, ...],
+        policy: Policy,
+        unhealthy: frozenset[str] = frozenset(),
+    ) -> None:
+        self._unhealthy = unhealthy
         self._order = order
         self._policy = policy
         self._promised: tuple[bytes, ...] = ()
@@ -98,6 +110,11 @@ class Selection:
         offer.preserves = starts_with(block.transactions, self._promised)
         return None
 
+    def complete(self, source: str, block: BuiltPayload) -> str | None:
+        """The EL's own block of a candidate's transactions takes its place; answers an objection."""
+        self.offers[source].completed = True
+        return self._take(self.offers[source], block, Standing.VALID)
+
     def lose(self, source: str, reason: str) -> None:
         """A source will have no block."""
         self._lose(self.offers[source], reason)
@@ -105,6 +122,7 @@ class Selection:
     def judge(self, source: str, verdict: Verdict) -> None:
         """The EL's word on a block: only VALID counts; SYNCING and ACCEPTED say that it does not know."""
         offer = self.offers[source]
+        offer.verdict = verdict.status
         if verdict.status is PayloadStatus.VALID:
             offer.standing = Standing.VALID
         else:
@@ -131,7 +149,11 @@ class Selection:
 
     def _ranked(self) -> list[Offer]:
         alive = [offer for offer in self.offers.values() if offer.standing is not Standing.LOST]
-        return sorted(self._policy(alive), key=self._promise_class)
+        return sorted(self._policy(alive), key=self._place)
+
+    def _place(self, offer: Offer) -> tuple[bool, int, bool]:
+        ill = offer.builder in self._unhealthy
+        return ill and offer.standing is Standing.PENDING, self._promise_class(offer), ill
 
     def _promise_class(self, offer: Offer) -> int:
         if not self._promised:

@@ -36,6 +36,9 @@ class EngineSettings:
 
     jwt_secret: bytes
     policy: str = "builder"
+    min_gas_share: float | None = None
+    ignore_unhealthy_builders: bool = False
+    external_state_root: bool = False
     builder_deadline_s: float = 1.0
     max_unsafe_interval_s: float = 10.0
     health_check_interval_s: float = 60.0
@@ -61,19 +64,35 @@ class Engine:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         names = tuple(builder.name for builder in builders)
-        _check_names(names)
-        machine = Multiplexer(names, policy_named(settings.policy), settings.builder_deadline_s)
+        check_names(names)
+        machine = Multiplexer(
+            names,
+            policy_named(settings.policy, settings.min_gas_share),
+            settings.builder_deadline_s,
+            external_state_root=settings.external_state_root,
+        )
         self._settings = settings
         self._el = el
         self._health = HealthWatch(
-            (el, *builders),
+            el,
+            builders,
             metrics,
             interval_s=settings.health_check_interval_s,
             max_unsafe_interval_s=settings.max_unsafe_interval_s,
             wall_clock=wall_clock,
         )
-        self._executor = Executor(machine, el, builders, stream, self._health, metrics)
-        self._frontend = Frontend(settings.jwt_secret, self._executor.ask, self.health, metrics, wall_clock=wall_clock)
+        self._executor = Executor(
+            machine,
+            el,
+            builders,
+            stream,
+            self._health,
+            metrics,
+            ignore_unhealthy=settings.ignore_unhealthy_builders,
+        )
+        self._frontend = Frontend(
+            settings.jwt_secret, self._executor.ask, self.health, metrics, facts=self.facts, wall_clock=wall_clock
+        )
         self._server: HttpServer | None = None
 
     async def run(
@@ -126,7 +145,8 @@ def _as_object(fact: HealthFact) -> dict[str, object]:
     return {"name": fact.name, "healthy": fact.healthy, "reason": fact.reason}
 
 
-def _check_names(names: tuple[str, ...]) -> None:
+def check_names(names: tuple[str, ...]) -> None:
+    """Raises ConfigError for builders whose names cannot be told apart."""
     taken = {EL, ASSEMBLED}
     for name in names:
         if name in taken:

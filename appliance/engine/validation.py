@@ -23,3 +23,11 @@ class BlockValidator:
             return decode_verdict(response.body).status
         except RemoteError as error:
             raise UnavailableError(f"{self._el.origin}: {error}") from error
+
+
+class NoValidator:
+    """Where there is no execution client: flashblocks are judged by their structure alone, so nobody asks."""
+
+    async def validate(self, payload: AssembledPayload) -> PayloadStatus:
+        """Raises UnavailableError."""
+        raise UnavailableError(f"no execution client judges payload {payload.payload_id}")

@@ -40,6 +40,7 @@ class Round:
     state: PayloadState | None = None
     block_number: int | None = None
     returned: str | None = None
+    returned_whole: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -84,10 +85,11 @@ class Round:
     def judge(self, block_hash: str, block_number: int | None) -> PayloadState | None:
         """How the payload fared now that ``block_hash`` is the head; None while that is open.
 
-        Landed: the head is the owner's block with at least everything that was shown in it.
+        Landed: the head is the owner's block with at least everything that was shown in it, or is known to hold
+        it under a hash of its own (the EL has filled in the state root).
         """
         shown = self.owner.block_hashes[max(self.handed - 1, 0) :] if self.owner else []
-        if block_hash in shown:
+        if block_hash in shown or (self.returned_whole and block_hash == self.returned):
             return PayloadState.LANDED
         if block_hash == self.returned:
             return PayloadState.DROPPED

@@ -117,11 +117,11 @@ class FlashblockSequence:
         self._fence(found)
         return found.sealed
 
-    def payload_returned(self, build_id: BuildId, block_hash: str) -> None:
-        """getPayload was answered with this block."""
+    def payload_returned(self, build_id: BuildId, block_hash: str, *, holds_all: bool = False) -> None:
+        """getPayload was answered with this block; ``holds_all`` when it is what was shown under another hash."""
         found = self._builds.get(build_id)
         if found is not None:
-            found.returned = block_hash.lower()
+            found.returned, found.returned_whole = block_hash.lower(), holds_all
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:
         """A block became head: what was shown has landed, or was dropped."""
@@ -212,7 +212,8 @@ class FlashblockSequence:
         home.builds |= joined.builds
         home.live |= joined.live
         home.confirmed |= joined.confirmed
-        home.returned = joined.returned or home.returned
+        if joined.returned:
+            home.returned, home.returned_whole = joined.returned, joined.returned_whole
         self._rounds.remove(joined)
         self._rounds.remove(home)
         self._rounds.append(home)

@@ -142,9 +142,9 @@ class FlashblockService:
         self._carry_out()
         return sealed
 
-    def payload_returned(self, build_id: BuildId, block_hash: str) -> None:
+    def payload_returned(self, build_id: BuildId, block_hash: str, *, holds_all: bool = False) -> None:
         """getPayload was answered with the block of this hash."""
-        self._sequence.payload_returned(build_id, block_hash)
+        self._sequence.payload_returned(build_id, block_hash, holds_all=holds_all)
         self._carry_out()
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:

@@ -33,6 +33,7 @@ NEW_PAYLOAD_VERSIONS: Final = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4}
 
 _ENGINE_METHOD: Final = re.compile(r"engine_(forkchoiceUpdated|getPayload|newPayload)V([1-9][0-9]?)")
 _QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,16}")  # what we look at fits 64 bits
+_VALUE: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 
 
@@ -168,10 +169,19 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class LatestBlock:
+    """An upstream's head; ``timestamp`` in seconds."""
+
+    number: int | None
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltPayload:
     """An answer to getPayload: the whole ``body`` as it came, and the fields that it is judged by.
 
     ``version`` is getPayload's. ``transactions`` are JSON strings, quotes included, views into ``body``.
+    ``block_value`` in wei, None where the answer has none that can be read.
     """
 
     version: int
@@ -184,6 +194,7 @@ class BuiltPayload:
     gas_used: int
     transactions: tuple[msgspec.Raw, ...]
     parent_beacon_block_root: str | None
+    block_value: int | None = None
 
 
 Result = TypeVar("Result")
@@ -219,10 +230,12 @@ class _Payload(msgspec.Struct, rename="camel"):
 class _Envelope(msgspec.Struct, rename="camel"):
     execution_payload: _Payload
     parent_beacon_block_root: str | None = None
+    block_value: str | None = None
 
 
 class _Block(msgspec.Struct):
     timestamp: str
+    number: str | None = None
 
 
 _verdict_decoder = msgspec.json.Decoder(Answer[_Status])
@@ -254,8 +267,8 @@ def decode_payload(body: bytes, version: int) -> BuiltPayload:
         identifier, payload = read_answer(_bare_decoder, body, "getPayload")
         return _built(version, body, identifier, payload, None)
     identifier, envelope = read_answer(_envelope_decoder, body, "getPayload")
-    root = envelope.parent_beacon_block_root
-    return _built(version, body, identifier, envelope.execution_payload, root)
+    root, value = envelope.parent_beacon_block_root, _block_value(envelope.block_value)
+    return _built(version, body, identifier, envelope.execution_payload, root, value)
 
 
 def refuse_error(body: bytes) -> None:
@@ -263,13 +276,16 @@ def refuse_error(body: bytes) -> None:
     read_answer(_any_decoder, body, "getPayload")
 
 
-def decode_latest_timestamp(body: bytes) -> int:
-    """Seconds, from the answer to `latest_block_request`; raises DecodeError, or RefusedError."""
+def decode_latest_block(body: bytes) -> LatestBlock:
+    """The answer to `latest_block_request`; raises DecodeError, or RefusedError."""
     _, block = read_answer(_block_decoder, body, "eth_getBlockByNumber")
-    return _quantity("timestamp", block.timestamp)
+    number = _quantity("number", block.number) if block.number is not None else None
+    return LatestBlock(number, _quantity("timestamp", block.timestamp))
 
 
-def _built(version: int, body: bytes, identifier: bytes, payload: _Payload, root: str | None) -> BuiltPayload:
+def _built(
+    version: int, body: bytes, identifier: bytes, payload: _Payload, root: str | None, value: int | None = None
+) -> BuiltPayload:
     return BuiltPayload(
         version=version,
         body=body,
@@ -281,7 +297,13 @@ def _built(version: int, body: bytes, identifier: bytes, payload: _Payload, root
         gas_used=_quantity("gasUsed", payload.gas_used),
         transactions=tuple(payload.transactions),
         parent_beacon_block_root=root,
+        block_value=value,
     )
+
+
+def _block_value(text: str | None) -> int | None:
+    """A uint256; a block is not refused for a value that cannot be read, it just claims none."""
+    return int(text, 16) if text is not None and _VALUE.fullmatch(text) else None
 
 
 def read_answer(decoder: msgspec.json.Decoder[Answer[Result]], body: bytes, what: str) -> tuple[bytes, Result]:

@@ -33,6 +33,12 @@ def latest_block_request() -> bytes:
     return encode_request(_OUR_ID, "eth_getBlockByNumber", b'["latest",false]')
 
 
+def forkchoice_without_build(identifier: bytes, head: str) -> bytes:
+    """forkchoiceUpdated's answer of who agrees with the head and builds nothing."""
+    status = {"status": "VALID", "latestValidHash": head, "validationError": None}
+    return encode_result(identifier, msgspec.json.encode({"payloadStatus": status, "payloadId": None}))
+
+
 def new_payload_request(payload: BuiltPayload, parent_beacon_block_root: str | None) -> bytes:
     """newPayload for a block that getPayload answered; one pass and one copy: 1.4 ms for 3 MB.
 

@@ -26,6 +26,7 @@ def test_a_minimal_file_gives_one_plane_and_the_defaults(tmp_path: Path) -> None
     config = loads(MINIMAL, folder=tmp_path)
     assert config.engine is not None
     assert config.engine.listen == "127.0.0.1:8081"
+    assert config.engine.l2 is not None
     assert config.engine.l2.timeout_ms == 1000
     assert config.engine.builders == ()
     assert config.fanout is None
@@ -37,6 +38,7 @@ def test_relative_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
     config = loads(MINIMAL, folder=tmp_path)
     assert config.engine is not None
     assert config.engine.jwt_secret_file == str(tmp_path / "secrets/op-node.jwt")
+    assert config.engine.l2 is not None
     assert config.engine.l2.jwt_secret_file == "/etc/el.jwt"
 
 
@@ -104,3 +106,23 @@ def _toml(value: object) -> str:
     if isinstance(value, float) and "inf" not in str(value) and "." not in str(value):
         return f"{value:.1f}"
     return str(value)
+
+
+def test_a_builder_listener_alone_needs_no_execution_client(tmp_path: Path) -> None:
+    text = """
+[engine.builder_listen]
+listen = "0.0.0.0:8651"
+jwt_secret_file = "pool.jwt"
+[[engine.builders]]
+name = "alpha"
+url = "http://10.0.0.10:8551"
+jwt_secret_file = "alpha.jwt"
+flashblocks_url = "ws://10.0.0.10:1111"
+[flashblocks]
+validation = "structural"
+"""
+    config = loads(text, folder=tmp_path)
+    assert config.engine is not None
+    assert config.engine.l2 is None
+    assert config.engine.builder_listen is not None
+    assert config.engine.builder_listen.jwt_secret_file == str(tmp_path / "pool.jwt")

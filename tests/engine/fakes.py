@@ -154,7 +154,7 @@ class RecordingStream:
         self.calls.append(("seal", build_id))
         return self.assembled
 
-    def payload_returned(self, build_id: BuildId, block_hash: str) -> None:
+    def payload_returned(self, build_id: BuildId, block_hash: str, *, holds_all: bool = False) -> None:
         self.calls.append(("payload_returned", build_id, block_hash))
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:

@@ -30,13 +30,17 @@ class Block:
     transactions: tuple[str, ...] = ()
     deposits: tuple[str, ...] = (DEPOSIT,)
     padding: int = 0
+    value: int = 1
+    state_root: str | None = None
 
     @property
     def hash(self) -> str:
         return block_hash(self.name)
 
     def payload(self) -> dict[str, object]:
+        root = {} if self.state_root is None else {"stateRoot": self.state_root}
         return {
+            **root,
             "parentHash": self.parent,
             "blockHash": self.hash,
             "blockNumber": hex(self.number),
@@ -53,7 +57,7 @@ class Block:
         """getPayload's answer."""
         envelope = {
             "executionPayload": self.payload(),
-            "blockValue": "0x1",
+            "blockValue": hex(self.value),
             "blobsBundle": {"commitments": [], "proofs": [], "blobs": []},
             "shouldOverrideBuilder": False,
             "parentBeaconBlockRoot": ROOT,

@@ -115,3 +115,75 @@ async def test_statistics_tell_what_waits() -> None:
             it.copy(m.new_payload(m.Block(f"b{number}")))
         report = it.link.statistics()
         assert (report["name"], report["waiting"], report["dropped"]) == ("alpha", 16, 4)
+
+
+# --- settings are said again to a builder that may have forgotten them ---
+
+
+def setting(value: str, method: str = "miner_setExtra") -> bytes:
+    return m.request(method, [value])
+
+
+async def set_both(it: Bench) -> None:
+    for method in ("miner_setExtra", "miner_setGasLimit"):
+        for value in ("0x01", "0x02"):
+            it.copy(setting(value, method), kind=method, lasting=True, in_order=False)
+            await it.builder.wait_for(method, 1 if value == "0x01" else 2)
+
+
+async def replayed(it: Bench) -> list[bytes]:
+    """What came of settings since `set_both`."""
+    await it.builder.wait_for("miner_setGasLimit", 3)
+    await it.builder.wait_for("miner_setExtra", 3)
+    return [body for body in it.builder.requests if b"miner_" in body][4:]
+
+
+async def test_a_restarted_builder_is_told_the_newest_settings_again() -> None:
+    async with bench() as it:
+        await set_both(it)
+        await it.builder.stop()
+        it.copy(m.new_payload(m.Block("missed")))
+        with trio.fail_after(10):
+            while it.link.upstream.statistics()["failures"] == 0:
+                await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(it.builder.run)
+            it.copy(m.new_payload(m.Block("next")))
+            assert await replayed(it) == [setting("0x02"), setting("0x02", "miner_setGasLimit")]
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_probe_that_finds_an_older_head_has_the_settings_said_again() -> None:
+    async with bench() as it:
+        await set_both(it)
+        for head in (7, 8):
+            it.link.probed(head)
+        it.link.probed(3)
+        assert await replayed(it) == [setting("0x02"), setting("0x02", "miner_setGasLimit")]
+
+
+async def test_a_probe_that_finds_it_back_has_the_settings_said_again() -> None:
+    async with bench() as it:
+        await set_both(it)
+        for head in (7, None, 7):
+            it.link.probed(head)
+        assert await replayed(it) == [setting("0x02"), setting("0x02", "miner_setGasLimit")]
+        assert it.link.statistics()["settings"] == ["miner_setExtra", "miner_setGasLimit"]
+
+
+async def test_a_builder_that_never_reads_holds_a_bounded_queue() -> None:
+    async with bench() as it:
+        it.builder.behaviours["engine_newPayloadV4"] = hangs
+        it.builder.behaviours["eth_sendRawTransaction"] = hangs
+        it.copy(m.new_payload(m.Block("sent")))
+        it.copy(m.request("eth_sendRawTransaction", ["0x01"]), in_order=False)
+        await it.builder.wait_for("engine_newPayloadV4")
+        await it.builder.wait_for("eth_sendRawTransaction")
+        for number in range(2_000):
+            it.copy(m.new_payload(m.Block(f"b{number}")))
+            it.copy(m.forkchoice(), kind="forkchoice")
+            it.copy(m.request("eth_sendRawTransaction", [hex(number)]), in_order=False)
+            it.copy(setting(hex(number)), kind="miner_setExtra", lasting=True, in_order=False)
+        waiting = it.link.statistics()["waiting"]
+        assert isinstance(waiting, int)
+        assert waiting <= 16 + 256 + 1

@@ -87,7 +87,8 @@ async def test_builder_returns_incorrect_block(status: str) -> None:
         await it.order_build()
         await it.joined(stream, "alpha")
         assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
-        assert it.metric("engine_candidates_lost_total", source="alpha", kind="invalid") == 1
+        kind = "invalid" if status == "INVALID" else "unjudged"
+        assert it.metric("engine_candidates_lost_total", source="alpha", kind=kind) == 1
 
 
 async def test_builder_down_gives_the_els_block_at_once_and_back_it_is_used_again() -> None:
@@ -244,12 +245,15 @@ async def test_health_follows_what_upstreams_do() -> None:
         await it.order_build()
         await it.ask(m.get_payload(EL_ID))
         await until(it, 206)
-        assert (await it.get("/healthz")).body == b"Partial Content"
+        body = (await it.get("/healthz")).body.decode().splitlines()
+        assert body[0] == "Partial Content"
+        assert body[1].startswith("l2: well, latest block is ")
+        assert body[2].startswith("alpha: not well, alpha: ")
         await it.el.stop()
         await it.ask(m.build(timestamp=m.TIMESTAMP + 2))
         await it.ask(m.get_payload(EL_ID))
         await until(it, 503)
-        assert (await it.get("/healthz")).body == b"Service Unavailable"
+        assert (await it.get("/healthz")).body.startswith(b"Service Unavailable\nl2: not well, l2: ")
         assert [fact.healthy for fact in it.engine.facts()] == [False, False]
 
 

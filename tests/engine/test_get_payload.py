@@ -111,7 +111,10 @@ def test_only_valid_lets_a_block_through(status: str) -> None:
     play.judge(m.verdict(status))
     assert play.body_for(ticket) == LOCAL.answer()
     assert returned(play).context is PayloadSource.L2
-    assert {source: kind for source, (kind, _) in lost(play).items()} == {"alpha": "invalid", "beta": "invalid"}
+    kind = "invalid" if status.startswith("INVALID") else "unjudged"
+    assert {source: why for source, (why, _) in lost(play).items()} == {"alpha": kind, "beta": kind}
+    blamed = [each.upstream for each in play.all_of(ev.Produced) if not each.ok]
+    assert blamed == (["alpha", "beta"] if kind == "invalid" else []), "the EL's doubts are no builder's fault"
     assert status in lost(play)["alpha"][1]
 
 

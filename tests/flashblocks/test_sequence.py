@@ -680,6 +680,18 @@ def test_the_els_block_that_was_returned_means_dropped_also_without_its_number()
     assert book.states == [(P, SEALED), (P, DROPPED)]
 
 
+@pytest.mark.parametrize(("holds_all", "outcome"), [(True, LANDED), (False, DROPPED)])
+def test_a_block_that_is_what_was_shown_under_another_hash_lands(holds_all: bool, outcome: PayloadState) -> None:
+    """The EL has filled in the state root."""
+    book = Playbook()
+    book.begin()
+    book.send_and_log(1)
+    book.seal()
+    book.sequence.payload_returned(BuildId(1), hash_of("completed"), holds_all=holds_all)
+    book.sequence.head_changed(hash_of("completed"), NUMBER)
+    assert book.states == [(P, SEALED), (P, outcome)]
+
+
 def test_a_block_from_elsewhere_closes_a_build_that_getpayload_never_came_for() -> None:
     book = Playbook()
     book.begin()

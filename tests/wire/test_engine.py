@@ -19,13 +19,14 @@ from appliance.wire.engine import (
     Call,
     ForkchoiceUpdated,
     GetPayload,
+    LatestBlock,
     Mirrored,
     NewPayload,
     Other,
     RefusedError,
     decode_call,
     decode_forkchoice,
-    decode_latest_timestamp,
+    decode_latest_block,
     decode_payload,
     decode_verdict,
     refuse_error,
@@ -194,7 +195,7 @@ Decode = Callable[[bytes], object]
 DECODERS: list[Decode] = [
     decode_forkchoice,
     decode_verdict,
-    decode_latest_timestamp,
+    decode_latest_block,
     refuse_error,
     lambda body: decode_payload(body, 1),
     lambda body: decode_payload(body, 3),
@@ -253,7 +254,8 @@ def test_a_payload_with_a_bad_field_is_refused_by_name(field: str, value: object
 
 
 def test_the_latest_block_needs_a_timestamp_alone() -> None:
-    assert decode_latest_timestamp(b'{"id":1,"result":{"timestamp":"0x10","number":"0x1"}}') == 16
+    assert decode_latest_block(b'{"id":1,"result":{"timestamp":"0x10","number":"0x1"}}') == LatestBlock(1, 16)
+    assert decode_latest_block(b'{"id":1,"result":{"timestamp":"0x10"}}') == LatestBlock(None, 16)
 
 
 # --- bodies ---

@@ -1,0 +1,84 @@
+"""The failure table, as far as engine and builders are concerned: every row in its own words.
+
+Each runs more than fifty slots of 0.2 s, with the fault beginning and ending at random moments (seeded), and counts
+that each slot had its block in time, whoever made it.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+
+from appliance.devnet import execution_client
+from appliance.devnet.node import SlotReport
+from appliance.domain.health import Health
+from tests.support.failure_table import leader
+
+SEED = 3
+
+
+@pytest.fixture(autouse=True)
+def quick_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetching missed blocks takes less than a slot here too; else a builder would stay behind for ever."""
+    monkeypatch.setattr(execution_client, "SYNC_DELAY_S", 0.02)
+
+
+def sources(reports: list[SlotReport]) -> list[str]:
+    return [report.source for report in reports]
+
+
+@pytest.mark.parametrize("fault", ["builder-down", "builder-hangs", "builder-invalid"])
+async def test_leaders_builder_fails(nursery: trio.Nursery, tmp_path: Path, fault: str) -> None:
+    """EL's blocks, every block in time; builder used again when it is back and synced."""
+    async with leader(nursery, tmp_path, "alpha") as host:
+        reports = await host.run_slots(host.fault(random.Random(SEED), fault))
+    assert "el" in sources(reports)
+    assert sources(reports)[-3:] == ["alpha"] * 3, "used again"
+    assert Health.UNAVAILABLE not in host.healths
+    assert host.healths == [Health.OK, Health.PARTIAL, Health.OK], "it changes twice, and never flaps"
+
+
+@pytest.mark.parametrize("fault", ["builder-down", "builder-hangs"])
+async def test_n_minus_1_builders_fail(nursery: trio.Nursery, tmp_path: Path, fault: str) -> None:
+    """External blocks go on."""
+    async with leader(nursery, tmp_path, "alpha", "beta", "gamma") as host:
+        faults = host.fault(random.Random(SEED), f"{fault}:alpha", f"{fault}:gamma", seconds=4)
+        reports = await host.run_slots(faults)
+    assert sources(reports).count("el") <= 2, sources(reports)
+    assert sources(reports).count("beta") >= 10
+    assert host.healths == [Health.OK]
+
+
+async def test_all_builders_fail(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """EL's blocks, no failover."""
+    async with leader(nursery, tmp_path, "alpha", "beta") as host:
+        faults = host.fault(random.Random(SEED), "builder-down:alpha", "builder-hangs:beta", seconds=4)
+        reports = await host.run_slots(faults)
+    assert sources(reports).count("el") >= 5
+    assert Health.UNAVAILABLE not in host.healths
+    assert Health.PARTIAL in host.healths
+
+
+@pytest.mark.parametrize("policy", ["max_gas_used", "max_transactions"])
+async def test_builder_makes_bad_empty_blocks(nursery: trio.Nursery, tmp_path: Path, policy: str) -> None:
+    """Policy prefers the better block."""
+    async with leader(nursery, tmp_path, "alpha", "beta", engine={"policy": policy}) as host:
+        reports = await host.run_slots(host.fault(random.Random(SEED), "builder-empty:alpha", seconds=4))
+    assert [report for report in reports if report.transactions <= 1] == []
+    assert set(sources(reports)) >= {"alpha", "beta"}
+    assert host.healths == [Health.OK], "an empty block is no fault"
+
+
+@pytest.mark.parametrize("fault", ["el-slow", "el-syncing"])
+async def test_faults_of_the_el_are_not_blamed_on_builders(nursery: trio.Nursery, tmp_path: Path, fault: str) -> None:
+    """Without its EL no slot need have a block; but no builder is called ill for it."""
+    async with leader(nursery, tmp_path, "alpha", "beta") as host:
+        host.devnet.set_fault(fault)
+        await host.node.wait_slots(10)
+        facts = {fact.name: fact.healthy for fact in host.appliance.health()[1]}
+        assert facts["alpha"]
+        assert facts["beta"]
+        host.devnet.set_fault(fault, on=False)
+        reports = await host.node.wait_slots(10)
+        assert reports[-1].error is None
