@@ -8,7 +8,8 @@
              no offer is left                                 -> give up
              otherwise                                        -> wait
     unhealthy a builder that is ill stands behind every other source: behind the EL's block, unless its own
-             holds what subscribers were promised. It is never waited for while anyone else has a block.
+             holds what subscribers were promised. It is never waited for while anyone else has a block, and
+             its block is not validated while anyone else's may still come.
     deadline pending offers no longer count: the best VALID block is chosen, the EL's own if there is no
              better. With no block at all to return, the first one that turns out VALID is.
 
@@ -164,7 +165,15 @@ class Selection:
         if any(offer.standing is Standing.VALIDATING for offer in ranked):
             return None
         ahead = ranked[: ranked.index(best)] if best is not None else ranked
-        return next((offer for offer in ahead if offer.standing is Standing.OFFERED), None)
+        offered = (offer for offer in ahead if offer.standing is Standing.OFFERED)
+        return next((offer for offer in offered if self._may_be_validated(offer, ranked)), None)
+
+    def _may_be_validated(self, offer: Offer, ranked: list[Offer]) -> bool:
+        """An ill builder's block would keep the EL busy that others need, so it waits until they are out."""
+        if offer.builder not in self._unhealthy or (self._promised and offer.preserves):
+            return True
+        awaited = (other for other in ranked if other.builder not in self._unhealthy)
+        return self._overdue or all(other.standing is not Standing.PENDING for other in awaited)
 
     @staticmethod
     def _lose(offer: Offer, reason: str) -> None:

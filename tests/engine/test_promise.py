@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from appliance.engine import events as ev
 from appliance.engine.events import EL, SendInOrder, Ticket, Validate
+from appliance.engine.policies import POLICIES
 from tests.engine import messages as m
 from tests.engine.playbook import Playbook
 
@@ -35,7 +36,7 @@ class Adversary:
         self._blocks = 0
 
     def step(self) -> None:
-        actions = [self.order_build, self.ask_payload, self.pass_time]
+        actions = [self.order_build, self.ask_payload, self.pass_time, self.change_health]
         if self.play.open:
             actions += [self.resolve] * 6
         self.draw(st.sampled_from(actions))()
@@ -52,6 +53,11 @@ class Adversary:
             self.valid.add(self.play.assembled.block_hash)
         ticket = self.play.ask(m.get_payload(payload_id, identifier=self.draw(st.integers(0, 2))))
         self.waiting[ticket] = (payload_id, self.play.now)
+
+    def change_health(self) -> None:
+        unhealthy = frozenset(self.draw(st.sets(st.sampled_from(BUILDERS))))
+        ignored = unhealthy if self.draw(st.booleans()) else frozenset()
+        self.play.tell(ev.HealthChanged(unhealthy, ignored))
 
     def pass_time(self) -> None:
         self.play.pass_time(self.draw(st.sampled_from([0.1, 0.5, DEADLINE_S])))
@@ -145,7 +151,7 @@ def same_but_id(one: Any, other: Any) -> bool:
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), policy=st.sampled_from(["builder", "gas_used"]))
+@given(data=st.data(), policy=st.sampled_from(sorted(POLICIES)))
 def test_no_block_is_returned_that_the_el_did_not_call_valid(data: st.DataObject, policy: str) -> None:
     adversary = Adversary(data, policy)
     for _ in range(data.draw(st.integers(5, 40))):
@@ -168,7 +174,7 @@ def settle(adversary: Adversary) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(data=st.data(), policy=st.sampled_from(["builder", "gas_used"]))
+@given(data=st.data(), policy=st.sampled_from(sorted(POLICIES)))
 def test_the_els_block_is_never_held_past_the_deadline(data: st.DataObject, policy: str) -> None:
     """Whatever builders and verdicts do: once the EL has answered and the deadline is over, op-node has a block."""
     adversary = Adversary(data, policy)
@@ -186,3 +192,22 @@ def test_the_els_block_is_never_held_past_the_deadline(data: st.DataObject, poli
     play.pass_time(DEADLINE_S)
     assert play.reply_to(ticket) is not None
     adversary.check()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), policy=st.sampled_from(sorted(POLICIES)))
+def test_ill_builders_cost_no_time_at_all(data: st.DataObject, policy: str) -> None:
+    """With every builder ill, op-node has a block as soon as the EL has answered: nothing was promised here."""
+    play = Playbook(BUILDERS, policy, DEADLINE_S)
+    play.tell(ev.HealthChanged(frozenset(BUILDERS)))
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0xe0"))
+    for builder in data.draw(st.permutations(BUILDERS)):
+        if data.draw(st.booleans()):
+            play.answer(builder, m.forkchoice_answer("0x01"))
+    ticket = play.ask(m.get_payload("0xe0"))
+    for builder in data.draw(st.permutations(BUILDERS)):
+        if play.calls(builder) and isinstance(play.calls(builder)[0], ev.Send) and data.draw(st.booleans()):
+            play.answer(builder, m.Block(builder, gas_used=data.draw(st.integers(0, 10**9))).answer())
+    play.answer(EL, m.Block("local").answer())
+    assert play.body_for(ticket) == m.Block("local").answer()

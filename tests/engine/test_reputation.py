@@ -134,6 +134,30 @@ def test_an_ill_builder_is_better_than_no_block() -> None:
     assert play.body_for(ticket) == ALPHA.answer()
 
 
+def test_an_ill_builders_block_keeps_the_el_free_for_others() -> None:
+    play = ill(building(), "alpha")
+    ticket = play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    assert play.validating() is None
+    play.answer("beta", BETA.answer())
+    assert play.validating() == BETA.hash
+    play.judge(m.verdict("INVALID"))
+    assert play.validating() is None, "the EL's own is still to come"
+    play.fail(EL)
+    assert play.validating() == ALPHA.hash
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == ALPHA.answer()
+
+
+def test_without_any_other_block_an_ill_builders_is_validated_after_the_deadline() -> None:
+    play = ill(building(("alpha",)), "alpha")
+    ticket = play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    play.pass_time(1.0)
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == ALPHA.answer()
+
+
 def test_what_an_ill_builder_promised_subscribers_is_kept() -> None:
     promised = m.Block("alpha's", transactions=("0x02aa",))
     play = ill(building(("alpha",)), "alpha")
