@@ -22,11 +22,14 @@ from prometheus_client import Counter
 
 import appliance.admin.service
 from appliance import __version__
-from appliance.admin.app import AdminSources
+from appliance.admin.app import AdminSources, EngineSources
 from appliance.config.model import Config, EngineConfig, FanoutConfig, UpstreamConfig
 from appliance.domain.errors import ApplianceError
 from appliance.domain.health import Health, HealthFact
+from appliance.domain.modes import ExecutionMode
+from appliance.engine.debug_api import DebugApi
 from appliance.engine.metrics import EngineMetrics
+from appliance.engine.mode_switch import ModeSwitch
 from appliance.engine.no_flashblocks import NoFlashblocks
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.service import Engine, EngineSettings
@@ -38,6 +41,7 @@ from appliance.flashblocks.ingest import BuilderSource
 from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.service import FlashblockService, FlashblockSettings
 from appliance.flashlog.metrics import FlashlogMetrics
+from appliance.flashlog.operator_state import OperatorState
 from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.lifecycle import OnCrash, Plane, PlaneState
@@ -53,6 +57,7 @@ log = get_logger("supervisor")
 # The order is that of the stop: nothing new is built or read before those who read the log are told to leave.
 PLANES: Final = {
     "engine": OnCrash.END,
+    "debug": OnCrash.RESTART,
     "flashblocks": OnCrash.RESTART,
     "fanout": OnCrash.RESTART,
     "admin": OnCrash.RESTART,
@@ -73,6 +78,7 @@ class Appliance:
         self._planes: dict[str, Plane] = {}
         self._statistics: dict[str, Statistics] = {}
         self._engine: Engine | None = None
+        self._switch: ModeSwitch | None = None
         self._started_at = time.monotonic()
         self._stop = trio.Event()
         self._stopped = trio.Event()
@@ -144,11 +150,9 @@ class Appliance:
     def _open_listeners(self, stack: ExitStack) -> dict[str, socket]:
         """All ports, before anything else starts: a port in use is the first thing that is said."""
         listeners = {}
-        for name in PLANES:
-            section = getattr(self._config, name)
-            if section is not None and hasattr(section, "listen"):
-                listeners[name] = stack.enter_context(open_listener(section.listen))
-                self.listening[name] = _address(listeners[name])
+        for name, address in _addresses(self._config).items():
+            listeners[name] = stack.enter_context(open_listener(address))
+            self.listening[name] = _address(listeners[name])
         return listeners
 
     @asynccontextmanager
@@ -173,12 +177,12 @@ class Appliance:
         upstreams: AsyncExitStack,
     ) -> None:
         if self._config.engine is not None:
-            await self._compose_engine(self._config.engine, secrets, listeners["engine"], flashlog, upstreams)
+            await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
         if self._config.fanout is not None and flashlog is not None:
             fanout = Fanout(_fanout_settings(self._config.fanout), flashlog, FanoutMetrics.create(self.registry))
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
         if self._config.admin is not None:
-            sources = AdminSources(self.registry, self.statistics, self.health)
+            sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())
             serve = partial(appliance.admin.service.run, sources, token=secrets.admin_token)
             self._add("admin", partial(_on_listener, serve, listeners["admin"]))
 
@@ -186,7 +190,7 @@ class Appliance:
         self,
         config: EngineConfig,
         secrets: Secrets,
-        listener: socket,
+        listeners: dict[str, socket],
         flashlog: FlashLog | None,
         upstreams: AsyncExitStack,
     ) -> None:
@@ -204,8 +208,30 @@ class Appliance:
             for builder, secret in zip(config.builders, secrets.builders, strict=True)
         ]
         stream = self._compose_flashblocks(config, BlockValidator(el), flashlog)
-        engine = self._engine = Engine(_engine_settings(config, secrets.engine), el, tuple(builders), stream, metrics)
-        self._add("engine", partial(_on_listener, engine.run, listener), engine.statistics)
+        switch = self._switch = await self._load_switch(config)
+        settings = _engine_settings(config, secrets.engine)
+        engine = self._engine = Engine(settings, el, tuple(builders), stream, metrics, switch=switch)
+        self._add("engine", partial(_on_listener, engine.run, listeners["engine"]), engine.statistics)
+        self._add("debug", partial(_on_listener, DebugApi(switch).run, listeners["debug"]))
+
+    async def _load_switch(self, config: EngineConfig) -> ModeSwitch:
+        kept = OperatorState(Path(self._config.store.folder))
+        switch = ModeSwitch(ExecutionMode(config.execution_mode), kept)
+        await switch.load()
+        return switch
+
+    def _engine_sources(self) -> EngineSources | None:
+        engine, switch = self._engine, self._switch
+        if engine is None or switch is None:
+            return None
+
+        def mode() -> dict[str, object]:
+            return switch.status.as_object()
+
+        async def throw(mode: ExecutionMode, who: str) -> dict[str, object]:
+            return (await switch.throw(mode, who)).as_object()
+
+        return EngineSources(mode, throw, engine.history.recent, engine.history.find)
 
     def _compose_flashblocks(
         self, config: EngineConfig, validator: BlockValidator, flashlog: FlashLog | None
@@ -264,6 +290,15 @@ async def _until_stopping(run: RunOnListener, *, stopping: trio.Event, task_stat
         task_status.started()
         await stopping.wait()
         nursery.cancel_scope.cancel()
+
+
+def _addresses(config: Config) -> dict[str, str]:
+    """What is listened on, by plane."""
+    sections = {"engine": config.engine, "fanout": config.fanout, "admin": config.admin}
+    addresses = {name: section.listen for name, section in sections.items() if section is not None}
+    if config.engine is not None:
+        addresses["debug"] = config.engine.debug_listen
+    return addresses
 
 
 def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:

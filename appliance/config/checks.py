@@ -27,6 +27,7 @@ def _something_runs(config: Config) -> Iterator[Row]:
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
     if config.engine is not None:
         yield "engine.listen", config.engine.listen
+        yield "engine.debug_listen", config.engine.debug_listen
     if config.fanout is not None:
         yield "fanout.listen", config.fanout.listen
     if config.admin is not None:

@@ -69,6 +69,8 @@ class EngineConfig(Section, frozen=True, kw_only=True):
     l2: L2Config
     jwt_secret_file: Path
     listen: Address = "127.0.0.1:8081"
+    debug_listen: Address = "127.0.0.1:5555"
+    execution_mode: Literal["enabled", "dry_run", "disabled"] = "enabled"
     policy: Literal["builder", "gas_used"] = "builder"
     builder_deadline_ms: Milliseconds = 1000
     max_unsafe_interval_s: Seconds = 10

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Final, NewType
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId, PayloadId, PayloadSource
+from appliance.engine.decisions import BlockFacts, Decision
 from appliance.engine.ports import Build
 from appliance.wire.engine import BuiltPayload, Call
 
@@ -74,7 +76,14 @@ class DeadlinePassed:
     build_id: BuildId
 
 
-Event = Requested | Answered | Failed | Sealed | DeadlinePassed
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """Somebody threw the switch."""
+
+    mode: ExecutionMode
+
+
+Event = Requested | Answered | Failed | Sealed | DeadlinePassed | ModeChanged
 
 
 # --- commands: calls and replies ----------------------------------------------------------------------
@@ -247,6 +256,23 @@ class Produced:
     reason: str
 
 
-Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Everything about one choice, once it is made; in a dry run that is after the reply."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCameLate:
+    """A source's block that came when the choice was made already, ``seconds`` after getPayload."""
+
+    build_id: BuildId
+    source: str
+    facts: BlockFacts
+    seconds: float
+
+
+Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced | Decided | BlockCameLate
 
 Command = Send | Validate | SendInOrder | Copy | Announce | Reply | WakeAt | StreamCommand | Observation

@@ -11,6 +11,7 @@ import trio
 
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import UnavailableError
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
 from appliance.engine.builder_link import BuilderLink
@@ -26,6 +27,7 @@ from appliance.engine.parcels import (
     parcel_of_copy,
     parcel_of_order,
 )
+from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.upstream import Upstream
 from appliance.telemetry.logging import get_logger
@@ -57,6 +59,7 @@ class Executor:
         metrics: EngineMetrics,
     ) -> None:
         self._machine = machine
+        builders = [builder.switched(self._is_switched_off) for builder in builders]
         self._upstreams = {EL: el, **{builder.name: builder for builder in builders}}
         self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics) for builder in builders}
         self._stream = stream
@@ -89,6 +92,23 @@ class Executor:
             del self._waiting[ticket]
         return waiter.reply
 
+    def set_mode(self, mode: ExecutionMode) -> None:
+        """Throw the switch: it counts when this returns."""
+        self._dispatch(ev.ModeChanged(mode))
+
+    def _is_switched_off(self) -> bool:
+        return self._machine.mode is ExecutionMode.DISABLED
+
+    @property
+    def mode(self) -> ExecutionMode:
+        """The mode that the next build starts in."""
+        return self._machine.mode
+
+    @property
+    def history(self) -> PayloadHistory:
+        """The last decisions."""
+        return self._observer.history
+
     def statistics(self) -> dict[str, object]:
         """The machine, the blocks that were returned, and the builders' lanes."""
         return {
@@ -116,7 +136,7 @@ class Executor:
                 return self._queue(command)
             case ev.Seal(build_id):
                 return [ev.Sealed(build_id, self._seal(build_id))]
-            case ev.BlockReturned() | ev.CandidateLost() | ev.BuilderAbsent():
+            case ev.BlockReturned() | ev.CandidateLost() | ev.BuilderAbsent() | ev.Decided() | ev.BlockCameLate():
                 self._observer.observe(command)
             case ev.Produced():
                 self._health.produced(command)

@@ -1,19 +1,35 @@
-"""getPayload of a build: fence the stream, ask everyone, choose, reply. Part of the multiplexer's machine."""
+"""getPayload of a build: fence the stream, ask everyone, choose, reply. Part of the multiplexer's machine.
+
+    mode of the build   op-node gets                             builders
+    ------------------  ---------------------------------------  ------------------------------------------
+    enabled             the choice                               asked, judged
+    dry_run             the EL's own block as soon as it is      asked and judged all the same, after the
+                        there                                    reply too; the choice is only told
+    disabled            the EL's own block                       none
+
+A build keeps the mode that it was started in, so that a choice ends as it began; but `disabled` comes over
+every build at once: candidates of builders are withdrawn, also from a choice that is being made, and a
+builder's block that was answered already is not answered again.
+"""
 
 from collections.abc import Iterator
 from typing import Final
 
+from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
-from appliance.domain.payloads import PayloadSource
+from appliance.domain.modes import ExecutionMode
+from appliance.domain.payloads import PayloadSource, PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
 from appliance.engine.calls import BuilderPayload, CallTable, Judgement, LocalPayload
 from appliance.engine.events import (
     ASSEMBLED,
     EL,
     Announce,
+    BlockCameLate,
     BlockReturned,
     CandidateLost,
     Command,
+    Decided,
     PayloadReturned,
     Produced,
     Reply,
@@ -24,7 +40,8 @@ from appliance.engine.events import (
     Validate,
     WakeAt,
 )
-from appliance.engine.offers import Block, Offer, Standing
+from appliance.engine.explanation import explain
+from appliance.engine.offers import Block, Offer, Standing, facts_of
 from appliance.engine.outcomes import Outcome, apology, body_of
 from appliance.engine.policies import Policy
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
@@ -40,17 +57,22 @@ from appliance.wire.engine_bodies import assembled_answer, get_payload_request, 
 from appliance.wire.jsonrpc import readdress
 
 _UNFINISHED: Final = {Standing.PENDING, Standing.OFFERED, Standing.VALIDATING}
+_SWITCHED_OFF: Final = "builders are switched off"
 _ERROR_BYTES: Final = 4096  # no error answer is longer: a block that comes too late is not read for its health
 
 
 class PayloadChoice:
-    """The conversations that choose a block, one per build; ``deadline_s`` counts from op-node's request."""
+    """The conversations that choose a block, one per build; ``deadline_s`` counts from op-node's request.
+
+    ``announcing`` says whether builders are told what was chosen.
+    """
 
     def __init__(self, book: BuildBook, calls: CallTable, policy: Policy, deadline_s: float) -> None:
         self._book = book
         self._calls = calls
         self._policy = policy
         self._deadline_s = deadline_s
+        self.announcing = True
 
     def ask(self, record: BuildRecord, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """op-node wants the block: start choosing, join a choice that is running, or repeat its result."""
@@ -61,34 +83,51 @@ class PayloadChoice:
             return []
         record.phase, record.version, record.payload_id = Phase.SEALING, call.version, call.payload_id
         record.asked_at, record.deadline = now, now + self._deadline_s
-        return [Seal(record.build_id)]
+        if record.streamed:
+            return [Seal(record.build_id)]
+        return self._ask_everyone(record, None, now)
 
     def on_sealed(self, event: Sealed, now: float) -> list[Command]:
         """The stream is fenced: ask everyone."""
         record = self._book.by_id(event.build_id)
         if record is None or record.phase is not Phase.SEALING:
             return []
+        return self._ask_everyone(record, event.assembled, now)
+
+    def _ask_everyone(self, record: BuildRecord, assembled: AssembledPayload | None, now: float) -> list[Command]:
         record.phase = Phase.CHOOSING
         selection = record.selection = Selection(record.order, record.builders, self._policy)
-        commands: list[Command] = [
-            WakeAt(record.build_id, record.deadline),
-            self._ask_local(record, selection),
-        ]
-        if event.assembled is not None:
-            commands += _lost(ASSEMBLED, "refused", selection.promise(event.assembled))
+        commands: list[Command] = [WakeAt(record.build_id, record.deadline)] if record.builders else []
+        commands.append(self._ask_local(record, selection))
+        if assembled is not None and record.mode is ExecutionMode.ENABLED:
+            commands += _lost(ASSEMBLED, "refused", selection.promise(assembled))
+            _note_promise(selection.offers[ASSEMBLED], assembled, now)
         for builder in record.builders:
             commands += self._ask_builder(record, selection, builder)
         return commands + self._advance(record, selection, now)
 
+    def switch_off(self, record: BuildRecord, now: float) -> list[Command]:
+        """The emergency switch, for a build that is marked as disabled already."""
+        selection = record.selection
+        if selection is None:
+            if record.chosen is not None and not record.chosen_is_own:
+                # Who asks again gets the EL's own: op-node may not have had the answer, and must not get it now.
+                record.phase, record.chosen = Phase.FAILED, None
+            return []
+        selection.withdraw_builders(_SWITCHED_OFF)
+        if record.phase is Phase.ANSWERED:  # a rehearsal that goes on after the reply
+            return [self._end(record, selection, selection.offers[EL], selection.offers[EL], now)]
+        return self._advance(record, selection, now)
+
     def on_joined(self, record: BuildRecord, builder: str) -> list[Command]:
         """A builder's payload id came while its block is being waited for."""
-        if record.selection is None:
+        if record.selection is None or not record.builders:
             return []
         return self._ask_builder(record, record.selection, builder)
 
     def on_absent(self, record: BuildRecord, builder: str, reason: str, now: float) -> list[Command]:
         """A builder's refusal to build came while its block is being waited for."""
-        if record.selection is None:
+        if record.selection is None or not record.builders:
             return []
         record.selection.lose(builder, reason)
         produced = Produced(builder, ok=False, reason=reason)
@@ -105,7 +144,8 @@ class PayloadChoice:
         """The EL's own block."""
         record, selection = purpose.record, purpose.selection
         if record.selection is not selection:
-            return [_produced_late(EL, outcome)]  # chosen meanwhile; asking let the EL end its building
+            return _came_late(EL, outcome, record, now)  # chosen meanwhile; asking let the EL end its building
+        selection.offers[EL].arrived_at = now
         try:
             body = body_of(outcome)
         except UnavailableError as error:
@@ -120,7 +160,8 @@ class PayloadChoice:
         """A builder's block."""
         record, selection, builder = purpose.record, purpose.selection, purpose.builder
         if record.selection is not selection:
-            return [_produced_late(builder, outcome)]  # chosen meanwhile; asking let it finish its block
+            return _came_late(builder, outcome, record, now)  # chosen meanwhile; asking let it finish its block
+        selection.offers[builder].arrived_at = now
         try:
             payload = decode_payload(body_of(outcome), record.version)
         except (UnavailableError, RemoteError) as error:
@@ -136,6 +177,7 @@ class PayloadChoice:
         record, selection, source = purpose.record, purpose.selection, purpose.source
         if record.selection is not selection:
             return []
+        selection.offers[source].judged_at = now
         try:
             selection.judge(source, decode_verdict(body_of(outcome)))
         except (UnavailableError, RemoteError) as error:
@@ -168,33 +210,66 @@ class PayloadChoice:
         return [Produced(EL, ok=True, reason="")]
 
     def _advance(self, record: BuildRecord, selection: Selection, now: float) -> list[Command]:
+        if record.mode is ExecutionMode.DRY_RUN:
+            return self._rehearse(record, selection, now)
         match selection.step():
             case Choose(offer):
-                return self._conclude(record, selection, offer, now)
+                commands = self._return_block(record, selection, offer, now)
+                return [*commands, *_late(selection), self._end(record, selection, offer, offer, now)]
             case AskVerdict(offer):
-                return self._validate(record, selection, offer)
+                return self._validate(record, selection, offer, now)
             case GiveUp():
-                return _give_up(record, selection)
+                return [*_give_up(record, selection), self._end(record, selection, None, None, now)]
             case Wait():
                 return []
 
-    def _validate(self, record: BuildRecord, selection: Selection, offer: Offer) -> list[Command]:
+    def _rehearse(self, record: BuildRecord, selection: Selection, now: float) -> list[Command]:
+        """A dry run: the EL's own block goes out as soon as it is there, and the choice goes on without op-node."""
+        own = selection.offers[EL]
+        if own.standing is Standing.LOST:
+            return [*_give_up(record, selection), self._end(record, selection, None, None, now)]
+        commands: list[Command] = []
+        if own.standing is Standing.VALID and record.phase is Phase.CHOOSING:
+            commands = self._return_block(record, selection, own, now)
+        match selection.step():
+            case Choose(offer) if own.standing is Standing.VALID:
+                return [*commands, *_late(selection), self._end(record, selection, offer, own, now)]
+            case AskVerdict(offer):
+                return [*commands, *self._validate(record, selection, offer, now)]
+            case _:
+                return commands  # the best may be known, but what it is compared with is still to come
+
+    def _validate(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
+        offer.validating_at = now
         call_id = self._calls.open(Judgement(record, selection, offer.source))
         return [Validate(call_id, offer.taken(), record.order.parent_beacon_block_root)]
 
-    def _conclude(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
+    def _return_block(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
         block = offer.taken()
         commands: list[Command] = [
             Reply(asker.ticket, _answer(block, asker.identifier, record.version)) for asker in record.askers
         ]
-        record.phase, record.chosen = Phase.ANSWERED, block
-        record.askers, record.selection = [], None
+        record.phase, record.chosen, record.chosen_is_own = Phase.ANSWERED, block, offer.is_local
+        record.askers = []
         self._book.remember_block(block.block_hash, block.block_number)
-        commands += _late(selection)
         commands.append(_returned(record, selection, offer, block, now))
-        commands.append(PayloadReturned(record.build_id, block.block_hash))
-        commands.append(Announce(block, record.order.parent_beacon_block_root))
+        if record.streamed:
+            commands.append(PayloadReturned(record.build_id, block.block_hash))
+        if self.announcing:
+            commands.append(Announce(block, record.order.parent_beacon_block_root))
         return commands
+
+    def _end(
+        self, record: BuildRecord, selection: Selection, preferred: Offer | None, returned: Offer | None, now: float
+    ) -> Decided:
+        record.selection = None
+        return Decided(explain(record, selection, preferred, returned, now))
+
+
+def _note_promise(offer: Offer, assembled: AssembledPayload, now: float) -> None:
+    offer.arrived_at = now
+    if assembled.validated:
+        offer.verdict = PayloadStatus.VALID
 
 
 def _answer(block: Block, identifier: bytes, version: int) -> bytes:
@@ -204,7 +279,7 @@ def _answer(block: Block, identifier: bytes, version: int) -> bytes:
 
 
 def _give_up(record: BuildRecord, selection: Selection) -> list[Command]:
-    askers, record.askers, record.selection = record.askers, [], None
+    askers, record.askers = record.askers, []
     record.phase = Phase.FAILED
     if record.last_word:
         return [Reply(asker.ticket, _readdressed(record.last_word, asker.identifier)) for asker in askers]
@@ -232,6 +307,15 @@ def _late(selection: Selection) -> Iterator[Command]:
             yield CandidateLost(offer.source, "late", reason)
             if offer.standing is Standing.PENDING:
                 yield Produced(offer.builder, ok=False, reason=reason)
+
+
+def _came_late(upstream: str, outcome: Outcome, record: BuildRecord, now: float) -> list[Command]:
+    commands: list[Command] = [_produced_late(upstream, outcome)]
+    try:
+        facts = facts_of(decode_payload(body_of(outcome), record.version))
+    except (UnavailableError, RemoteError):
+        return commands
+    return [*commands, BlockCameLate(record.build_id, upstream, facts, now - record.asked_at)]
 
 
 def _produced_late(upstream: str, outcome: Outcome) -> Produced:

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.engine.decisions import BlockFacts
 from appliance.engine.events import ASSEMBLED, EL
 from appliance.wire.engine import BuiltPayload
 
@@ -33,7 +34,8 @@ class Offer:
     """One source's block, or the place that is kept for it.
 
     ``rank`` is the builder's place in the configuration. ``preserves`` says that the block holds what
-    subscribers were promised; an offer that has not come yet may still do so.
+    subscribers were promised; an offer that has not come yet may still do so. ``facts`` outlive the block of
+    an offer that was lost. Times in seconds, monotonic.
     """
 
     source: str
@@ -43,6 +45,11 @@ class Offer:
     block: Block | None = None
     preserves: bool = True
     reason: str = ""
+    facts: BlockFacts | None = None
+    arrived_at: float | None = None
+    validating_at: float | None = None
+    judged_at: float | None = None
+    verdict: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -91,6 +98,17 @@ class BuildOrder:
         if not starts_with(block.transactions, self.transactions):
             return "does not begin with the transactions of the payload attributes"
         return None
+
+
+def facts_of(block: Block) -> BlockFacts:
+    """What people want to know of a block. Flashblocks say nothing of their value."""
+    return BlockFacts(
+        block_hash=block.block_hash,
+        block_number=block.block_number,
+        gas_used=block.gas_used,
+        transactions=len(block.transactions),
+        value=block.block_value if isinstance(block, BuiltPayload) else None,
+    )
 
 
 def starts_with(transactions: Sequence[bytes | msgspec.Raw], wanted: Sequence[bytes]) -> bool:

@@ -33,6 +33,7 @@ NEW_PAYLOAD_VERSIONS: Final = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4}
 
 _ENGINE_METHOD: Final = re.compile(r"engine_(forkchoiceUpdated|getPayload|newPayload)V([1-9][0-9]?)")
 _QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,16}")  # what we look at fits 64 bits
+_VALUE: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 
 
@@ -72,7 +73,10 @@ class GetPayload:
 
 @dataclass(frozen=True, slots=True)
 class NewPayload:
-    """Any version; nothing in it bears on a decision."""
+    """Any version. Hash and number name the block for when it becomes head; None where they cannot be read."""
+
+    block_hash: str | None = None
+    block_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,17 @@ class _Attributes(msgspec.Struct, rename="camel"):
     transactions: list[msgspec.Raw] | None = None
 
 
+class _Named(msgspec.Struct, rename="camel"):
+    block_hash: str
+    block_number: str
+
+
+class _NewPayloadParams(msgspec.Struct, array_like=True):
+    payload: _Named  # what comes after it differs by version
+
+
 _params_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_new_payload_decoder = msgspec.json.Decoder(_NewPayloadParams)
 _state_decoder = msgspec.json.Decoder(_State)
 _attributes_decoder = msgspec.json.Decoder(_Attributes | None)
 _payload_id_decoder = msgspec.json.Decoder(tuple[str])
@@ -122,10 +136,19 @@ def decode_call(request: Request) -> Call:
 
 def _decode_engine_call(name: str, version: int, params: bytes) -> Call:
     if name == "newPayload":
-        return NewPayload()
+        return _decode_new_payload(params)
     if name == "getPayload":
         return GetPayload(version, _payload_id(_payload_id_decoder.decode(params)[0]))
     return _decode_forkchoice_call(params)
+
+
+def _decode_new_payload(params: bytes) -> NewPayload:
+    """One pass over the payload without keeping it. A shape that we do not know is the EL's business alone."""
+    try:
+        named = _new_payload_decoder.decode(params).payload
+        return NewPayload(_hash("blockHash", named.block_hash), _quantity("blockNumber", named.block_number))
+    except (*MALFORMED, DecodeError):
+        return NewPayload()
 
 
 def _decode_forkchoice_call(params: bytes) -> ForkchoiceUpdated:
@@ -172,6 +195,7 @@ class BuiltPayload:
     """An answer to getPayload: the whole ``body`` as it came, and the fields that it is judged by.
 
     ``version`` is getPayload's. ``transactions`` are JSON strings, quotes included, views into ``body``.
+    ``block_value`` in wei, None where the answer has none that can be read.
     """
 
     version: int
@@ -184,6 +208,7 @@ class BuiltPayload:
     gas_used: int
     transactions: tuple[msgspec.Raw, ...]
     parent_beacon_block_root: str | None
+    block_value: int | None = None
 
 
 Result = TypeVar("Result")
@@ -219,6 +244,7 @@ class _Payload(msgspec.Struct, rename="camel"):
 class _Envelope(msgspec.Struct, rename="camel"):
     execution_payload: _Payload
     parent_beacon_block_root: str | None = None
+    block_value: str | None = None
 
 
 class _Block(msgspec.Struct):
@@ -254,8 +280,8 @@ def decode_payload(body: bytes, version: int) -> BuiltPayload:
         identifier, payload = read_answer(_bare_decoder, body, "getPayload")
         return _built(version, body, identifier, payload, None)
     identifier, envelope = read_answer(_envelope_decoder, body, "getPayload")
-    root = envelope.parent_beacon_block_root
-    return _built(version, body, identifier, envelope.execution_payload, root)
+    root, value = envelope.parent_beacon_block_root, _block_value(envelope.block_value)
+    return _built(version, body, identifier, envelope.execution_payload, root, value)
 
 
 def refuse_error(body: bytes) -> None:
@@ -269,7 +295,9 @@ def decode_latest_timestamp(body: bytes) -> int:
     return _quantity("timestamp", block.timestamp)
 
 
-def _built(version: int, body: bytes, identifier: bytes, payload: _Payload, root: str | None) -> BuiltPayload:
+def _built(
+    version: int, body: bytes, identifier: bytes, payload: _Payload, root: str | None, value: int | None = None
+) -> BuiltPayload:
     return BuiltPayload(
         version=version,
         body=body,
@@ -281,7 +309,13 @@ def _built(version: int, body: bytes, identifier: bytes, payload: _Payload, root
         gas_used=_quantity("gasUsed", payload.gas_used),
         transactions=tuple(payload.transactions),
         parent_beacon_block_root=root,
+        block_value=value,
     )
+
+
+def _block_value(text: str | None) -> int | None:
+    """A uint256; a block is not refused for a value that cannot be read, it just claims none."""
+    return int(text, 16) if text is not None and _VALUE.fullmatch(text) else None
 
 
 def read_answer(decoder: msgspec.json.Decoder[Answer[Result]], body: bytes, what: str) -> tuple[bytes, Result]:

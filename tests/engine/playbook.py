@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.domain.modes import ExecutionMode
 from appliance.engine import events as ev
 from appliance.engine.events import EL, CallId, Command, Event, Send, SendInOrder, Ticket, Validate
 from appliance.engine.multiplexer import Multiplexer
@@ -18,9 +19,13 @@ class Playbook:
     """Drives the machine with a clock of its own; `assembled` is what the stream answers to Seal."""
 
     def __init__(
-        self, builders: tuple[str, ...] = ("alpha", "beta"), policy: str = "builder", deadline_s: float = 1.0
+        self,
+        builders: tuple[str, ...] = ("alpha", "beta"),
+        policy: str = "builder",
+        deadline_s: float = 1.0,
+        mode: ExecutionMode = ExecutionMode.ENABLED,
     ) -> None:
-        self.machine = Multiplexer(builders, policy_named(policy), deadline_s)
+        self.machine = Multiplexer(builders, policy_named(policy), deadline_s, mode)
         self.now = 100.0
         self.assembled: AssembledPayload | None = None
         self.log: list[Command] = []
@@ -58,6 +63,10 @@ class Playbook:
         call = self.validations()[0]
         self.open.remove(call)
         self.tell(ev.Failed(call.call_id, f"{EL}: gone"))
+
+    def switch(self, mode: ExecutionMode) -> None:
+        """Somebody throws the switch."""
+        self.tell(ev.ModeChanged(mode))
 
     def pass_time(self, seconds: float) -> None:
         """Time passes; alarms that are due go off."""
