@@ -8,7 +8,7 @@ import pytest
 from appliance.domain.modes import ExecutionMode
 from appliance.engine.debug_api import DebugApi
 from appliance.engine.mode_switch import ModeSwitch
-from appliance.net.http import HttpRequest, HttpResponse
+from appliance.net.http import Headers, HttpRequest, HttpResponse
 from tests.engine import messages as m
 
 JSON = {"content-type": "application/json"}
@@ -20,7 +20,7 @@ class Setup:
         self.api = DebugApi(self.switch)
 
     async def post(self, body: bytes, headers: dict[str, str] | None = None, method: str = "POST") -> HttpResponse:
-        request = HttpRequest(method, "/", JSON if headers is None else headers, body, "10.0.0.9")
+        request = HttpRequest(method, "/", Headers((JSON if headers is None else headers).items()), body, "10.0.0.9")
         return await self.api.handle(request)
 
     async def call(self, method: str, params: object, identifier: object = 1) -> Any:
