@@ -1,4 +1,4 @@
-"""The execution mode as a playbook: what builders get and whose block op-node gets, in each mode and across a switch."""
+"""The execution mode as a playbook: what builders get and whose block op-node gets, in each and across a switch."""
 
 import json
 
