@@ -122,8 +122,9 @@ class BuildBook:
         return next(reversed(self._records.values()), None)
 
     def name(self, record: BuildRecord, payload_id: PayloadId) -> None:
-        """The EL gave the build this id."""
-        if record.build_id in self._records:
+        """The EL gave the build this id; an answer that was overtaken does not take it from a newer build."""
+        named = self._by_payload_id.get(payload_id, record)
+        if record.build_id in self._records and named.build_id <= record.build_id:
             self._by_payload_id[payload_id] = record
 
     def by_id(self, build_id: BuildId) -> BuildRecord | None:

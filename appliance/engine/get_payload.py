@@ -193,7 +193,9 @@ class PayloadChoice:
     def _ask_builder(self, record: BuildRecord, selection: Selection, builder: str) -> list[Command]:
         payload_id = record.joined.get(builder)
         if payload_id is not None:
-            body = get_payload_request(record.askers[0].identifier, record.version, payload_id)
+            # In a dry run op-node may have its answer already: then the call carries an id of ours.
+            identifier = record.askers[0].identifier if record.askers else b""
+            body = get_payload_request(identifier, record.version, payload_id)
             return [Send(self._calls.open(BuilderPayload(record, selection, builder)), builder, body)]
         if builder not in record.absent:
             return []  # its answer to the order to build is still to come

@@ -4,6 +4,7 @@ from typing import TypeVar
 
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.modes import ExecutionMode
+from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
 from appliance.engine.events import EL, CallId, Command, Event, Send, SendInOrder, Ticket, Validate
 from appliance.engine.multiplexer import Multiplexer
@@ -31,15 +32,15 @@ class Playbook:
         self.log: list[Command] = []
         self.open: list[Call] = []
         self.alarms: list[ev.WakeAt] = []
-        self._tickets = 0
+        self.tickets = 0
         self._read = 0
 
     # --- events ---
 
     def ask(self, body: bytes) -> Ticket:
         """A request of op-node."""
-        self._tickets += 1
-        ticket = Ticket(self._tickets)
+        self.tickets += 1
+        ticket = Ticket(self.tickets)
         request = decode_request(body)
         self.tell(ev.Requested(ticket, decode_call(request), bytes(request.id), body))
         return ticket
@@ -87,7 +88,11 @@ class Playbook:
                 elif isinstance(command, ev.WakeAt):
                     self.alarms.append(command)
                 elif isinstance(command, ev.Seal):
-                    pending.append(ev.Sealed(command.build_id, self.assembled))
+                    pending.append(ev.Sealed(command.build_id, self.sealed(command.build_id)))
+
+    def sealed(self, build_id: BuildId) -> AssembledPayload | None:
+        """What the stream answers for a build."""
+        return self.assembled
 
     # --- commands ---
 

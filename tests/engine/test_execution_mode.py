@@ -238,6 +238,18 @@ def test_in_a_dry_run_without_the_els_block_no_builders_block_takes_its_place() 
     assert decision(play).returned is None
 
 
+def test_in_a_dry_run_a_builder_that_joins_after_the_reply_is_still_asked() -> None:
+    play = Playbook(("alpha",), mode=DRY_RUN)
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.ask(m.get_payload())
+    play.answer(EL, LOCAL.answer())
+    play.answer("alpha", m.forkchoice_answer("0x00"))
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    assert decision(play).preferred == "alpha"
+
+
 def test_in_a_dry_run_no_flashblock_is_shown() -> None:
     play = building(DRY_RUN)
     play.assembled = ALPHA.assembled(validated=True)

@@ -71,7 +71,8 @@ class Host:
 async def test_the_switch_turns_builders_off_and_on_and_no_slot_is_missed(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
-    devnet = Devnet(tmp_path, SETTINGS)
+    # Slots longer than the half second that a simulated builder takes to fetch what it has missed.
+    devnet = Devnet(tmp_path, DevnetSettings(block_time_s=0.8, flashblock_interval_s=0.2))
     files = HostFiles(tmp_path, devnet)
     async with started(nursery, devnet), running(files.write) as process:
         host = Host(process)
