@@ -107,6 +107,14 @@ class EngineMachine(RuleBasedStateMachine):
         if len(self.play.calls(EL)) > before:
             waiting.call = self.play.calls(EL)[-1].call_id
 
+    @rule(slot=st.sampled_from(SLOTS), data=st.data())
+    def a_build_that_all_take_up_is_asked_for(self, slot: int, data: st.DataObject) -> None:
+        """The usual way, which chance alone would seldom find."""
+        self.order_build(slot)
+        self.answer_all(data)
+        self.the_promises_hold()
+        self.ask_payload(slot, 1, (), "none")
+
     @rule(slot=st.sampled_from(SLOTS))
     def new_payload_and_forkchoice(self, slot: int) -> None:
         self.play.ask(m.new_payload(own_block(slot)))
@@ -133,6 +141,10 @@ class EngineMachine(RuleBasedStateMachine):
             self.play.open.remove(call)
             self.answer(call, "good", data)
 
+    @rule(data=st.data())
+    def all_upstreams_answer(self, data: st.DataObject) -> None:
+        self.answer_all(data)
+
     # --- the rest of the world ---
 
     @rule(seconds=st.sampled_from([0.05, 0.5, DEADLINE_S]))
@@ -148,6 +160,14 @@ class EngineMachine(RuleBasedStateMachine):
         self.play.switch(mode)
 
     # --- how upstreams answer ---
+
+    def answer_all(self, data: st.DataObject) -> None:
+        """What is open now, builders first: their blocks are there when the EL's comes."""
+        for call in sorted(self.play.open, key=lambda call: isinstance(call, Send) and call.upstream == EL):
+            if call in self.play.open:
+                self.play.open.remove(call)
+                self.answer(call, "good", data)
+                self.the_promises_hold()
 
     def take(self, data: st.DataObject) -> Call:
         call = data.draw(st.sampled_from(self.play.open))
@@ -193,7 +213,8 @@ class EngineMachine(RuleBasedStateMachine):
     def payload_answer(self, call_id: CallId, upstream: str, request: Any, data: st.DataObject) -> bytes:
         slot = SLOTS[int(request["params"][0][-1])]
         if upstream != EL:
-            return self.foreign_block(data.draw(st.sampled_from(SLOTS)), data).answer(request["id"])
+            wanted = data.draw(st.sampled_from([slot, slot, slot, SLOTS[0]]))
+            return self.foreign_block(wanted, data).answer(request["id"])
         for waiting in self.waiting.values():
             waiting.el_has_answered |= waiting.call == call_id
         return own_block(slot).answer(request["id"])
@@ -204,7 +225,7 @@ class EngineMachine(RuleBasedStateMachine):
             f"foreign {self.blocks}",
             timestamp=slot,
             gas_used=data.draw(st.sampled_from([1_000, 1_000_000])),
-            deposits=data.draw(st.sampled_from([(m.DEPOSIT,), (m.DEPOSIT,), ()])),
+            deposits=data.draw(st.sampled_from([(m.DEPOSIT,), (m.DEPOSIT,), (m.DEPOSIT,), ()])),
             transactions=data.draw(st.sampled_from(POOL)),
         )
 
