@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 
 from appliance.domain.health import Health, HealthFact
 from appliance.domain.modes import ExecutionMode
+from appliance.wire.jsonrpc import MALFORMED
 
 StatusSource = Callable[[], dict[str, object]]
 HealthSource = Callable[[], tuple[Health, list[HealthFact]]]
@@ -96,7 +97,7 @@ def _add_engine_routes(app: QuartTrio, engine: EngineSources) -> None:
     async def throw() -> Response:
         try:
             wanted = msgspec.json.decode(await request.get_data(), type=_Throw)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             modes = ", ".join(ExecutionMode)
             return _json({"message": f'expected {{"execution_mode": one of {modes}}}: {error}'}, status=400)
         return _json(await engine.throw(wanted.execution_mode, wanted.who(request.remote_addr)))

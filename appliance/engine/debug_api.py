@@ -17,6 +17,7 @@ from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpLimits, HttpServer
 from appliance.wire.jsonrpc import (
     INVALID_PARAMS,
+    MALFORMED,
     METHOD_NOT_FOUND,
     Request,
     RequestError,
@@ -80,7 +81,7 @@ class DebugApi:
     async def _set(self, identifier: bytes, params: bytes, peer: str) -> bytes:
         try:
             (wanted,) = _params_decoder.decode(params)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             modes = ", ".join(ExecutionMode)
             return encode_error(identifier, INVALID_PARAMS, f'expected [{{"execution_mode": one of {modes}}}]: {error}')
         status = await self._switch.throw(wanted.execution_mode, f"debug api {peer}")
