@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import trio
 
-from appliance.domain.errors import UnavailableError
+from appliance.domain.errors import RemoteError, UnavailableError
 from appliance.engine.events import Answered, Failed
 from appliance.engine.lanes import CHAIN_PARCELS, POOL_PARCELS, Lane, Parcel
 from appliance.engine.metrics import EngineMetrics
@@ -61,7 +61,13 @@ class BuilderLink:
 
     async def _deliver(self, parcel: Parcel) -> bool:
         try:
-            response = await self.upstream.post(parcel.make_body())
+            body = parcel.make_body()
+        except RemoteError:
+            # Another builder's block, which was chosen but cannot be read here: a copy less, and nothing to repeat.
+            self._failed.inc()
+            return True
+        try:
+            response = await self.upstream.post(body)
         except UnavailableError as error:
             self._failed.inc()
             self._tell(parcel, error)

@@ -171,12 +171,14 @@ class Verdict:
 class BuiltPayload:
     """An answer to getPayload: the whole ``body`` as it came, and the fields that it is judged by.
 
-    ``version`` is getPayload's. ``transactions`` are JSON strings, quotes included, views into ``body``.
+    ``version`` is getPayload's. ``result`` is the part of ``body`` that goes out under any other id.
+    ``transactions`` are JSON strings, quotes included; they and ``result`` are views into ``body``.
     """
 
     version: int
     body: bytes
     identifier: bytes
+    result: msgspec.Raw
     block_hash: str
     block_number: int
     parent_hash: str
@@ -188,12 +190,22 @@ class BuiltPayload:
 
 Result = TypeVar("Result")
 
+_NOTHING: Final = msgspec.Raw(NULL_ID)
+
 
 class Answer(msgspec.Struct, Generic[Result]):
     """An answer whose result is decoded in the same pass."""
 
     id: msgspec.Raw = msgspec.Raw(NULL_ID)
     result: Result | None = None
+    error: RpcError | None = None
+
+
+class _Unread(msgspec.Struct):
+    """An answer whose result stays as it came."""
+
+    id: msgspec.Raw = msgspec.Raw(NULL_ID)
+    result: msgspec.Raw = _NOTHING
     error: RpcError | None = None
 
 
@@ -228,8 +240,9 @@ class _Block(msgspec.Struct):
 _verdict_decoder = msgspec.json.Decoder(Answer[_Status])
 _forkchoice_decoder = msgspec.json.Decoder(Answer[_Forkchoice])
 _status_decoder = msgspec.json.Decoder(_Status)
-_bare_decoder = msgspec.json.Decoder(Answer[_Payload])
-_envelope_decoder = msgspec.json.Decoder(Answer[_Envelope])
+_unread_decoder = msgspec.json.Decoder(_Unread)
+_bare_decoder = msgspec.json.Decoder(_Payload)
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
 _any_decoder = msgspec.json.Decoder(Answer[object])
 _block_decoder = msgspec.json.Decoder(Answer[_Block])
 
@@ -237,7 +250,7 @@ _block_decoder = msgspec.json.Decoder(Answer[_Block])
 def decode_forkchoice(body: bytes) -> ForkchoiceResult:
     """Raises DecodeError, or RefusedError for an error answer."""
     _, result = read_answer(_forkchoice_decoder, body, "forkchoiceUpdated")
-    status = _decode_status(result.payload_status)
+    status = decode_part(_status_decoder, result.payload_status, "payloadStatus")
     payload_id = _payload_id(result.payload_id) if result.payload_id is not None else None
     return ForkchoiceResult(status.status, payload_id, status.validation_error, bytes(result.payload_status))
 
@@ -249,13 +262,18 @@ def decode_verdict(body: bytes) -> Verdict:
 
 
 def decode_payload(body: bytes, version: int) -> BuiltPayload:
-    """The answer to getPayload; raises DecodeError, or RefusedError. One pass: 1.1 ms for 3 MB."""
+    """The answer to getPayload; raises DecodeError, or RefusedError. Two passes: 2 ms for 3 MB.
+
+    The first pass finds the result, so that answering with it reads nothing again and cannot fail: a builder
+    may nest a body to just below the recursion limit here, and beyond it where the stack is a little deeper.
+    """
+    identifier, result = _find_result(body)
     if version == 1:
-        identifier, payload = read_answer(_bare_decoder, body, "getPayload")
-        return _built(version, body, identifier, payload, None)
-    identifier, envelope = read_answer(_envelope_decoder, body, "getPayload")
+        payload = decode_part(_bare_decoder, result, "getPayload answer")
+        return _built(version, body, identifier, result, payload, None)
+    envelope = decode_part(_envelope_decoder, result, "getPayload answer")
     root = envelope.parent_beacon_block_root
-    return _built(version, body, identifier, envelope.execution_payload, root)
+    return _built(version, body, identifier, result, envelope.execution_payload, root)
 
 
 def refuse_error(body: bytes) -> None:
@@ -269,11 +287,26 @@ def decode_latest_timestamp(body: bytes) -> int:
     return _quantity("timestamp", block.timestamp)
 
 
-def _built(version: int, body: bytes, identifier: bytes, payload: _Payload, root: str | None) -> BuiltPayload:
+def _find_result(body: bytes) -> tuple[bytes, msgspec.Raw]:
+    try:
+        answer = _unread_decoder.decode(body)
+    except MALFORMED as error:
+        raise DecodeError(f"getPayload answer: {error}") from None
+    if answer.error is not None:
+        raise _refusal("getPayload", answer.error)
+    if answer.result == _NOTHING:
+        raise DecodeError("getPayload answer: no result")
+    return bytes(answer.id), answer.result
+
+
+def _built(
+    version: int, body: bytes, identifier: bytes, result: msgspec.Raw, payload: _Payload, root: str | None
+) -> BuiltPayload:
     return BuiltPayload(
         version=version,
         body=body,
         identifier=identifier,
+        result=result,
         block_hash=_hash("blockHash", payload.block_hash),
         block_number=_quantity("blockNumber", payload.block_number),
         parent_hash=_hash("parentHash", payload.parent_hash),
@@ -291,17 +324,22 @@ def read_answer(decoder: msgspec.json.Decoder[Answer[Result]], body: bytes, what
     except MALFORMED as error:
         raise DecodeError(f"{what} answer: {error}") from None
     if answer.error is not None:
-        raise RefusedError(f"{what} refused: {answer.error.code} {answer.error.message[:200]}")
+        raise _refusal(what, answer.error)
     if answer.result is None:
         raise DecodeError(f"{what} answer: no result")
     return bytes(answer.id), answer.result
 
 
-def _decode_status(raw: msgspec.Raw) -> _Status:
+def _refusal(what: str, error: RpcError) -> RefusedError:
+    return RefusedError(f"{what} refused: {error.code} {error.message[:200]}")
+
+
+def decode_part(decoder: msgspec.json.Decoder[Result], part: msgspec.Raw, what: str) -> Result:
+    """A part of a message that was left as it came; raises DecodeError."""
     try:
-        return _status_decoder.decode(raw)
+        return decoder.decode(part)
     except MALFORMED as error:
-        raise DecodeError(f"payloadStatus: {error}") from None
+        raise DecodeError(f"{what}: {error}") from None
 
 
 def _quantity(field: str, text: str) -> int:

@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 import trio
 from prometheus_client import CollectorRegistry
 
+from appliance.domain.errors import DecodeError
 from appliance.engine.builder_link import BuilderLink
 from appliance.engine.events import Answered, CallId, Copy, Failed, SendInOrder
+from appliance.engine.lanes import Parcel
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.outcomes import Outcome
 from appliance.engine.parcels import parcel_of_copy, parcel_of_order
@@ -104,6 +106,16 @@ async def test_a_lasting_setting_is_sent_until_it_arrives_and_others_are_not() -
             assert await it.builder.wait_for("miner_setExtra") == [setting]
             assert it.builder.bodies("eth_sendRawTransaction") == []
             nursery.cancel_scope.cancel()
+
+
+async def test_a_body_that_cannot_be_made_is_dropped_and_the_next_goes_out() -> None:
+    def refuse() -> bytes:
+        raise DecodeError("getPayload answer: too deep")
+
+    async with bench() as it:
+        it.link.put(Parcel(refuse, size=1), in_order=True)
+        it.copy(m.new_payload(m.Block("b")))
+        assert await it.builder.wait_for("engine_newPayloadV4") == [m.new_payload(m.Block("b"))]
 
 
 async def test_statistics_tell_what_waits() -> None:

@@ -1,12 +1,14 @@
 """The engine on real sockets while its upstreams misbehave: a block every time, in time."""
 
 import json
+import sys
 import time
 
 import pytest
 import trio
 import trio.lowlevel
 
+from appliance.domain.errors import DecodeError
 from appliance.engine.service import EngineSettings
 from appliance.net.http import HttpRequest, HttpResponse
 from tests.engine import messages as m
@@ -38,6 +40,35 @@ async def test_a_builder_that_never_answers_the_order_costs_no_more_than_the_dea
         assert json.loads(await it.ask(m.build()))["result"]["payloadId"] == EL_ID
         assert time.monotonic() - started < 0.15, "the EL's answer is not held by builders"
         assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+
+
+async def test_a_body_nested_to_the_recursion_limit_does_not_end_the_engine() -> None:
+    """Its stack is not the same where it is read first, where newPayload is made of it, and in a builder's lane."""
+    stream = RecordingStream()
+    limit = sys.getrecursionlimit()
+    async with rig("alpha", stream=stream) as it:
+        for number, depth in enumerate(range(limit - 80, limit - 20)):
+            stream.calls.clear()
+            theirs = m.Block(f"alpha's {number}", timestamp=m.TIMESTAMP + number)
+            deep = theirs.answer(99)[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
+            it.builders["alpha"].behaviours["engine_getPayloadV4"] = answers(deep)
+            await it.ask(m.build(timestamp=m.TIMESTAMP + number))
+            await it.joined(stream, "alpha")
+            answer = json.loads(await it.ask(m.get_payload(EL_ID)))
+            assert answer["result"]["executionPayload"]["blockHash"] in {theirs.hash, LOCAL.hash}
+
+
+async def test_a_block_of_which_no_new_payload_can_be_made_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bytes:
+        raise DecodeError("getPayload answer: too deep")
+
+    monkeypatch.setattr("appliance.engine.parcels.new_payload_request", refuse)
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+        assert it.metric("engine_candidates_lost_total", source="alpha", kind="invalid") == 1
 
 
 async def test_a_builder_whose_payload_id_comes_late_is_still_used() -> None:

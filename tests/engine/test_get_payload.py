@@ -1,6 +1,7 @@
 """getPayload as a playbook: who is asked, what is chosen, and when."""
 
 import json
+import sys
 
 import pytest
 
@@ -433,6 +434,30 @@ def test_one_block_under_two_payload_ids_is_no_trouble() -> None:
     play.answer("alpha", ALPHA.answer())
     play.judge(m.verdict())
     assert play.body_for(first) == play.body_for(second) == ALPHA.answer()
+
+
+def nested(block: m.Block, identifier: int, depth: int) -> bytes:
+    """An answer with one more member that holds arrays in arrays."""
+    return block.answer(identifier)[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
+
+
+@pytest.mark.parametrize("identifier", [1, 99])
+def test_an_answer_nested_to_the_recursion_limit_is_refused_or_returned_and_never_raises(identifier: int) -> None:
+    """What could be read when it came is not read again for the answer, where the stack may be deeper."""
+    limit = sys.getrecursionlimit()
+    outcomes = set()
+    for depth in range(limit - 200, limit):
+        play = building(("alpha",))
+        tickets = {number: play.ask(m.get_payload(identifier=number)) for number in (1, 2)}
+        play.answer("alpha", nested(ALPHA, identifier, depth))
+        outcomes.add(play.validating())
+        if play.validating() is None:
+            continue
+        play.judge(m.verdict())
+        for number, ticket in tickets.items():
+            assert play.body_for(ticket).startswith(b'{"jsonrpc":')
+            assert b'"id":%d,' % number in play.body_for(ticket).replace(b" ", b"")
+    assert outcomes == {ALPHA.hash, None}
 
 
 # --- the EL alone ---
