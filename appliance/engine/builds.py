@@ -95,6 +95,10 @@ class BuildBook:
             timestamp=attributes.timestamp,
             parent_beacon_block_root=attributes.parent_beacon_block_root,
             transactions=attributes.transactions,
+            fee_recipient=attributes.fee_recipient,
+            prev_randao=attributes.prev_randao,
+            gas_limit=attributes.gas_limit,
+            withdrawals=attributes.withdrawals,
         )
         record = BuildRecord(build, order, call.params)
         self._records[record.build_id] = record

@@ -7,6 +7,7 @@ decoded in a request is `Other`: the execution client is the one to refuse it.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -45,12 +46,19 @@ class RefusedError(RemoteError):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Of `PayloadAttributes`: ``timestamp`` in seconds; ``transactions`` as JSON strings, quotes included."""
+    """Of `PayloadAttributes`: ``timestamp`` in seconds; ``transactions`` as JSON strings, quotes included.
+
+    ``withdrawals`` are JSON objects. None is what this version of the attributes does not have.
+    """
 
     timestamp: int
     no_tx_pool: bool
     parent_beacon_block_root: str | None
     transactions: tuple[bytes, ...]
+    fee_recipient: str | None = None
+    prev_randao: str | None = None
+    gas_limit: int | None = None
+    withdrawals: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,10 @@ class _Attributes(msgspec.Struct, rename="camel"):
     no_tx_pool: bool | None = None
     parent_beacon_block_root: str | None = None
     transactions: list[msgspec.Raw] | None = None
+    suggested_fee_recipient: str | None = None
+    prev_randao: str | None = None
+    gas_limit: str | None = None
+    withdrawals: list[msgspec.Raw] | None = None
 
 
 _params_decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -142,8 +154,16 @@ def _checked(attributes: _Attributes) -> Attributes:
         timestamp=_quantity("timestamp", attributes.timestamp),
         no_tx_pool=bool(attributes.no_tx_pool),
         parent_beacon_block_root=attributes.parent_beacon_block_root,
-        transactions=tuple(bytes(transaction) for transaction in attributes.transactions or ()),
+        transactions=_parts(attributes.transactions or ()),
+        fee_recipient=attributes.suggested_fee_recipient,
+        prev_randao=attributes.prev_randao,
+        gas_limit=_optional_quantity("gasLimit", attributes.gas_limit),
+        withdrawals=None if attributes.withdrawals is None else _parts(attributes.withdrawals),
     )
+
+
+def _parts(parts: Iterable[msgspec.Raw]) -> tuple[bytes, ...]:
+    return tuple(bytes(part) for part in parts)
 
 
 # --- answers ------------------------------------------------------------------------------------------
@@ -186,6 +206,10 @@ class BuiltPayload:
     gas_used: int
     transactions: tuple[msgspec.Raw, ...]
     parent_beacon_block_root: str | None
+    fee_recipient: str | None
+    prev_randao: str | None
+    gas_limit: int | None
+    withdrawals: tuple[bytes, ...] | None
 
 
 Result = TypeVar("Result")
@@ -226,6 +250,11 @@ class _Payload(msgspec.Struct, rename="camel"):
     timestamp: str
     gas_used: str
     transactions: list[msgspec.Raw]
+    # Held against the attributes, where these have them; the EL's own block is passed on without.
+    fee_recipient: str | None = None
+    prev_randao: str | None = None
+    gas_limit: str | None = None
+    withdrawals: list[msgspec.Raw] | None = None
 
 
 class _Envelope(msgspec.Struct, rename="camel"):
@@ -314,6 +343,10 @@ def _built(
         gas_used=_quantity("gasUsed", payload.gas_used),
         transactions=tuple(payload.transactions),
         parent_beacon_block_root=root,
+        fee_recipient=payload.fee_recipient,
+        prev_randao=payload.prev_randao,
+        gas_limit=_optional_quantity("gasLimit", payload.gas_limit),
+        withdrawals=None if payload.withdrawals is None else _parts(payload.withdrawals),
     )
 
 
@@ -346,6 +379,10 @@ def _quantity(field: str, text: str) -> int:
     if _QUANTITY.fullmatch(text) is None:
         raise DecodeError(f"{field}: {text[:40]!r} is not a quantity of at most 64 bits")
     return int(text, 16)
+
+
+def _optional_quantity(field: str, text: str | None) -> int | None:
+    return None if text is None else _quantity(field, text)
 
 
 def _hash(field: str, text: str) -> str:

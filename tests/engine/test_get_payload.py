@@ -153,6 +153,11 @@ def test_a_builder_without_a_block_is_passed_over(body: bytes, status: int, reas
     [
         (m.Block("stale", parent="0x" + "bb" * 32), "parent 0xbbbb"),
         (m.Block("old", timestamp=m.TIMESTAMP - 2), f"timestamp {m.TIMESTAMP - 2}"),
+        (m.Block("greedy", fee_recipient="0x" + "66" * 20), "fee recipient 0x6666"),
+        (m.Block("lucky", prev_randao="0x" + "66" * 32), "prevRandao 0x6666"),
+        (m.Block("wide", gas_limit=1), "gas limit 1"),
+        (m.Block("rich", withdrawals=("1",)), "other withdrawals"),
+        (m.Block("rootless", beacon_root=None), "beacon root None"),
         (m.Block("forgetful", deposits=()), "does not begin with the transactions"),
         (m.Block("other", deposits=("0x7e11",)), "does not begin with the transactions"),
     ],
