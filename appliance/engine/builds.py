@@ -26,6 +26,8 @@ class Phase(StrEnum):
     building --getPayload--> sealing --Sealed--> choosing --chosen--> answered
         |                                            `---nothing----> failed --getPayload--> sealing
         `--getPayload of the EL alone--> passed --getPayload that we can choose for--> sealing
+
+    answered --the EL calls the block INVALID after all--> failed
     """
 
     BUILDING = "building"
@@ -43,7 +45,8 @@ class BuildRecord:
     ``params`` are forkchoice_updated's as they came. ``joined`` and ``absent`` hold the builders that have
     answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
     (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
-    was no block that we can read: it is passed on when there is nothing better.
+    was no block that we can read: it is passed on when there is nothing better. ``chosen_builder`` is None for
+    the EL's own. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
     """
 
     build: Build
@@ -62,6 +65,8 @@ class BuildRecord:
     selection: Selection | None = None
     last_word: bytes = b""
     chosen: Block | None = None
+    chosen_builder: str | None = None
+    barred: dict[str, str] = field(default_factory=dict)
 
     @property
     def build_id(self) -> BuildId:
@@ -123,6 +128,10 @@ class BuildBook:
         """The build that the EL gave this id to."""
         return self._by_payload_id.get(payload_id)
 
+    def by_block(self, block_hash: str) -> BuildRecord | None:
+        """The build that was answered with this block."""
+        return next((each for each in self._records.values() if each.chosen and _is(each.chosen, block_hash)), None)
+
     def remember_block(self, block_hash: str, number: int) -> None:
         """A block that op-node got; the oldest is forgotten when there are too many."""
         self._numbers[block_hash] = number
@@ -136,3 +145,7 @@ class BuildBook:
     def _forget(self, record: BuildRecord) -> None:
         for payload_id in [key for key, value in self._by_payload_id.items() if value is record]:
             del self._by_payload_id[payload_id]
+
+
+def _is(block: Block, block_hash: str) -> bool:
+    return block.block_hash.lower() == block_hash

@@ -113,6 +113,19 @@ class _Attributes(msgspec.Struct, rename="camel"):
     withdrawals: list[msgspec.Raw] | None = None
 
 
+class _Hashed(msgspec.Struct, rename="camel"):
+    block_hash: str
+
+
+class _NewPayloadParams(msgspec.Struct, array_like=True):
+    payload: _Hashed
+
+
+class _NewPayloadRequest(msgspec.Struct):
+    params: _NewPayloadParams
+
+
+_new_payload_decoder = msgspec.json.Decoder(_NewPayloadRequest)
 _params_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _state_decoder = msgspec.json.Decoder(_State)
 _attributes_decoder = msgspec.json.Decoder(_Attributes | None)
@@ -138,6 +151,14 @@ def _decode_engine_call(name: str, version: int, params: bytes) -> Call:
     if name == "getPayload":
         return GetPayload(version, _payload_id(_payload_id_decoder.decode(params)[0]))
     return _decode_forkchoice_call(params)
+
+
+def decode_new_payload_hash(body: bytes) -> str:
+    """The block that a newPayload request is about; raises DecodeError. Only on demand: a pass over all of it."""
+    try:
+        return _hash("blockHash", _new_payload_decoder.decode(body).params.payload.block_hash)
+    except MALFORMED as error:
+        raise DecodeError(f"newPayload request: {error}") from None
 
 
 def _decode_forkchoice_call(params: bytes) -> ForkchoiceUpdated:

@@ -465,6 +465,98 @@ def test_an_answer_nested_to_the_recursion_limit_is_refused_or_returned_and_neve
     assert outcomes == {ALPHA.hash, None}
 
 
+# --- a block that turns out INVALID at op-node ---
+
+
+def rejected(status: str = "INVALID") -> Playbook:
+    """alpha's block was returned; then the EL says something else of it to op-node, which orders the build again."""
+    play = building()
+    play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    play.answer("beta", BETA.answer())
+    ticket = play.ask(m.new_payload(ALPHA))
+    play.answer(EL, m.verdict(status, "bad root"))
+    assert play.body_for(ticket) == m.verdict(status, "bad root")
+    return play
+
+
+@pytest.mark.parametrize("status", ["INVALID", "INVALID_BLOCK_HASH"])
+def test_a_block_that_op_node_was_told_is_invalid_is_not_returned_again(status: str) -> None:
+    play = rejected(status)
+    assert lost(play)["alpha"] == ("invalid", f"l2 said {status} to op-node: bad root")
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    first, second = play.all_of(ev.BuildStarted)
+    assert (first.build.builders, second.build.builders) == (("alpha", "beta"), ("beta",))
+    ticket = play.ask(m.get_payload())
+    play.answer(EL, LOCAL.answer())
+    play.fail("beta")
+    assert play.body_for(ticket) == LOCAL.answer()
+
+
+def test_builders_are_barred_one_after_the_other_and_for_this_slot_alone() -> None:
+    play = rejected()
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.answer("beta", m.forkchoice_answer("0x01"))
+    play.ask(m.get_payload())
+    play.answer("beta", BETA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    play.ask(m.new_payload(BETA))
+    play.answer(EL, m.verdict("INVALID"))
+    play.ask(m.build())
+    play.ask(m.build(timestamp=m.TIMESTAMP + 2))
+    builders = [each.build.builders for each in play.all_of(ev.BuildStarted)]
+    assert builders == [("alpha", "beta"), ("beta",), (), ("alpha", "beta")]
+
+
+def test_asked_again_without_a_new_order_the_invalid_block_is_not_among_the_offers() -> None:
+    play = rejected()
+    play.assembled = ALPHA.assembled(validated=True)
+    ticket = play.ask(m.get_payload())
+    assert play.calls("alpha") == []
+    play.answer("beta", BETA.answer())
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == BETA.answer()
+
+
+def test_the_els_own_block_that_is_invalid_is_built_anew() -> None:
+    play = building(("alpha",))
+    play.ask(m.get_payload())
+    play.fail("alpha")
+    play.answer(EL, LOCAL.answer())
+    play.ask(m.new_payload(LOCAL))
+    play.answer(EL, m.verdict("INVALID"))
+    play.ask(m.build())
+    assert [each.build.builders for each in play.all_of(ev.BuildStarted)] == [("alpha",), ("alpha",)]
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (m.new_payload(ALPHA), m.verdict("VALID")),
+        (m.new_payload(ALPHA), m.verdict("SYNCING")),
+        (m.new_payload(ALPHA), m.error()),
+        (m.new_payload(BETA), m.verdict("INVALID")),
+        (m.request("engine_newPayloadV4", []), m.verdict("INVALID")),
+    ],
+)
+def test_no_other_word_on_a_block_takes_it_back(body: bytes, answer: bytes) -> None:
+    play = building(("alpha",))
+    play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    play.ask(body)
+    play.answer(EL, answer)
+    play.ask(m.build())
+    assert len(play.all_of(ev.BuildStarted)) == 1
+    assert play.body_for(play.ask(m.get_payload())) == ALPHA.answer()
+
+
 # --- the EL alone ---
 
 

@@ -26,6 +26,7 @@ from appliance.wire.engine import (
     decode_call,
     decode_forkchoice,
     decode_latest_timestamp,
+    decode_new_payload_hash,
     decode_payload,
     decode_verdict,
     refuse_error,
@@ -260,6 +261,16 @@ def test_a_payload_with_a_bad_field_is_refused_by_name(field: str, value: object
 
 def test_the_latest_block_needs_a_timestamp_alone() -> None:
     assert decode_latest_timestamp(b'{"id":1,"result":{"timestamp":"0x10","number":"0x1"}}') == 16
+
+
+def test_the_hash_of_a_new_payload_is_read_from_the_request() -> None:
+    assert decode_new_payload_hash(json.dumps(REAL_NEW_PAYLOAD).encode()) == REAL_PAYLOAD["blockHash"]
+
+
+@pytest.mark.parametrize("params", [[], [None], [{}], [{"blockHash": 1}], [{"blockHash": "0x12"}], {}, None])
+def test_a_new_payload_without_a_hash_is_a_decode_error(params: object) -> None:
+    with pytest.raises(DecodeError):
+        decode_new_payload_hash(json.dumps({"method": "engine_newPayloadV4", "params": params}).encode())
 
 
 # --- bodies ---
