@@ -221,10 +221,11 @@ def _answer(block: Block, identifier: bytes, version: int) -> bytes:
 def _give_up(record: BuildRecord, selection: Selection) -> list[Command]:
     askers, record.askers, record.selection = record.askers, [], None
     record.phase = Phase.FAILED
+    late = _late(selection)
     if record.last_word:
-        return [Reply(asker.ticket, _readdressed(record.last_word, asker.identifier)) for asker in askers]
+        return [*(Reply(asker.ticket, _readdressed(record.last_word, asker.identifier)) for asker in askers), *late]
     reason = selection.offers[EL].reason
-    return [apology(asker, reason) for asker in askers]
+    return [*(apology(asker, reason) for asker in askers), *late]
 
 
 def _readdressed(body: bytes, identifier: bytes) -> bytes:

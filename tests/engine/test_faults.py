@@ -33,6 +33,18 @@ async def test_a_builder_that_hangs_costs_no_more_than_the_deadline() -> None:
         assert it.metric("engine_candidates_lost_total", source="alpha", kind="late") == 1
 
 
+async def test_with_no_block_anywhere_a_hung_builder_costs_no_more_than_the_deadline() -> None:
+    async with rig("alpha", settings=SOON) as it:
+        for method in it.builders["alpha"].behaviours:
+            it.builders["alpha"].behaviours[method] = hangs
+        await it.ask(m.new_payload(m.Block("parent")))
+        await it.order_build()
+        it.el.behaviours["engine_getPayloadV4"] = answers(m.error())
+        started = time.monotonic()
+        assert await it.ask(m.get_payload(EL_ID)) == m.error()
+        assert 0.15 <= time.monotonic() - started < 1.0
+
+
 async def test_a_builder_that_never_answers_the_order_costs_no_more_than_the_deadline() -> None:
     async with rig("alpha", settings=SOON) as it:
         it.builders["alpha"].behaviours["engine_forkchoiceUpdatedV3"] = hangs

@@ -231,10 +231,34 @@ def test_a_builders_block_saves_the_slot_when_the_el_has_none() -> None:
     play = building(("alpha",))
     ticket = play.ask(m.get_payload())
     play.answer(EL, m.error())
+    play.pass_time(0.9)
+    play.answer("alpha", ALPHA.answer())
+    play.pass_time(0.1)
+    assert play.reply_to(ticket) is None, "its verdict is waited for, there is nothing else"
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == ALPHA.answer()
+
+
+def test_a_builders_block_past_the_deadline_counts_as_long_as_the_els_is_awaited() -> None:
+    play = building(("alpha",))
+    ticket = play.ask(m.get_payload())
     play.pass_time(1.0)
     play.answer("alpha", ALPHA.answer())
     play.judge(m.verdict())
     assert play.body_for(ticket) == ALPHA.answer()
+
+
+def test_without_a_block_of_the_el_builders_are_not_awaited_past_the_deadline() -> None:
+    play = building()
+    ticket = play.ask(m.get_payload(identifier="x"))
+    play.answer(EL, m.error(identifier="x"))
+    play.answer("beta", BETA.answer())
+    play.pass_time(1.0)
+    assert play.reply_to(ticket) is None
+    play.judge(m.verdict("INVALID"))
+    assert play.body_for(ticket) == m.error(identifier="x")
+    assert lost(play)["alpha"] == ("late", "still pending at the deadline")
+    assert [each.upstream for each in play.all_of(ev.Produced) if not each.ok] == ["alpha"]
 
 
 # --- nothing to return ---
