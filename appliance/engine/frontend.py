@@ -88,9 +88,12 @@ class Frontend:
         try:
             if is_batch(body):
                 return await self._batch(body)
-            reply = await self._call(decode_request(body), body)
+            request = decode_request(body)
         except RequestError as error:
             return _json(encode_error(error.identifier, error.code, str(error)))
+        reply = await self._call(request, body)
+        if request.is_notification:
+            return HttpResponse(reply.status)  # JSON-RPC 2.0, 4.1: no answer, not even an error
         return HttpResponse(reply.status, reply.body, (("content-type", reply.content_type),))
 
     async def _call(self, request: Request, body: bytes) -> Reply:
