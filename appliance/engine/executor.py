@@ -142,7 +142,8 @@ class Executor:
                 self._nursery.start_soon(self._wake, command)
 
     async def _send(self, command: ev.Send) -> None:
-        await self._call(command.call_id, self._upstreams[command.upstream], command.body)
+        upstream = self._upstreams[command.upstream]
+        await self._call(command.call_id, upstream, command.body, pass_through=command.pass_through)
 
     async def _validate(self, command: ev.Validate) -> None:
         try:
@@ -152,9 +153,9 @@ class Executor:
             return
         await self._call(command.call_id, self._upstreams[EL], body)
 
-    async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes) -> None:
+    async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes, *, pass_through: bool = False) -> None:
         try:
-            response = await upstream.post(body)
+            response = await upstream.post(body, pass_through=pass_through)
         except UnavailableError as error:
             self._dispatch(ev.Failed(call_id, str(error)))
             return

@@ -173,7 +173,7 @@ class Multiplexer:
                 return []
 
     def _forward(self, request: Requested) -> Send:
-        return Send(self._calls.open(Forward(request)), EL, request.body)
+        return Send(self._calls.open(Forward(request)), EL, request.body, pass_through=True)
 
     def _copies(self, copy: Copy) -> list[Command]:
         return [copy] if self._builders else []

@@ -18,7 +18,8 @@ class Upstream:
     """Engine API calls to one URL, each with a token of this second (`wall_clock`, Unix seconds).
 
     ``timeout_s`` bounds a call as a whole, connecting included. An async context manager: it owns its
-    connections. Raises ConfigError for a URL that is none.
+    connections. Calls that are only passed through have connections of their own, so that many slow ones of them
+    never make a block wait. Raises ConfigError for a URL that is none.
     """
 
     def __init__(
@@ -30,10 +31,12 @@ class Upstream:
         *,
         timeout_s: float = 1.0,
         max_connections: int = 64,
+        max_pass_through: int = 32,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self._client = HttpClient(url, max_connections=max_connections, connect_timeout_s=timeout_s)
+        self._pass_through = HttpClient(url, max_connections=max_pass_through, connect_timeout_s=timeout_s)
         self._secret = secret
         self._timeout_s = timeout_s
         self._wall_clock = wall_clock
@@ -51,19 +54,21 @@ class Upstream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._client.close()
+        self._pass_through.close()
 
     @property
     def origin(self) -> str:
         """Name and URL without path and credentials, for people."""
         return f"{self.name} {self._client.origin}"
 
-    async def post(self, body: bytes) -> HttpResponse:
+    async def post(self, body: bytes, *, pass_through: bool = False) -> HttpResponse:
         """The answer, whatever its status; raises UnavailableError, its text names it and its URL."""
         token = jwt.sign(self._secret, self._wall_clock())
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        client = self._pass_through if pass_through else self._client
         started = trio.current_time()
         try:
-            response = await self._client.request("POST", None, headers, body, timeout_s=self._timeout_s)
+            response = await client.request("POST", None, headers, body, timeout_s=self._timeout_s)
         except UnavailableError as error:
             self._failures += 1
             self._failed.inc()
@@ -77,4 +82,5 @@ class Upstream:
 
     def statistics(self) -> dict[str, object]:
         """Its connections and calls, and how many calls had no answer."""
-        return {"name": self.name, "failures": self._failures, **self._client.statistics()}
+        own = {"name": self.name, "failures": self._failures}
+        return {**own, **self._client.statistics(), "pass_through": self._pass_through.statistics()}

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from functools import partial
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio.lowlevel
 from appliance.domain.errors import DecodeError
 from appliance.engine.service import EngineSettings
 from appliance.net.http import HttpRequest, HttpResponse
+from appliance.net.http_client import HttpClient
 from tests.engine import messages as m
 from tests.engine.fakes import Behaviour, FakeUpstream, RecordingStream, accepts, answers, block, gated, hangs
 from tests.engine.rig import EL_ID, LOCAL, SECRET, Rig, block_of, rig
@@ -31,6 +33,22 @@ async def test_a_builder_that_hangs_costs_no_more_than_the_deadline() -> None:
         assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
         assert 0.15 <= time.monotonic() - started < 1.0
         assert it.metric("engine_candidates_lost_total", source="alpha", kind="late") == 1
+
+
+async def test_calls_that_hang_at_the_el_do_not_make_a_build_wait() -> None:
+    """More of them than all connections to the EL together."""
+    async with rig(settings=SOON) as it:
+        it.el.behaviours["debug_traceBlock"] = hangs
+        trace = m.request("debug_traceBlock", [])
+        async with HttpClient(it.client.origin, max_connections=100) as other, trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(partial(it.post, trace, client=other))
+            await it.el.wait_for("debug_traceBlock", 32)
+            with trio.fail_after(2):
+                await it.order_build()
+                assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+            assert len(it.el.bodies("debug_traceBlock")) == 32
+            nursery.cancel_scope.cancel()
 
 
 async def test_with_no_block_anywhere_a_hung_builder_costs_no_more_than_the_deadline() -> None:
