@@ -10,7 +10,7 @@ from appliance.engine.events import Requested
 from appliance.engine.offers import Block, BuildOrder
 from appliance.engine.ports import Build
 from appliance.engine.selection import Selection
-from appliance.wire.engine import Attributes, ForkchoiceUpdated
+from appliance.wire.engine import Attributes, ForkchoiceUpdated, GetPayload
 
 MAX_BUILDS: Final = 16
 """Builds kept: op-node asks for the newest, at times for the one before. The oldest is forgotten: a
@@ -47,6 +47,8 @@ class BuildRecord:
     (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
     was no block that we can read: it is passed on when there is nothing better. ``chosen_builder`` is None for
     the EL's own. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
+    ``early`` are getPayload requests, and when each came, for ids that nobody has named while the EL's answer to
+    the order is awaited: it may name them (the server's connections bound them).
     """
 
     build: Build
@@ -58,6 +60,7 @@ class BuildRecord:
     joined: dict[str, PayloadId] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     askers: list[Requested] = field(default_factory=list)
+    early: list[tuple[Requested, GetPayload, float]] = field(default_factory=list)
     version: int = 0
     payload_id: PayloadId = _NO_PAYLOAD_ID
     asked_at: float = 0.0
@@ -72,6 +75,11 @@ class BuildRecord:
     def build_id(self) -> BuildId:
         """Our own number of it."""
         return self.build.build_id
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the EL has still to say if it builds."""
+        return not (self.confirmed or self.abandoned)
 
     @property
     def builders(self) -> tuple[str, ...]:

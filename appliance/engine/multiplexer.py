@@ -25,6 +25,9 @@ late or wrong.
       EL, on Validate: verdict         the offer is VALID, or lost
       DeadlinePassed                   the best VALID block is returned
       asked again                      joins the choice, or gets the same block
+    getPayload, unknown id, while the    kept until that has answered; then as one of those above or below
+      EL's answer to the newest build
+      is awaited
     getPayload, unknown id or version,
       or of a build without builders   Seal what there is; Send to the EL alone; Reply
     newPayload                         Send to the EL, Copy to the builders
@@ -249,7 +252,7 @@ class Multiplexer:
         if record is None or record.abandoned or record.phase is not Phase.BUILDING:
             return []
         record.abandoned = True
-        return [BuildAbandoned(record.build_id)]
+        return [BuildAbandoned(record.build_id), *self._ask_kept(record)]
 
     def _forkchoice_answered(self, purpose: ForkchoiceAtEl, outcome: Outcome) -> list[Command]:
         request, record = purpose.request, purpose.record
@@ -281,7 +284,7 @@ class Multiplexer:
         if record.confirmed or record.abandoned:
             return []
         record.confirmed = True
-        return [BuildConfirmed(record.build_id)]
+        return [BuildConfirmed(record.build_id), *self._ask_kept(record)]
 
     def _refused(self, record: BuildRecord | None) -> list[Command]:
         return [] if record is None or record.confirmed else self._abandon(record)
@@ -309,6 +312,10 @@ class Multiplexer:
         record = self._book.by_payload_id(call.payload_id)
         if record is not None and record.builders and _can_choose(record, call.version):
             return self._choice.ask(record, request, call, now)
+        awaited = self._awaited() if record is None else None
+        if awaited is not None:
+            awaited.early.append((request, call, now))
+            return []
         purpose = PlainPayload(request, call.version, call.payload_id, record, now)
         send = Send(self._calls.open(purpose), EL, request.body)
         if record is None:
@@ -316,6 +323,18 @@ class Multiplexer:
         if record.phase is Phase.BUILDING:
             record.phase = Phase.PASSED
         return [Seal(record.build_id), send]
+
+    def _awaited(self) -> BuildRecord | None:
+        """The newest build, while an unknown payload id may yet turn out to be its own.
+
+        Left to the EL alone, the request would be answered with no fence, and flashblocks published behind it.
+        """
+        newest = self._book.newest()
+        return newest if newest is not None and newest.is_awaited else None
+
+    def _ask_kept(self, record: BuildRecord) -> list[Command]:
+        kept, record.early = record.early, []
+        return [command for each in kept for command in self._get_payload(*each)]
 
     def _plain_payload(self, purpose: PlainPayload, outcome: Outcome, now: float) -> list[Command]:
         request = purpose.request

@@ -35,6 +35,24 @@ async def test_a_builder_that_hangs_costs_no_more_than_the_deadline() -> None:
         assert it.metric("engine_candidates_lost_total", source="alpha", kind="late") == 1
 
 
+async def test_a_payload_that_is_asked_for_before_it_is_named_is_fenced() -> None:
+    gate, stream = trio.Event(), RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        it.el.behaviours["engine_forkchoiceUpdatedV3"] = gated(gate, accepts(EL_ID))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.order_build)
+            await it.joined(stream, "alpha")
+
+            async def ask() -> None:
+                assert await it.ask(m.get_payload(EL_ID)) == block_of("alpha").answer()
+
+            nursery.start_soon(ask)
+            while it.metric("engine_requests_total", call="get_payload") < 1:
+                await trio.lowlevel.checkpoint()
+            gate.set()
+        assert stream.names()[-3:] == ["build_confirmed", "seal", "payload_returned"]
+
+
 async def test_calls_that_hang_at_the_el_do_not_make_a_build_wait() -> None:
     """More of them than all connections to the EL together."""
     async with rig(settings=SOON) as it:

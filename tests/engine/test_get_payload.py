@@ -353,6 +353,62 @@ def test_an_absent_builder_is_not_waited_for() -> None:
     ]
 
 
+# --- getPayload before the EL's answer to the order ---
+
+
+def test_a_payload_that_is_asked_for_early_is_fenced_and_chosen_once_the_el_has_named_it() -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    play.answer("alpha", m.forkchoice_answer("0x0a"))
+    play.new()
+    ticket = play.ask(m.get_payload())
+    assert play.new() == []
+    play.now += 0.3
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    kinds = [type(command) for command in play.new()]
+    assert kinds == [Reply, ev.HeadChanged, ev.BuildConfirmed, Seal, ev.WakeAt, ev.Send, ev.Send]
+    assert play.alarms[0].at == play.now + 0.7, "op-node has waited for a while already"
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == ALPHA.answer()
+
+
+def test_an_early_request_for_another_payload_goes_to_the_el_once_that_has_answered() -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    ticket = play.ask(m.get_payload("0x99"))
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    assert play.all_of(Seal) == []
+    play.answer(EL, m.error())
+    assert play.body_for(ticket) == m.error()
+
+
+@pytest.mark.parametrize("answer", [m.forkchoice_answer(None, "SYNCING"), m.forkchoice_answer(None), m.error(-38003)])
+def test_early_requests_go_to_the_el_when_it_does_not_build(answer: bytes) -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    tickets = [play.ask(m.get_payload("0x99", identifier=number)) for number in range(2)]
+    play.answer(EL, answer)
+    for _ in tickets:
+        play.answer(EL, LOCAL.answer())
+    assert [play.body_for(ticket) for ticket in tickets] == [LOCAL.answer()] * 2
+    assert play.all_of(Seal) == []
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_early_requests_go_to_the_el_when_a_newer_build_starts_or_it_is_down(newer: bool) -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    ticket = play.ask(m.get_payload("0x99"))
+    if newer:
+        play.ask(m.build(timestamp=m.TIMESTAMP + 2))
+    else:
+        play.fail(EL)
+    (call,) = [call for call in play.calls(EL) if call.body == m.get_payload("0x99")]
+    play.tell(ev.Answered(call.call_id, "l2", 200, m.error()))
+    assert play.body_for(ticket) == m.error()
+
+
 # --- what flashblocks promised ---
 
 
