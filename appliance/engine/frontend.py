@@ -70,10 +70,11 @@ class Frontend:
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one HTTP request; the probes need no token (rollup-boost's paths, on the same port)."""
-        if request.path == "/healthz":
+        path = request.path
+        if path == "/healthz":
             status = self._health()
             return HttpResponse(int(status), _HEALTH_TEXTS[status], _TEXT)
-        if request.path in {"/readyz", "/livez"}:
+        if path in {"/readyz", "/livez"}:
             return HttpResponse(200, b"OK", _TEXT)
         if request.method != "POST":
             return HttpResponse(405, b"JSON-RPC calls are POST requests\n", (*_TEXT, ("allow", "POST")))

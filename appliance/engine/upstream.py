@@ -9,7 +9,7 @@ import trio
 
 from appliance.domain.errors import UnavailableError
 from appliance.engine.metrics import EngineMetrics
-from appliance.net.http import HttpResponse
+from appliance.net.http import Headers, HttpResponse
 from appliance.net.http_client import HttpClient
 from appliance.wire import jwt
 
@@ -38,6 +38,8 @@ class Upstream:
         self._client = HttpClient(url, max_connections=max_connections, connect_timeout_s=timeout_s)
         self._pass_through = HttpClient(url, max_connections=max_pass_through, connect_timeout_s=timeout_s)
         self._secret = secret
+        self._token = ""
+        self._headers = Headers()
         self._timeout_s = timeout_s
         self._wall_clock = wall_clock
         self._seconds = metrics.upstream_seconds.labels(name)
@@ -63,8 +65,7 @@ class Upstream:
 
     async def post(self, body: bytes, *, pass_through: bool = False) -> HttpResponse:
         """The answer, whatever its status; raises UnavailableError, its text names it and its URL."""
-        token = jwt.sign(self._secret, self._wall_clock())
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        headers = self._signed_headers()
         client = self._pass_through if pass_through else self._client
         started = trio.current_time()
         try:
@@ -75,6 +76,14 @@ class Upstream:
             raise UnavailableError(self._named(error)) from error
         self._seconds.observe(trio.current_time() - started)
         return response
+
+    def _signed_headers(self) -> Headers:
+        """Made once per second: `sign` answers the very same token until then."""
+        token = jwt.sign(self._secret, self._wall_clock())
+        if token is not self._token:
+            self._token = token
+            self._headers = Headers({"authorization": f"Bearer {token}", "content-type": "application/json"})
+        return self._headers
 
     def _named(self, error: UnavailableError) -> str:
         text = str(error)

@@ -140,12 +140,12 @@ def decode_call(request: Request) -> Call:
     if match is None:
         return Other()
     try:
-        return _decode_engine_call(match[1], int(match[2]), bytes(request.params))
+        return _decode_engine_call(match[1], int(match[2]), request.params)
     except (*MALFORMED, DecodeError):
         return Other()
 
 
-def _decode_engine_call(name: str, version: int, params: bytes) -> Call:
+def _decode_engine_call(name: str, version: int, params: msgspec.Raw) -> Call:
     if name == "newPayload":
         return NewPayload()
     if name == "getPayload":
@@ -161,13 +161,13 @@ def decode_new_payload_hash(body: bytes) -> str:
         raise DecodeError(f"newPayload request: {error}") from None
 
 
-def _decode_forkchoice_call(params: bytes) -> ForkchoiceUpdated:
+def _decode_forkchoice_call(params: msgspec.Raw) -> ForkchoiceUpdated:
     elements = _params_decoder.decode(params)
     if not elements:
         raise DecodeError("forkchoiceUpdated without parameters")
     head = _hash("headBlockHash", _state_decoder.decode(elements[0]).headBlockHash)
     attributes = _attributes_decoder.decode(elements[1]) if len(elements) > 1 else None
-    return ForkchoiceUpdated(head, attributes and _checked(attributes), params)
+    return ForkchoiceUpdated(head, attributes and _checked(attributes), bytes(params))
 
 
 def _checked(attributes: _Attributes) -> Attributes:
