@@ -36,7 +36,11 @@ def server_of(it: Rig) -> dict[str, object]:
     return server
 
 
-@pytest.mark.parametrize("token", [None, "x", jwt.sign(b"other" * 8, time.time()), jwt.sign(SECRET, 1)])
+@pytest.mark.parametrize(
+    "token",
+    [None, "x", jwt.sign(b"other" * 8, time.time()), jwt.sign(SECRET, 1)],
+    ids=["none", "no token", "another secret", "old"],
+)
 async def test_without_a_good_token_no_body_is_read(token: str | None) -> None:
     async with rig() as it, connected(it) as peer:
         with trio.fail_after(5):
