@@ -1,17 +1,21 @@
-"""The shell around one builder's lanes: two tasks that send what is queued, one call at a time each."""
+"""The shell around one builder's lanes: three tasks that send what is queued, one call at a time each."""
 
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
-from appliance.domain.errors import UnavailableError
+from appliance.domain.errors import RemoteError, UnavailableError
 from appliance.engine.events import Answered, Failed
-from appliance.engine.lanes import CHAIN_PARCELS, POOL_PARCELS, Lane, Parcel
+from appliance.engine.lanes import CHAIN_PARCELS, LASTING_PARCELS, POOL_PARCELS, Lane, Parcel
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.outcomes import Outcome
 from appliance.engine.upstream import Upstream
 from appliance.net.backoff import Backoff
 from appliance.net.http import HttpResponse
+
+_PASSING: Final = {401, 408, 429}
+"""Refusals that pass: clocks apart or a secret being changed, a timeout, too many requests."""
 
 
 class BuilderLink:
@@ -24,16 +28,18 @@ class BuilderLink:
         self._dropped = metrics.copies_dropped.labels(upstream.name)
         self._chain = _Queue(Lane(CHAIN_PARCELS))
         self._pool = _Queue(Lane(POOL_PARCELS))
+        self._lasting = _Queue(Lane(LASTING_PARCELS))
+        self._queues = (self._chain, self._pool, self._lasting)
 
     async def run(self) -> None:
         """Send for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._work, self._chain)
-            nursery.start_soon(self._work, self._pool)
+            for queue in self._queues:
+                nursery.start_soon(self._work, queue)
 
     def put(self, parcel: Parcel, *, in_order: bool) -> list[Failed]:
         """Queue a request; answers the outcomes of waiting calls whose place it takes."""
-        queue = self._chain if in_order else self._pool
+        queue = self._chain if in_order else self._lasting if parcel.lasting else self._pool
         dropped_before = queue.lane.dropped
         displaced = queue.lane.put(parcel)
         self._dropped.inc(queue.lane.dropped - dropped_before)
@@ -44,8 +50,8 @@ class BuilderLink:
         """What waits, and what was dropped."""
         return {
             **self.upstream.statistics(),
-            "waiting": len(self._chain.lane) + len(self._pool.lane),
-            "dropped": self._chain.lane.dropped + self._pool.lane.dropped,
+            "waiting": sum(len(queue.lane) for queue in self._queues),
+            "dropped": sum(queue.lane.dropped for queue in self._queues),
         }
 
     async def _work(self, queue: "_Queue") -> None:
@@ -61,13 +67,19 @@ class BuilderLink:
 
     async def _deliver(self, parcel: Parcel) -> bool:
         try:
-            response = await self.upstream.post(parcel.make_body())
+            body = parcel.make_body()
+        except RemoteError:
+            # Another builder's block, which was chosen but cannot be read here: a copy less, and nothing to repeat.
+            self._failed.inc()
+            return True
+        try:
+            response = await self.upstream.post(body)
         except UnavailableError as error:
             self._failed.inc()
             self._tell(parcel, error)
             return False
         self._tell(parcel, response)
-        return response.status == 200
+        return _is_settled(response.status)
 
     def _tell(self, parcel: Parcel, result: HttpResponse | UnavailableError) -> None:
         if parcel.call_id is None:
@@ -78,6 +90,11 @@ class BuilderLink:
         else:
             outcome = Answered(parcel.call_id, self.upstream.origin, result.status, result.body)
         self._report(outcome)
+
+
+def _is_settled(status: int) -> bool:
+    """Whether sending the same again would change nothing: a method that a builder does not have stays unknown."""
+    return status < 500 and status not in _PASSING
 
 
 class _Queue:

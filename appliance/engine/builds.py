@@ -10,7 +10,7 @@ from appliance.engine.events import Requested
 from appliance.engine.offers import Block, BuildOrder
 from appliance.engine.ports import Build
 from appliance.engine.selection import Selection
-from appliance.wire.engine import Attributes, ForkchoiceUpdated
+from appliance.wire.engine import Attributes, ForkchoiceUpdated, GetPayload
 
 MAX_BUILDS: Final = 16
 """Builds kept: op-node asks for the newest, at times for the one before. The oldest is forgotten: a
@@ -26,6 +26,8 @@ class Phase(StrEnum):
     building --getPayload--> sealing --Sealed--> choosing --chosen--> answered
         |                                            `---nothing----> failed --getPayload--> sealing
         `--getPayload of the EL alone--> passed --getPayload that we can choose for--> sealing
+
+    answered --the EL calls the block INVALID after all--> failed
     """
 
     BUILDING = "building"
@@ -43,7 +45,10 @@ class BuildRecord:
     ``params`` are forkchoice_updated's as they came. ``joined`` and ``absent`` hold the builders that have
     answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
     (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
-    was no block that we can read: it is passed on when there is nothing better.
+    was no block that we can read: it is passed on when there is nothing better. ``chosen_builder`` is None for
+    the EL's own. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
+    ``early`` are getPayload requests, and when each came, for ids that nobody has named while the EL's answer to
+    the order is awaited: it may name them (the server's connections bound them).
     """
 
     build: Build
@@ -55,6 +60,7 @@ class BuildRecord:
     joined: dict[str, PayloadId] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     askers: list[Requested] = field(default_factory=list)
+    early: list[tuple[Requested, GetPayload, float]] = field(default_factory=list)
     version: int = 0
     payload_id: PayloadId = _NO_PAYLOAD_ID
     asked_at: float = 0.0
@@ -62,11 +68,18 @@ class BuildRecord:
     selection: Selection | None = None
     last_word: bytes = b""
     chosen: Block | None = None
+    chosen_builder: str | None = None
+    barred: dict[str, str] = field(default_factory=dict)
 
     @property
     def build_id(self) -> BuildId:
         """Our own number of it."""
         return self.build.build_id
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the EL has still to say if it builds."""
+        return not (self.confirmed or self.abandoned)
 
     @property
     def builders(self) -> tuple[str, ...]:
@@ -95,6 +108,10 @@ class BuildBook:
             timestamp=attributes.timestamp,
             parent_beacon_block_root=attributes.parent_beacon_block_root,
             transactions=attributes.transactions,
+            fee_recipient=attributes.fee_recipient,
+            prev_randao=attributes.prev_randao,
+            gas_limit=attributes.gas_limit,
+            withdrawals=attributes.withdrawals,
         )
         record = BuildRecord(build, order, call.params)
         self._records[record.build_id] = record
@@ -119,6 +136,10 @@ class BuildBook:
         """The build that the EL gave this id to."""
         return self._by_payload_id.get(payload_id)
 
+    def by_block(self, block_hash: str) -> BuildRecord | None:
+        """The build that was answered with this block."""
+        return next((each for each in self._records.values() if each.chosen and _is(each.chosen, block_hash)), None)
+
     def remember_block(self, block_hash: str, number: int) -> None:
         """A block that op-node got; the oldest is forgotten when there are too many."""
         self._numbers[block_hash] = number
@@ -132,3 +153,7 @@ class BuildBook:
     def _forget(self, record: BuildRecord) -> None:
         for payload_id in [key for key, value in self._by_payload_id.items() if value is record]:
             del self._by_payload_id[payload_id]
+
+
+def _is(block: Block, block_hash: str) -> bool:
+    return block.block_hash.lower() == block_hash

@@ -10,10 +10,16 @@ from appliance.engine.selection import Selection
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """The EL's answer goes to op-node as it is; ``verbatim`` with any HTTP status too."""
+    """The EL's answer goes to op-node as it is, with any HTTP status."""
 
     request: Requested
-    verbatim: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockAtEl:
+    """The EL's word on op-node's newPayload; the block may be one that op-node got of us."""
+
+    request: Requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,9 @@ class Judgement:
     source: str
 
 
-Purpose = Forward | ForkchoiceAtEl | BuildAtBuilder | PlainPayload | LocalPayload | BuilderPayload | Judgement
+Purpose = (
+    Forward | BlockAtEl | ForkchoiceAtEl | BuildAtBuilder | PlainPayload | LocalPayload | BuilderPayload | Judgement
+)
 
 
 class CallTable:

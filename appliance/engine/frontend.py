@@ -70,10 +70,11 @@ class Frontend:
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one HTTP request; the probes need no token (rollup-boost's paths, on the same port)."""
-        if request.path == "/healthz":
+        path = request.path
+        if path == "/healthz":
             status = self._health()
             return HttpResponse(int(status), _HEALTH_TEXTS[status], _TEXT)
-        if request.path in {"/readyz", "/livez"}:
+        if path in {"/readyz", "/livez"}:
             return HttpResponse(200, b"OK", _TEXT)
         if request.method != "POST":
             return HttpResponse(405, b"JSON-RPC calls are POST requests\n", (*_TEXT, ("allow", "POST")))
@@ -88,9 +89,12 @@ class Frontend:
         try:
             if is_batch(body):
                 return await self._batch(body)
-            reply = await self._call(decode_request(body), body)
+            request = decode_request(body)
         except RequestError as error:
             return _json(encode_error(error.identifier, error.code, str(error)))
+        reply = await self._call(request, body)
+        if request.is_notification:
+            return HttpResponse(reply.status)  # JSON-RPC 2.0, 4.1: no answer, not even an error
         return HttpResponse(reply.status, reply.body, (("content-type", reply.content_type),))
 
     async def _call(self, request: Request, body: bytes) -> Reply:

@@ -74,7 +74,7 @@ class PayloadChoice:
             WakeAt(record.build_id, record.deadline),
             self._ask_local(record, selection),
         ]
-        if event.assembled is not None:
+        if event.assembled is not None and event.assembled.builder not in record.barred:
             commands += _lost(ASSEMBLED, "refused", selection.promise(event.assembled))
         for builder in record.builders:
             commands += self._ask_builder(record, selection, builder)
@@ -93,6 +93,18 @@ class PayloadChoice:
         record.selection.lose(builder, reason)
         produced = Produced(builder, ok=False, reason=reason)
         return [produced, *self._advance(record, record.selection, now)]
+
+    def take_back(self, record: BuildRecord, reason: str) -> list[Command]:
+        """The block that was returned is INVALID after all: it is not returned again, nor is its builder asked.
+
+        Without this op-node, which orders the same build once more, would get the same block for ever.
+        """
+        builder, record.chosen_builder = record.chosen_builder, None
+        record.phase, record.chosen = Phase.FAILED, None
+        if builder is None:
+            return _lost(EL, "invalid", reason)
+        record.barred[builder] = reason
+        return _lost(builder, "invalid", reason)
 
     def on_deadline(self, record: BuildRecord, now: float) -> list[Command]:
         """What has come by now has to do."""
@@ -149,6 +161,9 @@ class PayloadChoice:
         return Send(self._calls.open(LocalPayload(record, selection)), EL, record.askers[0].body)
 
     def _ask_builder(self, record: BuildRecord, selection: Selection, builder: str) -> list[Command]:
+        if builder in record.barred:
+            selection.lose(builder, record.barred[builder])
+            return []
         payload_id = record.joined.get(builder)
         if payload_id is not None:
             body = get_payload_request(record.askers[0].identifier, record.version, payload_id)
@@ -187,7 +202,7 @@ class PayloadChoice:
         commands: list[Command] = [
             Reply(asker.ticket, _answer(block, asker.identifier, record.version)) for asker in record.askers
         ]
-        record.phase, record.chosen = Phase.ANSWERED, block
+        record.phase, record.chosen, record.chosen_builder = Phase.ANSWERED, block, offer.builder
         record.askers, record.selection = [], None
         self._book.remember_block(block.block_hash, block.block_number)
         commands += _late(selection)
@@ -206,10 +221,11 @@ def _answer(block: Block, identifier: bytes, version: int) -> bytes:
 def _give_up(record: BuildRecord, selection: Selection) -> list[Command]:
     askers, record.askers, record.selection = record.askers, [], None
     record.phase = Phase.FAILED
+    late = _late(selection)
     if record.last_word:
-        return [Reply(asker.ticket, _readdressed(record.last_word, asker.identifier)) for asker in askers]
+        return [*(Reply(asker.ticket, _readdressed(record.last_word, asker.identifier)) for asker in askers), *late]
     reason = selection.offers[EL].reason
-    return [apology(asker, reason) for asker in askers]
+    return [*(apology(asker, reason) for asker in askers), *late]
 
 
 def _readdressed(body: bytes, identifier: bytes) -> bytes:

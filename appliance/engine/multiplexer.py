@@ -25,9 +25,14 @@ late or wrong.
       EL, on Validate: verdict         the offer is VALID, or lost
       DeadlinePassed                   the best VALID block is returned
       asked again                      joins the choice, or gets the same block
+    getPayload, unknown id, while the    kept until that has answered; then as one of those above or below
+      EL's answer to the newest build
+      is awaited
     getPayload, unknown id or version,
       or of a build without builders   Seal what there is; Send to the EL alone; Reply
     newPayload                         Send to the EL, Copy to the builders
+      EL: INVALID, and it is a block     Reply as it came; the same order again is a new build, and the
+        that we returned                 builder of that block is not asked
     mirrored methods                   Send to the EL, Copy to the builders until it arrives (miner_*)
     all others                         Send to the EL; Reply with its very status and body
 
@@ -40,10 +45,13 @@ What a call was for is kept under its call id (calls.py); choosing a block is ge
 selection.py. Every table is bounded: calls end with the shell's timeouts, builds by `builds.MAX_BUILDS`.
 """
 
+from typing import Final
+
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
 from appliance.domain.payloads import PayloadId, PayloadSource, PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
 from appliance.engine.calls import (
+    BlockAtEl,
     BuildAtBuilder,
     BuilderPayload,
     CallTable,
@@ -90,9 +98,13 @@ from appliance.wire.engine import (
     Mirrored,
     NewPayload,
     decode_forkchoice,
+    decode_new_payload_hash,
     decode_payload,
+    decode_verdict,
 )
 from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
+
+_INVALID: Final = {PayloadStatus.INVALID, PayloadStatus.INVALID_BLOCK_HASH}
 
 
 class Multiplexer:
@@ -135,16 +147,19 @@ class Multiplexer:
             case GetPayload() as call:
                 return self._get_payload(request, call, now)
             case NewPayload():
-                return [self._forward(request, verbatim=False), *self._copies(Copy(request.body))]
+                send = Send(self._calls.open(BlockAtEl(request)), EL, request.body)
+                return [send, *self._copies(Copy(request.body))]
             case Mirrored(method):
-                return [self._forward(request, verbatim=True), *self._copies(_mirror(method, request.body))]
+                return [self._forward(request), *self._copies(_mirror(method, request.body))]
             case _:
-                return [self._forward(request, verbatim=True)]
+                return [self._forward(request)]
 
     def _on_outcome(self, event: Outcome, now: float) -> list[Command]:
         match self._calls.close(event.call_id):
-            case Forward() as purpose:
-                return _passed_on(purpose, event)
+            case Forward(request):
+                return _passed_on(request, event)
+            case BlockAtEl(request):
+                return self._block_answered(request, event)
             case ForkchoiceAtEl() as purpose:
                 return self._forkchoice_answered(purpose, event)
             case BuildAtBuilder() as purpose:
@@ -160,11 +175,31 @@ class Multiplexer:
             case None:
                 return []
 
-    def _forward(self, request: Requested, *, verbatim: bool) -> Send:
-        return Send(self._calls.open(Forward(request, verbatim)), EL, request.body)
+    def _forward(self, request: Requested) -> Send:
+        return Send(self._calls.open(Forward(request)), EL, request.body, pass_through=True)
 
     def _copies(self, copy: Copy) -> list[Command]:
         return [copy] if self._builders else []
+
+    # --- new_payload ---
+
+    def _block_answered(self, request: Requested, outcome: Outcome) -> list[Command]:
+        try:
+            body = body_of(outcome)
+        except UnavailableError as error:
+            return _unanswered(request, error)
+        return [Reply(request.ticket, body), *self._taken_back(request, body)]
+
+    def _taken_back(self, request: Requested, body: bytes) -> list[Command]:
+        try:
+            verdict = decode_verdict(body)
+            if verdict.status not in _INVALID:
+                return []
+            record = self._book.by_block(decode_new_payload_hash(request.body))
+        except RemoteError:
+            return []
+        reason = f"{EL} said {verdict.status} to op-node: {verdict.validation_error or 'without a reason'}"
+        return self._choice.take_back(record, reason) if record else []
 
     # --- forkchoice_updated ---
 
@@ -180,9 +215,19 @@ class Multiplexer:
         return [*abandoned, BuildStarted(record.build), *self._build(request, record, record.builders)]
 
     def _start(self, call: ForkchoiceUpdated, attributes: Attributes) -> BuildRecord:
+        barred = self._barred(call.head, attributes.timestamp)
         # noTxPool: the block is given by its attributes alone, so there is nothing to build.
-        builders = () if attributes.no_tx_pool else self._builders
-        return self._book.start(call, attributes, builders)
+        builders = () if attributes.no_tx_pool else tuple(name for name in self._builders if name not in barred)
+        record = self._book.start(call, attributes, builders)
+        record.barred.update(barred)
+        return record
+
+    def _barred(self, parent_hash: str, timestamp: int) -> dict[str, str]:
+        """Builders whose block for this very slot turned out INVALID."""
+        newest = self._book.newest()
+        if newest is None or (newest.order.parent_hash, newest.order.timestamp) != (parent_hash, timestamp):
+            return {}
+        return newest.barred
 
     def _same_build(self, call: ForkchoiceUpdated) -> BuildRecord | None:
         """The newest build, when op-node orders the very same again.
@@ -207,7 +252,7 @@ class Multiplexer:
         if record is None or record.abandoned or record.phase is not Phase.BUILDING:
             return []
         record.abandoned = True
-        return [BuildAbandoned(record.build_id)]
+        return [BuildAbandoned(record.build_id), *self._ask_kept(record)]
 
     def _forkchoice_answered(self, purpose: ForkchoiceAtEl, outcome: Outcome) -> list[Command]:
         request, record = purpose.request, purpose.record
@@ -239,7 +284,7 @@ class Multiplexer:
         if record.confirmed or record.abandoned:
             return []
         record.confirmed = True
-        return [BuildConfirmed(record.build_id)]
+        return [BuildConfirmed(record.build_id), *self._ask_kept(record)]
 
     def _refused(self, record: BuildRecord | None) -> list[Command]:
         return [] if record is None or record.confirmed else self._abandon(record)
@@ -267,6 +312,10 @@ class Multiplexer:
         record = self._book.by_payload_id(call.payload_id)
         if record is not None and record.builders and _can_choose(record, call.version):
             return self._choice.ask(record, request, call, now)
+        awaited = self._awaited() if record is None else None
+        if awaited is not None:
+            awaited.early.append((request, call, now))
+            return []
         purpose = PlainPayload(request, call.version, call.payload_id, record, now)
         send = Send(self._calls.open(purpose), EL, request.body)
         if record is None:
@@ -274,6 +323,18 @@ class Multiplexer:
         if record.phase is Phase.BUILDING:
             record.phase = Phase.PASSED
         return [Seal(record.build_id), send]
+
+    def _awaited(self) -> BuildRecord | None:
+        """The newest build, while an unknown payload id may yet turn out to be its own.
+
+        Left to the EL alone, the request would be answered with no fence, and flashblocks published behind it.
+        """
+        newest = self._book.newest()
+        return newest if newest is not None and newest.is_awaited else None
+
+    def _ask_kept(self, record: BuildRecord) -> list[Command]:
+        kept, record.early = record.early, []
+        return [command for each in kept for command in self._get_payload(*each)]
 
     def _plain_payload(self, purpose: PlainPayload, outcome: Outcome, now: float) -> list[Command]:
         request = purpose.request
@@ -324,13 +385,10 @@ def _mirror(method: str, body: bytes) -> Copy:
     return Copy(body, latest_only=method if setting else None, lasting=setting, in_order=False)
 
 
-def _passed_on(purpose: Forward, outcome: Outcome) -> list[Command]:
-    if purpose.verbatim and isinstance(outcome, Answered):
-        return [Reply(purpose.request.ticket, outcome.body, outcome.status, outcome.content_type)]
-    try:
-        return [Reply(purpose.request.ticket, body_of(outcome))]
-    except UnavailableError as error:
-        return _unanswered(purpose.request, error)
+def _passed_on(request: Requested, outcome: Outcome) -> list[Command]:
+    if isinstance(outcome, Answered):
+        return [Reply(request.ticket, outcome.body, outcome.status, outcome.content_type)]
+    return _unanswered(request, UnavailableError(outcome.reason))
 
 
 def _unanswered(request: Requested, error: UnavailableError) -> list[Command]:

@@ -8,7 +8,8 @@
              no offer is left                                 -> give up
              otherwise                                        -> wait
     deadline pending offers no longer count: the best VALID block is chosen, the EL's own if there is no
-             better. With no block at all to return, the first one that turns out VALID is.
+             better. With no block at all to return, the first one that turns out VALID is; but only the EL
+             and blocks that have come are waited for, so with neither it is over.
 
 One validation runs at a time: an EL executes blocks one after the other, so a second one would only
 delay the first.
@@ -112,7 +113,7 @@ class Selection:
             self._lose(offer, f"{EL} said {verdict.status}{detail}")
 
     def pass_deadline(self) -> None:
-        """From now on only what is VALID counts."""
+        """From now on only what is VALID counts, and builders that have no block yet do not."""
         self._overdue = True
 
     def step(self) -> Step:
@@ -130,8 +131,12 @@ class Selection:
         return AskVerdict(candidate)
 
     def _ranked(self) -> list[Offer]:
-        alive = [offer for offer in self.offers.values() if offer.standing is not Standing.LOST]
+        alive = [offer for offer in self.offers.values() if not self._is_out(offer)]
         return sorted(self._policy(alive), key=self._promise_class)
+
+    def _is_out(self, offer: Offer) -> bool:
+        is_late = self._overdue and offer.standing is Standing.PENDING and not offer.is_local
+        return is_late or offer.standing is Standing.LOST
 
     def _promise_class(self, offer: Offer) -> int:
         if not self._promised:

@@ -26,6 +26,7 @@ from appliance.wire.engine import (
     decode_call,
     decode_forkchoice,
     decode_latest_timestamp,
+    decode_new_payload_hash,
     decode_payload,
     decode_verdict,
     refuse_error,
@@ -82,6 +83,8 @@ def test_forkchoice_with_attributes_of_any_version(version: int) -> None:
         "transactions": ["0x7e01", "0x02"],
         "noTxPool": False,
         "gasLimit": "0x1",
+        "suggestedFeeRecipient": "0x66",
+        "withdrawals": [],
         "parentBeaconBlockRoot": REAL_ROOT,
         "somethingNew": {"a": [1]},
     }
@@ -92,6 +95,8 @@ def test_forkchoice_with_attributes_of_any_version(version: int) -> None:
     assert decoded.attributes.no_tx_pool is False
     assert decoded.attributes.transactions == (b'"0x7e01"', b'"0x02"')
     assert decoded.attributes.parent_beacon_block_root == REAL_ROOT
+    assert (decoded.attributes.fee_recipient, decoded.attributes.prev_randao) == ("0x66", None)
+    assert (decoded.attributes.gas_limit, decoded.attributes.withdrawals) == (1, ())
 
 
 def test_real_payload_attributes_are_read() -> None:
@@ -238,6 +243,8 @@ def test_a_payload_is_judged_by_its_fields(version: int) -> None:
     assert payload.parent_hash == REAL_PAYLOAD["parentHash"]
     assert payload.gas_used == int(REAL_PAYLOAD["gasUsed"], 16)
     assert [json.loads(bytes(raw)) for raw in payload.transactions] == REAL_PAYLOAD["transactions"]
+    assert (payload.fee_recipient, payload.prev_randao) == (REAL_PAYLOAD["feeRecipient"], REAL_PAYLOAD["prevRandao"])
+    assert (payload.gas_limit, payload.withdrawals) == (int(REAL_PAYLOAD["gasLimit"], 16), ())
     assert payload.parent_beacon_block_root == (None if version == 1 else REAL_ROOT)
 
 
@@ -254,6 +261,16 @@ def test_a_payload_with_a_bad_field_is_refused_by_name(field: str, value: object
 
 def test_the_latest_block_needs_a_timestamp_alone() -> None:
     assert decode_latest_timestamp(b'{"id":1,"result":{"timestamp":"0x10","number":"0x1"}}') == 16
+
+
+def test_the_hash_of_a_new_payload_is_read_from_the_request() -> None:
+    assert decode_new_payload_hash(json.dumps(REAL_NEW_PAYLOAD).encode()) == REAL_PAYLOAD["blockHash"]
+
+
+@pytest.mark.parametrize("params", [[], [None], [{}], [{"blockHash": 1}], [{"blockHash": "0x12"}], {}, None])
+def test_a_new_payload_without_a_hash_is_a_decode_error(params: object) -> None:
+    with pytest.raises(DecodeError):
+        decode_new_payload_hash(json.dumps({"method": "engine_newPayloadV4", "params": params}).encode())
 
 
 # --- bodies ---
