@@ -10,7 +10,7 @@ from appliance.domain.errors import DecodeError
 from appliance.domain.health import Health
 from appliance.engine.events import JSON, Reply
 from appliance.engine.metrics import EngineMetrics
-from appliance.net.http import HttpRequest, HttpResponse
+from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from appliance.wire.engine import Call, ForkchoiceUpdated, GetPayload, Mirrored, NewPayload, Other, decode_call
 from appliance.wire.jsonrpc import (
@@ -68,22 +68,30 @@ class Frontend:
         self._unauthorized = metrics.unauthorized
         self._requests = {kind: metrics.requests.labels(name) for kind, name in _CALL_NAMES.items()}
 
-    async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one HTTP request; the probes need no token (rollup-boost's paths, on the same port)."""
-        path = request.path
+    def on_head(self, method: str, target: str, headers: Headers) -> HttpResponse | None:
+        """The answer to what needs no body, and to a call without a good token; None for a call to be read.
+
+        The probes need no token (rollup-boost's paths, on the same port).
+        """
+        path = HttpRequest(method, target, headers).path
         if path == "/healthz":
             status = self._health()
             return HttpResponse(int(status), _HEALTH_TEXTS[status], _TEXT)
         if path in {"/readyz", "/livez"}:
             return HttpResponse(200, b"OK", _TEXT)
-        if request.method != "POST":
+        if method != "POST":
             return HttpResponse(405, b"JSON-RPC calls are POST requests\n", (*_TEXT, ("allow", "POST")))
         try:
-            jwt.verify(self._secret, request.headers.get("authorization"), self._wall_clock())
+            jwt.verify(self._secret, headers.get("authorization"), self._wall_clock())
         except jwt.Unauthorized as error:
             self._unauthorized.inc()
             return HttpResponse(401, f"{error}\n".encode(), _TEXT)
-        return await self._answer(request.body)
+        return None
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer one HTTP request. Looks at the head too, so that no call is served without a token anywhere."""
+        answer = self.on_head(request.method, request.target, request.headers)
+        return await self._answer(request.body) if answer is None else answer
 
     async def _answer(self, body: bytes) -> HttpResponse:
         try:
