@@ -17,7 +17,7 @@ from appliance.net.http_client import HttpClient
 from appliance.supervisor import Appliance
 from tests.support.eventually import eventually
 
-# An address that no other test uses: who finds nobody listening must not meet another test's server on a port given anew.
+# An address that no other test uses: where nobody may listen any more, no other test's server may be found.
 ANY = "127.0.0.77:0"
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
