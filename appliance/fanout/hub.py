@@ -11,6 +11,7 @@ Round, a session gets each entry from exactly one of the two.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from appliance.fanout import frames
 from appliance.fanout.frames import FrameSet, Variant
 from appliance.fanout.marks import Mark, describe
 from appliance.fanout.metrics import FanoutMetrics
@@ -181,8 +182,7 @@ class Hub:
         if session.stage in (Stage.CLOSING, Stage.GONE):
             return
         self._leave(session)
-        text = " ".join(filter(None, (reason, describe(session.resume_key)))) if code is not None else ""
-        session.queue_close(code, text, now + self._settings.close_timeout_s)
+        session.queue_close(code, _with_place(reason, session.resume_from), now + self._settings.close_timeout_s)
         self.write_control(session)
 
     def go_away(self, session: Session, now: float) -> None:
@@ -225,10 +225,16 @@ class Hub:
         """Where the subscribers stand, and how far behind the furthest one is, in entries."""
         return {
             "position": self.mark.position,
-            "resume_from": describe(self.mark.key),
+            "resume_from": describe(self.mark.key, self.mark.payload_id),
             "subscribers": len(self.sessions),
             "at_head": {variant.value: len(group) for variant, group in self._heads.items()},
             "waiting": len(self._waiting),
             "catching_up": len(self._catching_up),
             "max_lag": max(map(self._lag, self._catching_up), default=0),
         }
+
+
+def _with_place(reason: str, place: str) -> str:
+    """A close frame takes 123 bytes: a long reason is cut, the place never."""
+    room = frames.MAX_REASON_BYTES - len(place) - 1
+    return f"{reason.encode()[:room].decode(errors='ignore')} {place}".strip()

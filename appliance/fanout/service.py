@@ -196,7 +196,7 @@ async def _mark_of_head(log_view: LogView) -> Mark:
             entries = await log_view.read(head - 1, limit=1, max_bytes=1)
         except PrunedError:
             entries = []
-    return Mark(head, entries[0].key) if entries else Mark(head)
+    return Mark.of(entries[0]) if entries and entries[0].position == head else Mark(head)
 
 
 def _key_of(resume: Resume) -> tuple[int, int] | None:

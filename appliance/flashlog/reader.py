@@ -149,9 +149,9 @@ class SqlIndex:
             self.head,
         )
 
-    def last_position_of(self, key: tuple[int, int]) -> int | None:
+    def first_position_of(self, key: tuple[int, int]) -> int | None:
         return self._position(
-            "SELECT max(e.position) FROM payloads p JOIN entries e USING (payload_id)"
+            "SELECT min(e.position) FROM payloads p JOIN entries e USING (payload_id)"
             " WHERE p.block_number = ? AND e.idx = ? AND e.position <= ?",
             *_clamped(key),
             self.head,

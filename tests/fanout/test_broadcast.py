@@ -125,7 +125,10 @@ async def test_everybody_is_told_that_the_host_goes_away() -> None:
     await Sweeper(stand.hub, 1.0, perf_counter).close_all()
     for subscriber in subscribers:
         frames, _ = parse_frames(subscriber.wire.sent)
-        assert close_of(frames[-1]) == (1001, "going away block_number=4 flashblock_index=2")
+        assert close_of(frames[-1]) == (
+            1001,
+            "going away payload_id=0x0000000000000004 block_number=4 flashblock_index=2",
+        )
 
 
 async def test_those_who_wait_for_news_come_to_the_head_without_a_writer_each() -> None:

@@ -126,6 +126,18 @@ async def test_a_place_that_is_gone_is_410_with_the_oldest_one() -> None:
         assert status == 410
 
 
+async def test_a_block_that_is_built_again_comes_whole_to_those_who_saw_it_once() -> None:
+    log = MemoryLog()
+    for payload, flashblocks in ((1, 3), (2, 5)):
+        for index in range(flashblocks):
+            log.append(100, index, payload=payload, body=b"%d/%d" % (payload, index))
+    async with serving(log) as server:
+        async with server.subscriber("/ws?block_number=100&flashblock_index=2") as ws:
+            assert await receive(ws, 5) == bodies(log, after=3)
+        async with server.subscriber(f"/ws?payload_id={payload_id(2)}&flashblock_index=2") as ws:
+            assert await receive(ws, 2) == bodies(log, after=6)
+
+
 async def test_an_unknown_path_is_404() -> None:
     async with serving(MemoryLog()) as server:
         status, answer, _ = await rejected(server, "/nothing")
@@ -350,7 +362,7 @@ async def test_a_reader_beyond_the_bound_is_closed_with_its_place_and_can_resume
         await slow.stream.send_all(masked(0x8, struct.pack("!H", 1000)))
         *data, close = await slow.all_frames()
         reached = len(data) - 1
-        assert close_of(close) == (1013, f"lagged block_number=1 flashblock_index={reached}")
+        assert close_of(close) == (1013, f"lagged payload_id={payload_id(1)} block_number=1 flashblock_index={reached}")
         assert [frame.payload for frame in data] == bodies(log)[: reached + 1]
         again = f"/ws?block_number=1&flashblock_index={reached}"
         async with server.subscriber(again) as ws:
@@ -381,7 +393,8 @@ async def test_stopping_closes_everybody_with_1001_and_the_place() -> None:
                 await ws.get_message()
             assert caught.value.reason is not None
             assert caught.value.reason.code == 1001
-            assert caught.value.reason.reason == f"going away block_number={BLOCK} flashblock_index=4"
+            place = f"payload_id={payload_id(BLOCK)} block_number={BLOCK} flashblock_index=4"
+            assert caught.value.reason.reason == f"going away {place}"
         with trio.fail_after(5):
             await server.ended.wait()
         assert server.hub()["subscribers"] == 0

@@ -40,8 +40,8 @@ class ListIndex:
             None,
         )
 
-    def last_position_of(self, key: tuple[int, int]) -> int | None:
-        return max((entry.position for entry in self._held if entry.key == key), default=None)
+    def first_position_of(self, key: tuple[int, int]) -> int | None:
+        return next((entry.position for entry in self._held if entry.key == key), None)
 
     def first_position_beyond(self, key: tuple[int, int]) -> int | None:
         return next((entry.position for entry in self._held if entry.key > key), None)
