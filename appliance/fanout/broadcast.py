@@ -30,6 +30,13 @@ class Broadcast:
         self._turns = turns
         self._run_sync = run_sync
         self._pace = Pace(clock)
+        self._delivered = hub.mark.position
+        self._moved = trio.Event()
+
+    async def wait_delivered(self, position: int) -> None:
+        """Return when the broadcast of everything up to ``position`` has ended."""
+        while self._delivered < position:
+            await self._moved.wait()
 
     async def run(self) -> None:
         """Run until cancelled. An error of the log propagates: there is nothing to serve without it."""
@@ -41,6 +48,12 @@ class Broadcast:
             with self._turns.held_back():
                 await self._deliver(batch)
             self._hub.metrics.broadcast_seconds.observe(clock() - begun)
+            self._note_delivered()
+
+    def _note_delivered(self) -> None:
+        self._delivered = self._hub.mark.position
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
 
     async def _next_batch(self) -> Sequence[FrameSet]:
         position = self._hub.mark.position

@@ -33,6 +33,7 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
 
+LAST_BROADCAST_S: Final = 1.0  # for what is committed when the host stops; then subscribers are closed without it
 SPARE_CONNECTIONS: Final = 256  # for health checks, and for saying no in words
 
 
@@ -89,15 +90,17 @@ class Fanout:
     ) -> None:
         """Serve until ``stopping`` is set, then close everybody with 1001. ``started`` gets the server."""
         async with trio.open_nursery() as workers:
-            hub = self._hub = await self._create_hub(workers)
+            hub, broadcast = await self._create_hub(workers)
+            self._hub = hub
             sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
+            workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
-            workers.start_soon(self._close_all_when, stopping, sweeper)
+            workers.start_soon(self._close_all_when, stopping, broadcast, sweeper)
             server = self._server = self._create_server(hub, listener, stopping)
             await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
 
-    async def _create_hub(self, workers: trio.Nursery) -> Hub:
+    async def _create_hub(self, workers: trio.Nursery) -> tuple[Hub, Broadcast]:
         settings, log_view = self._settings, self._log
         cache, turns = FrameCache(), Turns()
 
@@ -116,8 +119,7 @@ class Fanout:
             on_behind,
         )
         catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, self._clock)
-        workers.start_soon(Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock).run)
-        return hub
+        return hub, Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock)
 
     def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event) -> HttpServer:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
@@ -138,8 +140,11 @@ class Fanout:
             name="fanout",
         )
 
-    async def _close_all_when(self, stopping: trio.Event, sweeper: Sweeper) -> None:
+    async def _close_all_when(self, stopping: trio.Event, broadcast: Broadcast, sweeper: Sweeper) -> None:
         await stopping.wait()
+        # What is committed now was promised: a flashblock of the last block may be the one that nobody repeats.
+        with trio.move_on_after(LAST_BROADCAST_S):
+            await broadcast.wait_delivered(self._log.head)
         log.info("closing all subscribers", subscribers=self._admission.taken)
         await sweeper.close_all()
 

@@ -91,6 +91,19 @@ async def test_a_broadcast_to_nobody_moves_on() -> None:
     assert len(messages(late.wire.sent)) == 1
 
 
+async def test_what_was_delivered_can_be_waited_for() -> None:
+    stand = Stand()
+    subscriber = stand.connect()
+    broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(), inline, perf_counter)
+    for index in range(3 * BATCH_ENTRIES):
+        stand.log.append(1, index)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broadcast.run)
+        await broadcast.wait_delivered(stand.log.head)
+        assert len(messages(subscriber.wire.sent)) == 3 * BATCH_ENTRIES
+        nursery.cancel_scope.cancel()
+
+
 async def test_pings_go_to_each_at_its_time(autojump_clock: trio.testing.MockClock) -> None:
     stand = Stand()
     first = stand.connect()

@@ -400,6 +400,21 @@ async def test_stopping_closes_everybody_with_1001_and_the_place() -> None:
         assert server.hub()["subscribers"] == 0
 
 
+async def test_what_is_committed_when_the_host_stops_is_delivered_before_the_close() -> None:
+    log = captured()
+    async with serving(log) as server, server.subscriber() as ws:
+        await receive(ws, 5)
+        await server.until("at_head", {"text": 1, "brotli": 0})
+        log.append(BLOCK, 5)
+        log.append(BLOCK, 6)
+        server.stopping.set()
+        assert await receive(ws, 2) == bodies(log, after=5)
+        with pytest.raises(ConnectionClosed) as caught, trio.fail_after(5):
+            await ws.get_message()
+        assert caught.value.reason is not None
+        assert str(caught.value.reason.reason).endswith(f"block_number={BLOCK} flashblock_index=6")
+
+
 async def test_a_stalled_reader_does_not_hold_up_the_end(autojump_clock: trio.testing.MockClock) -> None:
     autojump_clock.autojump_threshold = 0.01
     log = MemoryLog()
