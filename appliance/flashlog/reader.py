@@ -123,7 +123,10 @@ class SqlIndex:
         return None if row is None else Oldest(row[0], (row[1], 0))
 
     def newest(self) -> Span | None:
-        return self._span("WHERE first_position <= ? ORDER BY first_position DESC LIMIT 1", self.head)
+        return self._span(
+            "WHERE payload_id = (SELECT payload_id FROM entries WHERE position <= ? ORDER BY position DESC LIMIT 1)",
+            self.head,
+        )
 
     def payload(self, payload_id: PayloadId) -> Span | None:
         if not payload_id.isascii():  # it came from a URL; what is not UTF-8 cannot even be asked for

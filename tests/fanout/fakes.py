@@ -97,8 +97,10 @@ class MemoryLog:
             return self._after_block((resume.block_number, resume.index))
         if isinstance(resume, AfterPayload):
             return Located(self._after_payload(resume))
-        starts = [entry.position - 1 for entry in self.entries if entry.index == 0]
-        return Located(starts[-1] if starts else self.head)
+        if not self.entries:
+            return Located(self.head)
+        current = self.entries[-1].payload_id
+        return Located(next(entry.position - 1 for entry in self.entries if entry.payload_id == current))
 
     @property
     def _pruned_position(self) -> int:

@@ -170,6 +170,17 @@ def test_several_payloads_of_one_block_number(make: MakeLog, resume: Resume, exp
     assert make(REORGED).locate(resume) == expected
 
 
+# positions 1           2           3           4
+INTERLEAVED = [(1, 0, 10), (1, 1, 10), (2, 0, 10), (1, 2, 10)]
+
+
+def test_the_current_payload_is_that_of_the_last_entry(make: MakeLog) -> None:
+    log = make(INTERLEAVED)
+    assert log.locate(CurrentPayload()) == Located(0)
+    assert log.locate(AfterPayload(payload_id(1), 3)) == Located(4, skip_through=(10, 3))
+    assert make(INTERLEAVED, head=3).locate(CurrentPayload()) == Located(2)
+
+
 @pytest.mark.parametrize(
     "resume",
     [AfterPayload(payload_id(10), 3), AfterPayload(payload_id(10), 5), AfterBlock(11)],
