@@ -162,12 +162,14 @@ class SqlIndex:
 
     def first_position_beyond(self, key: tuple[int, int]) -> int | None:
         block_number, index = _clamped(key)
+        # Left to itself SQLite walks payloads_by_position for min(): all payloads, to find that none is beyond.
         return self._position(
             "SELECT min(position) FROM ("
             " SELECT min(e.position) AS position FROM payloads p JOIN entries e USING (payload_id)"
             " WHERE p.block_number = ?1 AND e.idx > ?2 AND e.position <= ?3"
             " UNION ALL"
-            " SELECT min(first_position) FROM payloads WHERE block_number > ?1 AND first_position <= ?3)",
+            " SELECT min(first_position) FROM payloads INDEXED BY payloads_by_block"
+            " WHERE block_number > ?1 AND first_position <= ?3)",
             block_number,
             index,
             self.head,

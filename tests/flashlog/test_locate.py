@@ -1,6 +1,7 @@
 """Every test runs on a log in a list and on a log in SQLite: the rule is one, the index is not."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,8 +13,10 @@ from appliance.domain.errors import PrunedError
 from appliance.domain.flashblocks import Entry
 from appliance.domain.payloads import PayloadId
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Located, Resume
+from appliance.flashlog.connection import connect_reader
 from appliance.flashlog.locate import LogIndex, locate
-from appliance.flashlog.reader import Reader
+from appliance.flashlog.reader import Reader, SqlIndex
+from appliance.flashlog.rows import Arrival
 from appliance.flashlog.store import Removed, Store
 from tests.flashlog.list_index import ListIndex
 from tests.flashlog.support import flashblock, payload_id, store_append
@@ -146,6 +149,27 @@ def test_an_empty_log_waits_for_what_comes(make: MakeLog) -> None:
     with pytest.raises(PrunedError, match="nothing is held") as caught:
         empty.locate(AfterPayload(payload_id(10), 3))
     assert caught.value.oldest is None
+
+
+def test_a_place_near_the_head_is_found_without_a_walk_through_all_payloads(tmp_path: Path) -> None:
+    payloads = 3000
+    store = Store(tmp_path / "flashlog.db")
+    arrivals = [Arrival(flashblock(number, 0, block=number), "alpha", 0.0) for number in range(1, payloads + 1)]
+    store.apply([partial(Store.append, arrival=arrival) for arrival in arrivals])
+    connection, steps = connect_reader(tmp_path / "flashlog.db"), [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    connection.set_progress_handler(count, 10)
+    try:
+        for key in ((payloads, 7), (payloads + 5, 0), (payloads - 3, 9)):
+            locate(SqlIndex(connection, payloads), AfterBlock(*key))
+    finally:
+        connection.close()
+        store.close()
+    assert steps[0] * 10 < payloads
 
 
 # After a reorg: block 10 twice, then 11, then 10 once more.
