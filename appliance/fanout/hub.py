@@ -78,7 +78,7 @@ class Hub:
         """Whether somebody waits for an entry that is new to it; then batches of one spare it a writer task."""
         return bool(self._waiting)
 
-    def begin(self, batch: Sequence[FrameSet], now: float) -> dict[Variant, list[Session]]:
+    def begin(self, batch: Sequence[FrameSet]) -> dict[Variant, list[Session]]:
         """Start the broadcast of the next entries: who is at the head now, by variant.
 
         The caller serves each group by a `Round` before it begins another broadcast.
@@ -86,8 +86,6 @@ class Hub:
         before, self.mark = self.mark, batch[-1].mark
         for session in list(self._waiting):
             self._advance_waiting(session, batch, before)
-        for session in [session for session in self._catching_up if self._lag(session) > session.allowed_lag]:
-            self.lagged(session, now)
         return {variant: list(group) for variant, group in self._heads.items() if group}
 
     def _advance_waiting(self, session: Session, batch: Sequence[FrameSet], before: Mark) -> None:
@@ -188,6 +186,16 @@ class Hub:
     def go_away(self, session: Session, now: float) -> None:
         """Close a session because this host stops."""
         self.close(session, GOING_AWAY, "going away", now)
+
+    def beyond_bound(self) -> list[Session]:
+        """Those that lag more than they may now; see `end_if_beyond`. One comparison for each that catches up."""
+        position = self.mark.position
+        return [session for session in self._catching_up if position - session.mark.position > session.allowed_lag]
+
+    def end_if_beyond(self, session: Session, now: float) -> None:
+        """Close a session that still lags more than it may."""
+        if session in self._catching_up and self._lag(session) > session.allowed_lag:
+            self.lagged(session, now)
 
     def lagged(self, session: Session, now: float) -> None:
         """Close a session that is further behind than the bound or than what the log holds."""
