@@ -23,7 +23,7 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
 
-RETRY_AFTER_S: Final = 5
+RETRY_AFTER: Final = ("retry-after", "5")  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +90,15 @@ class Door:
 
     def _admit(self, request: HttpRequest) -> Ticket | HttpResponse:
         if self._stopping.is_set():
-            return _refusal(503, "this host is going away")
+            return _refusal(503, "this host is going away", RETRY_AFTER)
         address = self._client_address.of(request.peer, request.headers.get(self._client_address.header))
         ticket = self._admission.admit(address, trio.current_time())
         if isinstance(ticket, Ticket):
             return ticket
         self._metrics.rate_limited_requests.add()
-        retry_after = ("retry-after", str(RETRY_AFTER_S))
         if isinstance(ticket, TooManyFromAddress):
-            return _refusal(429, "too many subscribers from this address", retry_after)
-        return _refusal(503, "this host has no room for more subscribers", retry_after)
+            return _refusal(429, "too many subscribers from this address", RETRY_AFTER)
+        return _refusal(429, "this host has no room for more subscribers", RETRY_AFTER)
 
     async def _locate(self, wanted: SubscribeRequest, ticket: Ticket) -> Admitted | HttpResponse:
         try:
@@ -108,7 +107,7 @@ class Door:
             return _gone(error)
         except LogError as error:
             log.warning("cannot look up a position", error=str(error))
-            return _refusal(503, "the flashblock log cannot be read", ("retry-after", str(RETRY_AFTER_S)))
+            return _refusal(503, "the flashblock log cannot be read", RETRY_AFTER)
         return Admitted(wanted, located, ticket)
 
 

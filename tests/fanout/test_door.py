@@ -70,6 +70,9 @@ async def test_health_says_when_the_end_comes() -> None:
     house.stopping.set()
     assert await house.refused("/healthz", upgrade=False) == (503, "stopping")
     assert await house.refused() == (503, "this host is going away")
+    answer = await house.ask()
+    assert isinstance(answer, HttpResponse)
+    assert Headers(answer.headers)["retry-after"] == "5"
 
 
 async def test_a_websocket_begins_with_get() -> None:

@@ -163,11 +163,12 @@ async def test_one_address_may_have_so_many_and_no_more() -> None:
             pass
 
 
-async def test_a_full_instance_is_503() -> None:
+async def test_a_full_instance_is_429() -> None:
     settings = FanoutSettings(max_subscribers=1)
     async with serving(MemoryLog(), settings) as server, server.subscriber():
-        status, _, headers = await rejected(server, "/ws")
-        assert (status, headers["retry-after"]) == (503, "5")
+        status, answer, headers = await rejected(server, "/ws")
+        assert (status, headers["retry-after"]) == (429, "5")
+        assert answer == {"message": "this host has no room for more subscribers"}
 
 
 async def test_behind_a_trusted_proxy_the_clients_are_told_apart() -> None:
