@@ -86,6 +86,7 @@ class Door:
         if isinstance(answer, HttpResponse):
             ticket.release()
             return answer
+        ticket.offer(trio.current_time())
         return Upgrade(accepted, partial(self._serve, answer))
 
     def _admit(self, request: HttpRequest) -> Ticket | HttpResponse:

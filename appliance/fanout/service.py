@@ -152,7 +152,9 @@ class Fanout:
         self, hub: Hub, stopping: trio.Event, admitted: Admitted, connection: Connection, data: bytes
     ) -> None:
         """One subscriber's life."""
-        admitted.ticket.claim()
+        if not admitted.ticket.claim():  # its answer took a minute, and its place went to somebody else
+            abandon(connection.socket)
+            return
         with trio.CancelScope() as scope:
             session = self._create_session(connection.socket, admitted, scope)
             try:

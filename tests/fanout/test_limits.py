@@ -59,14 +59,38 @@ def test_addresses_are_forgotten_with_their_last_place() -> None:
 
 def test_a_place_that_nobody_claims_comes_back() -> None:
     admission = Admission(max_subscribers=2, max_per_address=2)
-    admitted(admission, "a", now=0)
+    late = admitted(admission, "a", now=0)
+    late.offer(now=0)
     claimed = admitted(admission, "a", now=0)
-    claimed.claim()
+    claimed.offer(now=0)
+    assert claimed.claim()
     assert admission.admit("a", UNCLAIMED_TIMEOUT_S - 1) == TooManyFromAddress()
     admitted(admission, "a", now=UNCLAIMED_TIMEOUT_S)
     assert admission.admit("a", UNCLAIMED_TIMEOUT_S) == TooManyFromAddress()
     claimed.release()
     assert admission.taken == 1
+    assert not late.claim()
+    late.release()
+    assert admission.taken == 1
+
+
+def test_a_place_does_not_expire_before_its_answer_is_sent() -> None:
+    admission = Admission(max_subscribers=1, max_per_address=1)
+    waiting = admitted(admission, "a", now=0)
+    assert admission.admit("b", 10 * UNCLAIMED_TIMEOUT_S) == Full()
+    waiting.offer(now=10 * UNCLAIMED_TIMEOUT_S)
+    assert admission.admit("b", 11 * UNCLAIMED_TIMEOUT_S - 1) == Full()
+    assert waiting.claim()
+    assert admission.admit("b", 100 * UNCLAIMED_TIMEOUT_S) == Full()
+
+
+def test_a_place_that_is_given_back_is_not_remembered() -> None:
+    admission = Admission(max_subscribers=1, max_per_address=1)
+    for _ in range(100):
+        ticket = admitted(admission, "a")
+        ticket.offer(now=0)
+        ticket.release()
+    assert not admission._unclaimed
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 30)), max_size=60))
