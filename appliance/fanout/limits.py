@@ -10,6 +10,7 @@ from functools import partial
 from appliance.domain.errors import ConfigError
 
 UNCLAIMED_TIMEOUT_S = 60.0
+IPV6_CLIENT_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +119,23 @@ class ClientAddress:
         return self._header
 
     def of(self, peer: str, forwarded: str | None) -> str:
-        """The client's address. ``forwarded`` is the header's value.
+        """The client's address, in IPv6 its network of 64 bits. ``forwarded`` is the header's value.
 
         Only the header's last entry counts: it is the one that our proxy wrote, what stands before it came
         from the client. Without a usable entry the request counts as the proxy's own.
         """
         address = _parse(peer)
         if forwarded is None or address is None or not any(address in network for network in self._proxies):
-            return peer if address is None else str(address)
+            return peer if address is None else _client(address)
         client = _parse(forwarded.rpartition(",")[2].strip())
-        return str(address if client is None else client)
+        return _client(address if client is None else client)
+
+
+def _client(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """Whom an address stands for: in IPv6 one client has a whole /64 (RFC 6177), so that counts as one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address), IPV6_CLIENT_BITS), strict=False))
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

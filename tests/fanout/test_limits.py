@@ -119,7 +119,7 @@ class TestClientAddress:
 
     def test_a_proxy_says_whose_request_it_is(self) -> None:
         assert self.proxied.of("10.0.0.1", "1.2.3.4") == "1.2.3.4"
-        assert self.proxied.of("192.168.7.7", "2001:db8::1") == "2001:db8::1"
+        assert self.proxied.of("192.168.7.7", "2001:db8::1") == "2001:db8::/64"
         assert self.proxied.of("fd00::1", "1.2.3.4") == "1.2.3.4"
 
     def test_only_the_last_entry_is_the_proxys_own_word(self) -> None:
@@ -133,13 +133,20 @@ class TestClientAddress:
         ("written", "address"),
         [
             ("1.2.3.4:5678", "1.2.3.4"),
-            ("[2001:db8::1]:443", "2001:db8::1"),
-            ("2001:DB8:0::1", "2001:db8::1"),
+            ("[2001:db8::1]:443", "2001:db8::/64"),
+            ("2001:DB8:0::1", "2001:db8::/64"),
             ("::ffff:1.2.3.4", "1.2.3.4"),
         ],
     )
     def test_one_client_has_one_address_however_it_is_written(self, written: str, address: str) -> None:
         assert self.proxied.of("10.0.0.1", written) == address
+
+    def test_all_addresses_of_an_ipv6_client_are_one(self) -> None:
+        first, second, other = (
+            self.proxied.of(peer, None) for peer in ("2001:db8:0:1::1", "2001:db8:0:1:ffff::9", "2001:db8:0:2::1")
+        )
+        assert first == second == "2001:db8:0:1::/64"
+        assert other == "2001:db8:0:2::/64"
 
     def test_a_mapped_peer_is_the_proxy_too(self) -> None:
         assert self.proxied.of("::ffff:10.0.0.1", "1.2.3.4") == "1.2.3.4"
