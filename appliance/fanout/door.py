@@ -23,6 +23,7 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
 
+MAX_BLOCKS_AHEAD: Final = 600  # ten minutes of the fastest chains: no host that works lags so far behind another
 RETRY_AFTER: Final = ("retry-after", "5")  # seconds
 
 
@@ -56,6 +57,7 @@ class Door:
         self._metrics = metrics
         self._stopping = stopping
         self._serve = serve
+        self._log = log_view
         self._lookups = Lookups(log_view)
 
     async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
@@ -109,7 +111,16 @@ class Door:
         except LogError as error:
             log.warning("cannot look up a position", error=str(error))
             return _refusal(503, "the flashblock log cannot be read", RETRY_AFTER)
-        return Admitted(wanted, located, ticket)
+        return self._too_far_ahead(located) or Admitted(wanted, located, ticket)
+
+    def _too_far_ahead(self, located: Located) -> HttpResponse | None:
+        """A place that this log will not reach soon is a mistake: its subscriber would hear nothing for ever."""
+        newest = self._log.recent(located.position - 1, 1) if located.skip_through and located.position else None
+        if not (located.skip_through and newest):  # an empty log cannot tell
+            return None
+        if located.skip_through[0] - newest[0].block_number <= MAX_BLOCKS_AHEAD:
+            return None
+        return _refusal(400, f"block_number is far beyond the newest block here, {newest[0].block_number}")
 
 
 def _handshake(request: HttpRequest) -> tuple[tuple[str, str], ...] | NotAWebsocket:
