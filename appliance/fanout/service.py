@@ -33,6 +33,7 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
 
+HTTP_IDLE_S: Final = 5.0  # a subscriber asks at once; who holds a connection silently takes it from others
 LAST_BROADCAST_S: Final = 1.0  # for what is committed when the host stops; then subscribers are closed without it
 SPARE_CONNECTIONS: Final = 256  # for health checks, and for saying no in words
 
@@ -133,7 +134,7 @@ class Fanout:
                 max_connections=self._settings.max_subscribers + SPARE_CONNECTIONS,
                 max_header_bytes=16 * 1024,
                 max_body_bytes=1024,
-                idle_timeout_s=30.0,
+                idle_timeout_s=HTTP_IDLE_S,
             ),
             stopping=stopping,
             drain_timeout_s=self._settings.drain_timeout_s,

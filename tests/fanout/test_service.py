@@ -171,6 +171,15 @@ async def test_a_full_instance_is_429() -> None:
         assert answer == {"message": "this host has no room for more subscribers"}
 
 
+async def test_a_connection_that_asks_nothing_is_soon_closed(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.01
+    async with serving(MemoryLog()) as server:
+        silent = await server.client()
+        begun = trio.current_time()
+        assert await silent.stream.receive_some() == b""
+        assert trio.current_time() - begun <= 7
+
+
 async def test_behind_a_trusted_proxy_the_clients_are_told_apart() -> None:
     settings = FanoutSettings(max_per_ip=1, proxies=("127.0.0.0/8",), ip_header="X-Real-IP")
     async with serving(MemoryLog(), settings) as server:
