@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from appliance.domain.errors import PrunedError
+from appliance.domain.errors import LogError
 from appliance.domain.positions import AfterBlock, Resume
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
@@ -156,19 +156,24 @@ class Fanout:
         if not admitted.ticket.claim():  # its answer took a minute, and its place went to somebody else
             abandon(connection.socket)
             return
-        with trio.CancelScope() as scope:
-            session = self._create_session(connection.socket, admitted, scope)
-            try:
-                prepare_socket(connection.socket)
-                hub.attach(session)
-                if stopping.is_set():  # it came in while the others were being closed
-                    hub.go_away(session, trio.current_time())
-                await converse(hub, session, connection.socket, data)
-            finally:
-                hub.detach(session)
-                admitted.ticket.release()
-                if not session.close_sent:
-                    abandon(connection.socket)
+        try:
+            prepare_socket(connection.socket)
+            with trio.CancelScope() as scope:
+                session = self._create_session(connection.socket, admitted, scope)
+                await self._attend(hub, stopping, session, connection.socket, data)
+        finally:
+            admitted.ticket.release()
+
+    async def _attend(self, hub: Hub, stopping: trio.Event, session: Session, sock: socket.socket, data: bytes) -> None:
+        hub.attach(session)
+        try:
+            if stopping.is_set():  # it came in while the others were being closed
+                hub.go_away(session, trio.current_time())
+            await converse(hub, session, sock, data)
+        finally:
+            hub.detach(session)
+            if not session.close_sent:
+                abandon(sock)
 
     def _create_session(self, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
         located = admitted.located
@@ -194,7 +199,7 @@ class Fanout:
 
 
 async def _mark_of_head(log_view: LogView) -> Mark:
-    """The log's head at the start; its key is unknown when retention has taken everything."""
+    """The log's head at the start; its key is unknown when retention has taken it or it cannot be read."""
     head = log_view.head
     if head == 0:
         return Mark(0)
@@ -202,7 +207,7 @@ async def _mark_of_head(log_view: LogView) -> Mark:
     if entries is None:
         try:
             entries = await log_view.read(head - 1, limit=1, max_bytes=1)
-        except PrunedError:
+        except LogError:
             entries = []
     return Mark.of(entries[0]) if entries and entries[0].position == head else Mark(head)
 

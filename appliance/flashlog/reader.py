@@ -1,5 +1,6 @@
 """The reading side of flashlog.db: synchronous, one read-only connection, used by one thread at a time."""
 
+import contextlib
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from appliance.flashlog import rows
 from appliance.flashlog.connection import connect_reader, transaction, translated
 from appliance.flashlog.contiguity import GREATEST_NUMBER
 from appliance.flashlog.locate import Oldest, locate
-from appliance.flashlog.rows import Refused
+from appliance.flashlog.rows import DamagedError, Refused
 from appliance.flashlog.spans import PayloadRecord, PrunedMark, Space, Span, Totals
 
 
@@ -50,10 +51,11 @@ class Reader:
             return locate(SqlIndex(self._connection, head), resume)
 
     def newest(self, limit: int, max_bytes: int) -> list[Entry]:
-        """The last entries, in log order."""
-        with translated("read", self.path):
+        """The last entries, in log order; only those behind a damaged one, which must not prevent a start."""
+        with translated("read", self.path), contextlib.suppress(DamagedError):
             found = self._connection.execute(f"{rows.SELECT_ENTRY} ORDER BY e.position DESC LIMIT ?", (limit,))
             return list(rows.entries_of(found, max_bytes))[::-1]
+        return []
 
     def head(self) -> int:
         """The newest position, 0 in an empty log."""

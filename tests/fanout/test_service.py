@@ -439,6 +439,21 @@ async def test_a_stalled_reader_does_not_hold_up_the_end(autojump_clock: trio.te
         assert trio.current_time() - begun <= 5.1
 
 
+async def test_one_whose_socket_fails_at_the_start_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(sock: socket.socket) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr("appliance.fanout.service.prepare_socket", fail)
+    async with serving(MemoryLog()) as server:
+        client = await server.client()
+        assert (await client.request())[0] == 101
+        assert await client.all_frames() == []
+        with trio.fail_after(5):
+            while server.fanout.statistics()["admitted"]:
+                await trio.lowlevel.checkpoint()
+        assert server.metrics.active_connections.value == server.metrics.closed_connections.value == 0
+
+
 async def test_one_that_comes_in_at_the_last_moment_is_sent_away_too() -> None:
     log = captured()
     looked_up, answer = trio.Event(), trio.Event()
