@@ -1,7 +1,6 @@
 """What the reading side does with a damaged body, and with folders that are new."""
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ MIB = 2**20
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
+def path(tmp_path: Path) -> Path:
     """Three payloads of two entries each."""
     path = tmp_path / "flashlog.db"
     store = Store(path)
