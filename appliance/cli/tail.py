@@ -16,6 +16,7 @@ from rich.text import Text
 
 from appliance.domain.errors import ApplianceError, ConfigError, DecodeError, UnavailableError
 from appliance.domain.flashblocks import Encoding, EndOfPayload, Flashblock
+from appliance.domain.payloads import PayloadId
 from appliance.net.backoff import Backoff
 from appliance.net.errors import WebsocketRefused
 from appliance.net.websocket_client import Inbox, messages
@@ -25,6 +26,7 @@ _PING_INTERVAL_S = 10.0
 _PONG_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
 _SILENCE_S = 3.0
+_GONE = 410
 _TOO_MANY = 429
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _AFTER = re.compile(r"(?P<block>[0-9]+)(?::(?P<index>[0-9]+))?")
@@ -40,10 +42,14 @@ def tail(arguments: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class Place:
-    """Where the next connection resumes: strictly after (block_number, index); nowhere means at the head."""
+    """Where the next connection resumes: strictly after an entry; nowhere means at the head.
+
+    Once a flashblock was shown its payload names the place: a block number may come twice.
+    """
 
     block_number: int | None = None
     index: int | None = None
+    payload_id: PayloadId | None = None
 
     @classmethod
     def parse(cls, text: str | None) -> "Place":
@@ -58,17 +64,28 @@ class Place:
 
     def url(self, stream: str) -> str:
         """The stream's URL with the resume parameters of this place."""
-        if self.block_number is None:
+        query: dict[str, int | str] = {}
+        if self.payload_id is not None:
+            query["payload_id"] = self.payload_id
+        elif self.block_number is not None:
+            query["block_number"] = self.block_number
+        else:
             return stream
-        query = {"block_number": self.block_number}
         if self.index is not None:
             query["flashblock_index"] = self.index
         return f"{stream}{'&' if '?' in stream else '?'}{urlencode(query)}"
 
     def passed(self, flashblock: Flashblock) -> None:
         """The flashblock was shown: the next connection goes on after it."""
-        if flashblock.block_number is not None:
-            self.block_number, self.index = flashblock.block_number, flashblock.index
+        if flashblock.block_number is not None or flashblock.payload_id != self.payload_id:
+            self.block_number = flashblock.block_number
+        self.payload_id, self.index = flashblock.payload_id, flashblock.index
+
+    def give_up_payload(self) -> bool:
+        """Another host may not hold the payload: go on by block number. False when there is nothing to give up."""
+        known = self.payload_id is not None and self.block_number is not None
+        self.payload_id = None
+        return known
 
 
 Show = Callable[[Flashblock], None]
@@ -90,6 +107,8 @@ async def _follow(stream: str, place: Place, show: Show, count: int | None) -> N
                         return
                     message = await anext(connection)
         except WebsocketRefused as error:
+            if error.status == _GONE and place.give_up_payload():
+                continue
             if error.status < 500 and error.status != _TOO_MANY:
                 raise ApplianceError(f"{stream}: {_message(error.text)} (HTTP {error.status})") from error
             outages.begin(error)

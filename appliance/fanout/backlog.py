@@ -12,7 +12,8 @@ from appliance.fanout.ports import LogView
 
 CHUNK_ENTRIES = 32
 CHUNK_BYTES = 256 * 1024
-CACHED_CHUNKS = 32  # 8 MiB at most
+CACHED_CHUNKS = 32
+CACHED_BYTES = 8 * 2**20  # the newest chunk stays, whatever its size: one entry may be larger
 CONCURRENT_READS = 2  # the writer's thread and disk come first
 
 
@@ -27,13 +28,14 @@ class Backlog:
         self._log = log
         self._cache = cache
         self._chunks: OrderedDict[int, Sequence[Entry]] = OrderedDict()  # the least recently used one goes
+        self._bytes = 0
         self._reads = trio.Semaphore(CONCURRENT_READS)
 
     async def after(self, position: int) -> deque[FrameSet]:
         """Some entries after a position that has any, at least one. Raises PrunedError or LogError."""
         entries = self._log.recent(position, CHUNK_ENTRIES)
         if entries is None:
-            entries = self._chunks.get(position)
+            entries = self._recall(position)
         if entries is None:
             async with self._reads:
                 entries = await self._read(position)
@@ -42,10 +44,24 @@ class Backlog:
         return deque(self._cache.get_all(entries))
 
     async def _read(self, position: int) -> Sequence[Entry]:
-        found = self._chunks.get(position)
+        found = self._recall(position)
         if found is None:
             found = await self._log.read(position, limit=CHUNK_ENTRIES, max_bytes=CHUNK_BYTES)
-            self._chunks[position] = found
-            if len(self._chunks) > CACHED_CHUNKS:
-                self._chunks.popitem(last=False)
+            self._keep(position, found)
         return found
+
+    def _recall(self, position: int) -> Sequence[Entry] | None:
+        found = self._chunks.get(position)
+        if found is not None:
+            self._chunks.move_to_end(position)
+        return found
+
+    def _keep(self, position: int, chunk: Sequence[Entry]) -> None:
+        self._bytes += _size(chunk) - _size(self._chunks.pop(position, ()))  # two may have read it side by side
+        self._chunks[position] = chunk
+        while len(self._chunks) > 1 and (len(self._chunks) > CACHED_CHUNKS or self._bytes > CACHED_BYTES):
+            self._bytes -= _size(self._chunks.popitem(last=False)[1])
+
+
+def _size(chunk: Sequence[Entry]) -> int:
+    return sum(len(entry.body) for entry in chunk)

@@ -23,7 +23,8 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
 
-RETRY_AFTER_S: Final = 5
+MAX_BLOCKS_AHEAD: Final = 600  # ten minutes of the fastest chains: no host that works lags so far behind another
+RETRY_AFTER: Final = ("retry-after", "5")  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Door:
         self._metrics = metrics
         self._stopping = stopping
         self._serve = serve
+        self._log = log_view
         self._lookups = Lookups(log_view)
 
     async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
@@ -86,20 +88,20 @@ class Door:
         if isinstance(answer, HttpResponse):
             ticket.release()
             return answer
+        ticket.offer(trio.current_time())
         return Upgrade(accepted, partial(self._serve, answer))
 
     def _admit(self, request: HttpRequest) -> Ticket | HttpResponse:
         if self._stopping.is_set():
-            return _refusal(503, "this host is going away")
+            return _refusal(503, "this host is going away", RETRY_AFTER)
         address = self._client_address.of(request.peer, request.headers.get(self._client_address.header))
         ticket = self._admission.admit(address, trio.current_time())
         if isinstance(ticket, Ticket):
             return ticket
         self._metrics.rate_limited_requests.add()
-        retry_after = ("retry-after", str(RETRY_AFTER_S))
         if isinstance(ticket, TooManyFromAddress):
-            return _refusal(429, "too many subscribers from this address", retry_after)
-        return _refusal(503, "this host has no room for more subscribers", retry_after)
+            return _refusal(429, "too many subscribers from this address", RETRY_AFTER)
+        return _refusal(429, "this host has no room for more subscribers", RETRY_AFTER)
 
     async def _locate(self, wanted: SubscribeRequest, ticket: Ticket) -> Admitted | HttpResponse:
         try:
@@ -108,8 +110,17 @@ class Door:
             return _gone(error)
         except LogError as error:
             log.warning("cannot look up a position", error=str(error))
-            return _refusal(503, "the flashblock log cannot be read", ("retry-after", str(RETRY_AFTER_S)))
-        return Admitted(wanted, located, ticket)
+            return _refusal(503, "the flashblock log cannot be read", RETRY_AFTER)
+        return self._too_far_ahead(located) or Admitted(wanted, located, ticket)
+
+    def _too_far_ahead(self, located: Located) -> HttpResponse | None:
+        """A place that this log will not reach soon is a mistake: its subscriber would hear nothing for ever."""
+        newest = self._log.recent(located.position - 1, 1) if located.skip_through and located.position else None
+        if not (located.skip_through and newest):  # an empty log cannot tell
+            return None
+        if located.skip_through[0] - newest[0].block_number <= MAX_BLOCKS_AHEAD:
+            return None
+        return _refusal(400, f"block_number is far beyond the newest block here, {newest[0].block_number}")
 
 
 def _handshake(request: HttpRequest) -> tuple[tuple[str, str], ...] | NotAWebsocket:

@@ -59,11 +59,14 @@ def pong(payload: bytes) -> bytes:
     return frame(Opcode.PONG, payload)
 
 
+MAX_REASON_BYTES = 123  # a control frame has 125 at most, the code takes two (RFC 6455, 5.5)
+
+
 def close(code: int | None, reason: str = "") -> bytes:
     """A close frame; the reason is cut to the 123 bytes that fit, at a character. No code: an empty one."""
     if code is None:
         return frame(Opcode.CLOSE, b"")
-    text = reason.encode()[:123].decode(errors="ignore").encode()
+    text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
     return frame(Opcode.CLOSE, struct.pack("!H", code) + text)
 
 
@@ -94,7 +97,7 @@ class FrameSet:
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self.mark = Mark(entry.position, entry.key)
+        self.mark = Mark.of(entry)
         self._frames: dict[Variant, bytes] = {}
         self._making: trio.Lock | None = None
 

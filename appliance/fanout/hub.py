@@ -11,6 +11,7 @@ Round, a session gets each entry from exactly one of the two.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from appliance.fanout import frames
 from appliance.fanout.frames import FrameSet, Variant
 from appliance.fanout.marks import Mark, describe
 from appliance.fanout.metrics import FanoutMetrics
@@ -77,7 +78,7 @@ class Hub:
         """Whether somebody waits for an entry that is new to it; then batches of one spare it a writer task."""
         return bool(self._waiting)
 
-    def begin(self, batch: Sequence[FrameSet], now: float) -> dict[Variant, list[Session]]:
+    def begin(self, batch: Sequence[FrameSet]) -> dict[Variant, list[Session]]:
         """Start the broadcast of the next entries: who is at the head now, by variant.
 
         The caller serves each group by a `Round` before it begins another broadcast.
@@ -85,8 +86,6 @@ class Hub:
         before, self.mark = self.mark, batch[-1].mark
         for session in list(self._waiting):
             self._advance_waiting(session, batch, before)
-        for session in [session for session in self._catching_up if self._lag(session) > session.allowed_lag]:
-            self.lagged(session, now)
         return {variant: list(group) for variant, group in self._heads.items() if group}
 
     def _advance_waiting(self, session: Session, batch: Sequence[FrameSet], before: Mark) -> None:
@@ -181,13 +180,22 @@ class Hub:
         if session.stage in (Stage.CLOSING, Stage.GONE):
             return
         self._leave(session)
-        text = " ".join(filter(None, (reason, describe(session.resume_key)))) if code is not None else ""
-        session.queue_close(code, text, now + self._settings.close_timeout_s)
+        session.queue_close(code, _with_place(reason, session.resume_from), now + self._settings.close_timeout_s)
         self.write_control(session)
 
     def go_away(self, session: Session, now: float) -> None:
         """Close a session because this host stops."""
         self.close(session, GOING_AWAY, "going away", now)
+
+    def beyond_bound(self) -> list[Session]:
+        """Those that lag more than they may now; see `end_if_beyond`. One comparison for each that catches up."""
+        position = self.mark.position
+        return [session for session in self._catching_up if position - session.mark.position > session.allowed_lag]
+
+    def end_if_beyond(self, session: Session, now: float) -> None:
+        """Close a session that still lags more than it may."""
+        if session in self._catching_up and self._lag(session) > session.allowed_lag:
+            self.lagged(session, now)
 
     def lagged(self, session: Session, now: float) -> None:
         """Close a session that is further behind than the bound or than what the log holds."""
@@ -225,10 +233,16 @@ class Hub:
         """Where the subscribers stand, and how far behind the furthest one is, in entries."""
         return {
             "position": self.mark.position,
-            "resume_from": describe(self.mark.key),
+            "resume_from": describe(self.mark.key, self.mark.payload_id),
             "subscribers": len(self.sessions),
             "at_head": {variant.value: len(group) for variant, group in self._heads.items()},
             "waiting": len(self._waiting),
             "catching_up": len(self._catching_up),
             "max_lag": max(map(self._lag, self._catching_up), default=0),
         }
+
+
+def _with_place(reason: str, place: str) -> str:
+    """A close frame takes 123 bytes: a long reason is cut, the place never."""
+    room = frames.MAX_REASON_BYTES - len(place) - 1
+    return f"{reason.encode()[:room].decode(errors='ignore')} {place}".strip()

@@ -1,13 +1,16 @@
 """How many subscribers there may be, in all and from one address. Pure."""
 
 import ipaddress
-from collections import Counter, deque
-from collections.abc import Iterable
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from appliance.domain.errors import ConfigError
 
 UNCLAIMED_TIMEOUT_S = 60.0
+IPV6_CLIENT_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +26,35 @@ class TooManyFromAddress:
 class Ticket:
     """A place for one subscriber, from the admission of its request until its connection ends."""
 
-    __slots__ = ("_address", "_admission", "claimed", "expires_at")
+    __slots__ = ("_give_back", "_unclaimed")
 
-    def __init__(self, admission: "Admission", address: str, expires_at: float) -> None:
-        self._admission: Admission | None = admission
-        self._address = address
-        self.expires_at = expires_at
-        self.claimed = False
+    def __init__(self, unclaimed: dict["Ticket", float], give_back: Callable[[], None]) -> None:
+        self._unclaimed = unclaimed
+        self._give_back: Callable[[], None] | None = give_back
 
-    def claim(self) -> None:
-        """The connection is up: from now on it holds the place until `release`."""
-        self.claimed = True
+    def offer(self, now: float) -> None:
+        """The answer is on its way: from now on the place expires unless it is claimed."""
+        if self._give_back is not None:
+            self._unclaimed[self] = now + UNCLAIMED_TIMEOUT_S
+
+    def claim(self) -> bool:
+        """The connection is up and holds the place until `release`; False when it was given back already."""
+        self._unclaimed.pop(self, None)
+        return self._give_back is not None
 
     def release(self) -> None:
         """Give the place back; more than once does nothing."""
-        if self._admission is not None:
-            self._admission._release(self._address)  # noqa: SLF001  # the two halves of one thing
-            self._admission = None
+        self._unclaimed.pop(self, None)
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
 
 
 class Admission:
     """Counts places. Bounded by itself: no more addresses than subscribers.
 
     A client that goes away between the answer to its request and the start of its stream never claims
-    its place; `expire` gives such places back after `UNCLAIMED_TIMEOUT_S`.
+    its place; `expire` gives such places back `UNCLAIMED_TIMEOUT_S` after the answer.
     """
 
     def __init__(self, max_subscribers: int, max_per_address: int) -> None:
@@ -54,7 +62,7 @@ class Admission:
         self._max_per_address = max_per_address
         self._taken = 0
         self._by_address: Counter[str] = Counter()
-        self._unclaimed: deque[Ticket] = deque()  # in order of expiry: what was admitted within one timeout
+        self._unclaimed: dict[Ticket, float] = {}  # when they expire, in that order; no more than places
 
     @property
     def taken(self) -> int:
@@ -76,16 +84,13 @@ class Admission:
             return Full()
         self._taken += 1
         self._by_address[address] += 1
-        ticket = Ticket(self, address, now + UNCLAIMED_TIMEOUT_S)
-        self._unclaimed.append(ticket)
-        return ticket
+        return Ticket(self._unclaimed, partial(self._release, address))
 
     def expire(self, now: float) -> None:
         """Give back the places that nobody claimed in time."""
-        while self._unclaimed and (self._unclaimed[0].claimed or self._unclaimed[0].expires_at <= now):
-            ticket = self._unclaimed.popleft()
-            if not ticket.claimed:
-                ticket.release()
+        due = itertools.takewhile(lambda item: item[1] <= now, self._unclaimed.items())
+        for ticket, _ in list(due):
+            ticket.release()
 
     def _release(self, address: str) -> None:
         self._taken -= 1
@@ -114,16 +119,23 @@ class ClientAddress:
         return self._header
 
     def of(self, peer: str, forwarded: str | None) -> str:
-        """The client's address. ``forwarded`` is the header's value.
+        """The client's address, in IPv6 its network of 64 bits. ``forwarded`` is the header's value.
 
         Only the header's last entry counts: it is the one that our proxy wrote, what stands before it came
         from the client. Without a usable entry the request counts as the proxy's own.
         """
         address = _parse(peer)
         if forwarded is None or address is None or not any(address in network for network in self._proxies):
-            return peer if address is None else str(address)
+            return peer if address is None else _client(address)
         client = _parse(forwarded.rpartition(",")[2].strip())
-        return str(address if client is None else client)
+        return _client(address if client is None else client)
+
+
+def _client(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """Whom an address stands for: in IPv6 one client has a whole /64 (RFC 6177), so that counts as one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address), IPV6_CLIENT_BITS), strict=False))
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

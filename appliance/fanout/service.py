@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from appliance.domain.errors import PrunedError
+from appliance.domain.errors import LogError
 from appliance.domain.positions import AfterBlock, Resume
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
@@ -33,6 +33,8 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
 
+HTTP_IDLE_S: Final = 5.0  # a subscriber asks at once; who holds a connection silently takes it from others
+LAST_BROADCAST_S: Final = 1.0  # for what is committed when the host stops; then subscribers are closed without it
 SPARE_CONNECTIONS: Final = 256  # for health checks, and for saying no in words
 
 
@@ -89,15 +91,17 @@ class Fanout:
     ) -> None:
         """Serve until ``stopping`` is set, then close everybody with 1001. ``started`` gets the server."""
         async with trio.open_nursery() as workers:
-            hub = self._hub = await self._create_hub(workers)
+            hub, broadcast = await self._create_hub(workers)
+            self._hub = hub
             sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
+            workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
-            workers.start_soon(self._close_all_when, stopping, sweeper)
+            workers.start_soon(self._close_all_when, stopping, broadcast, sweeper)
             server = self._server = self._create_server(hub, listener, stopping)
             await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
 
-    async def _create_hub(self, workers: trio.Nursery) -> Hub:
+    async def _create_hub(self, workers: trio.Nursery) -> tuple[Hub, Broadcast]:
         settings, log_view = self._settings, self._log
         cache, turns = FrameCache(), Turns()
 
@@ -116,8 +120,7 @@ class Fanout:
             on_behind,
         )
         catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, self._clock)
-        workers.start_soon(Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock).run)
-        return hub
+        return hub, Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock)
 
     def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event) -> HttpServer:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
@@ -131,15 +134,18 @@ class Fanout:
                 max_connections=self._settings.max_subscribers + SPARE_CONNECTIONS,
                 max_header_bytes=16 * 1024,
                 max_body_bytes=1024,
-                idle_timeout_s=30.0,
+                idle_timeout_s=HTTP_IDLE_S,
             ),
             stopping=stopping,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="fanout",
         )
 
-    async def _close_all_when(self, stopping: trio.Event, sweeper: Sweeper) -> None:
+    async def _close_all_when(self, stopping: trio.Event, broadcast: Broadcast, sweeper: Sweeper) -> None:
         await stopping.wait()
+        # What is committed now was promised: a flashblock of the last block may be the one that nobody repeats.
+        with trio.move_on_after(LAST_BROADCAST_S):
+            await broadcast.wait_delivered(self._log.head)
         log.info("closing all subscribers", subscribers=self._admission.taken)
         await sweeper.close_all()
 
@@ -147,20 +153,27 @@ class Fanout:
         self, hub: Hub, stopping: trio.Event, admitted: Admitted, connection: Connection, data: bytes
     ) -> None:
         """One subscriber's life."""
-        admitted.ticket.claim()
-        with trio.CancelScope() as scope:
-            session = self._create_session(connection.socket, admitted, scope)
-            try:
-                prepare_socket(connection.socket)
-                hub.attach(session)
-                if stopping.is_set():  # it came in while the others were being closed
-                    hub.go_away(session, trio.current_time())
-                await converse(hub, session, connection.socket, data)
-            finally:
-                hub.detach(session)
-                admitted.ticket.release()
-                if not session.close_sent:
-                    abandon(connection.socket)
+        if not admitted.ticket.claim():  # its answer took a minute, and its place went to somebody else
+            abandon(connection.socket)
+            return
+        try:
+            prepare_socket(connection.socket)
+            with trio.CancelScope() as scope:
+                session = self._create_session(connection.socket, admitted, scope)
+                await self._attend(hub, stopping, session, connection.socket, data)
+        finally:
+            admitted.ticket.release()
+
+    async def _attend(self, hub: Hub, stopping: trio.Event, session: Session, sock: socket.socket, data: bytes) -> None:
+        hub.attach(session)
+        try:
+            if stopping.is_set():  # it came in while the others were being closed
+                hub.go_away(session, trio.current_time())
+            await converse(hub, session, sock, data)
+        finally:
+            hub.detach(session)
+            if not session.close_sent:
+                abandon(sock)
 
     def _create_session(self, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
         located = admitted.located
@@ -186,7 +199,7 @@ class Fanout:
 
 
 async def _mark_of_head(log_view: LogView) -> Mark:
-    """The log's head at the start; its key is unknown when retention has taken everything."""
+    """The log's head at the start; its key is unknown when retention has taken it or it cannot be read."""
     head = log_view.head
     if head == 0:
         return Mark(0)
@@ -194,9 +207,9 @@ async def _mark_of_head(log_view: LogView) -> Mark:
     if entries is None:
         try:
             entries = await log_view.read(head - 1, limit=1, max_bytes=1)
-        except PrunedError:
+        except LogError:
             entries = []
-    return Mark(head, entries[0].key) if entries else Mark(head)
+    return Mark.of(entries[0]) if entries and entries[0].position == head else Mark(head)
 
 
 def _key_of(resume: Resume) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ from enum import Enum, auto
 
 from appliance.fanout import frames
 from appliance.fanout.frames import Variant
-from appliance.fanout.marks import Mark
+from appliance.fanout.marks import Mark, describe
 from appliance.fanout.ports import Wire
 
 
@@ -102,9 +102,9 @@ class Session:
         self._close: bytes | None = None
 
     @property
-    def resume_key(self) -> tuple[int, int] | None:
-        """Where this subscriber goes on when it comes back; None when it has seen nothing yet."""
-        return self.skip or self.mark.key
+    def resume_from(self) -> str:
+        """Where this subscriber goes on when it comes back; empty when it has seen nothing yet."""
+        return describe(self.mark.key, self.mark.payload_id) if self.skip is None else describe(self.skip)
 
     @property
     def at_boundary(self) -> bool:

@@ -1,5 +1,6 @@
 """The files of a log in their folder: opened together, closed together."""
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,11 @@ def open_files(folder: Path, tail: TailLimits) -> OpenedLog:
 def create_folder(folder: Path) -> None:
     """Make the folder, and make it outlive a power cut."""
     with translated("create", folder):
-        if not folder.is_dir():
+        missing = list(itertools.takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
+        if missing:
             folder.mkdir(parents=True, mode=0o750)
-            sync_folder(folder.parent)
+        for made in missing:
+            sync_folder(made.parent)
 
 
 def _look(files: LogFiles, tail: TailLimits) -> OpenedLog:

@@ -1,11 +1,13 @@
 """Where a subscriber that names a place in the stream goes on reading.
 
 Log order decides, not the order of keys: after a reorg two payloads have one block number, or the number
-goes back. So a key means its last occurrence, and a key that is not held means "before the first entry that
-is greater".
+goes back. A key says nothing about which of them the subscriber has seen, so it means its first occurrence: some
+entries come again, none is left out. A key that is not held means "before the first entry that is greater".
+A payload id and an index name one entry.
 
-Retention never changes an answer; it turns it into PrunedError where an entry that was due is gone. That is
-so when the place is not greater than the greatest key removed, unless it is exactly the last entry removed.
+Retention never changes an answer; it turns it into PrunedError where an entry that was due may be gone. For a
+key that is so when it is not greater than the greatest key removed, because an occurrence of it may have been
+removed; for a payload, unless it is exactly the last entry removed.
 """
 
 from dataclasses import dataclass
@@ -32,10 +34,13 @@ class LogIndex(Protocol):
     def head(self) -> int: ...
     def pruned(self) -> PrunedMark | None: ...
     def oldest(self) -> Oldest | None: ...
-    def newest(self) -> Span | None: ...
+    def newest(self) -> Span | None:
+        """The payload of the last entry: one that was resumed may have begun before another one."""
+        ...
+
     def payload(self, payload_id: PayloadId) -> Span | None: ...
     def position_of(self, payload_id: PayloadId, index: int) -> int | None: ...
-    def last_position_of(self, key: tuple[int, int]) -> int | None: ...
+    def first_position_of(self, key: tuple[int, int]) -> int | None: ...
     def first_position_beyond(self, key: tuple[int, int]) -> int | None: ...
 
 
@@ -50,14 +55,12 @@ def locate(index: LogIndex, resume: Resume) -> Located:
 
 
 def _after_block(index: LogIndex, key: tuple[int, int]) -> Located:
-    held = index.last_position_of(key)
-    if held is not None:
-        return Located(held)
     mark = index.pruned()
-    if mark is not None and key == mark.key:
-        return Located(mark.position)
     if mark is not None and key <= mark.highest:
         raise _pruned(index, f"block {key[0]} index {key[1]} is not in the log any more")
+    held = index.first_position_of(key)
+    if held is not None:
+        return Located(held)
     beyond = index.first_position_beyond(key)
     if beyond is None:
         return Located(index.head, skip_through=key)

@@ -1,5 +1,6 @@
 """The reading side of flashlog.db: synchronous, one read-only connection, used by one thread at a time."""
 
+import contextlib
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from appliance.flashlog import rows
 from appliance.flashlog.connection import connect_reader, transaction, translated
 from appliance.flashlog.contiguity import GREATEST_NUMBER
 from appliance.flashlog.locate import Oldest, locate
-from appliance.flashlog.rows import Refused
+from appliance.flashlog.rows import DamagedError, Refused
 from appliance.flashlog.spans import PayloadRecord, PrunedMark, Space, Span, Totals
 
 
@@ -50,10 +51,11 @@ class Reader:
             return locate(SqlIndex(self._connection, head), resume)
 
     def newest(self, limit: int, max_bytes: int) -> list[Entry]:
-        """The last entries, in log order."""
-        with translated("read", self.path):
+        """The last entries, in log order; only those behind a damaged one, which must not prevent a start."""
+        with translated("read", self.path), contextlib.suppress(DamagedError):
             found = self._connection.execute(f"{rows.SELECT_ENTRY} ORDER BY e.position DESC LIMIT ?", (limit,))
             return list(rows.entries_of(found, max_bytes))[::-1]
+        return []
 
     def head(self) -> int:
         """The newest position, 0 in an empty log."""
@@ -133,7 +135,10 @@ class SqlIndex:
         return None if row is None else Oldest(row[0], (row[1], 0))
 
     def newest(self) -> Span | None:
-        return self._span("WHERE first_position <= ? ORDER BY first_position DESC LIMIT 1", self.head)
+        return self._span(
+            "WHERE payload_id = (SELECT payload_id FROM entries WHERE position <= ? ORDER BY position DESC LIMIT 1)",
+            self.head,
+        )
 
     def payload(self, payload_id: PayloadId) -> Span | None:
         if not payload_id.isascii():  # it came from a URL; what is not UTF-8 cannot even be asked for
@@ -159,9 +164,9 @@ class SqlIndex:
             self.head,
         )
 
-    def last_position_of(self, key: tuple[int, int]) -> int | None:
+    def first_position_of(self, key: tuple[int, int]) -> int | None:
         return self._position(
-            "SELECT max(e.position) FROM payloads p JOIN entries e USING (payload_id)"
+            "SELECT min(e.position) FROM payloads p JOIN entries e USING (payload_id)"
             " WHERE p.block_number = ? AND e.idx = ? AND e.position <= ?",
             *_clamped(key),
             self.head,
@@ -169,12 +174,14 @@ class SqlIndex:
 
     def first_position_beyond(self, key: tuple[int, int]) -> int | None:
         block_number, index = _clamped(key)
+        # Left to itself SQLite walks payloads_by_position for min(): all payloads, to find that none is beyond.
         return self._position(
             "SELECT min(position) FROM ("
             " SELECT min(e.position) AS position FROM payloads p JOIN entries e USING (payload_id)"
             " WHERE p.block_number = ?1 AND e.idx > ?2 AND e.position <= ?3"
             " UNION ALL"
-            " SELECT min(first_position) FROM payloads WHERE block_number > ?1 AND first_position <= ?3)",
+            " SELECT min(first_position) FROM payloads INDEXED BY payloads_by_block"
+            " WHERE block_number > ?1 AND first_position <= ?3)",
             block_number,
             index,
             self.head,

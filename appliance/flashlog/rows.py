@@ -1,15 +1,17 @@
 """Rows of the tables as domain values: the queries that the writer and the readers share."""
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from appliance.domain.errors import LogError
 from appliance.domain.flashblocks import Encoding, Entry, Flashblock
 from appliance.domain.payloads import PayloadId
 from appliance.flashlog.spans import PrunedMark, Span, Totals
 
 SELECT_ENTRY = """
-    SELECT e.position, e.payload_id, e.idx, p.block_number, e.encoding, e.body
+    SELECT e.position, e.payload_id, e.idx, p.block_number, e.encoding, e.body, e.checksum
     FROM entries e JOIN payloads p USING (payload_id)
 """
 
@@ -43,17 +45,31 @@ class Refused:
     body: bytes
 
 
-def entry_of(row: tuple[int, str, int, int, str, bytes]) -> Entry:
-    """One row of SELECT_ENTRY."""
-    position, payload_id, index, block_number, encoding, body = row
+EntryRow = tuple[int, str, int, int, str, bytes, int]
+
+
+class DamagedError(LogError):
+    """A body on disk is not the one that was appended."""
+
+
+def entry_of(row: EntryRow) -> Entry:
+    """One row of SELECT_ENTRY; DamagedError where the body does not have its checksum."""
+    position, payload_id, index, block_number, encoding, body, checksum = row
+    if zlib.crc32(body) != checksum:
+        raise DamagedError(f"position {position}: the body does not have its checksum")
     return Entry(position, PayloadId(payload_id), index, block_number, body, Encoding(encoding))
 
 
-def entries_of(rows: Iterable[tuple[int, str, int, int, str, bytes]], max_bytes: int) -> Iterator[Entry]:
-    """Entries until their bodies exceed ``max_bytes``, but at least one."""
+def entries_of(rows: Iterable[EntryRow], max_bytes: int) -> Iterator[Entry]:
+    """Entries until their bodies exceed ``max_bytes`` or one is damaged, but at least one: DamagedError."""
     total = 0
     for row in rows:
-        entry = entry_of(row)
+        try:
+            entry = entry_of(row)
+        except DamagedError:
+            if total:
+                return
+            raise
         total += len(entry.body)
         if total > max_bytes and total > len(entry.body):
             return

@@ -19,18 +19,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class PrunedMark:
-    """What retention removed: everything up to ``position``, whose entry was (payload_id, index)."""
+    """What retention removed: everything up to ``position``, whose entry was (payload_id, index).
+
+    ``highest`` is the greatest (block_number, index) removed.
+    """
 
     position: int
     payload_id: PayloadId
     block_number: int
     index: int
     highest: tuple[int, int]
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """(block_number, index) of the last entry removed, in log order; ``highest`` is the greatest removed."""
-        return self.block_number, self.index
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,11 +232,11 @@ class Store:
         return bool(newer and not split)
 
     def _move_mark(self, cut: int) -> None:
-        last = rows.entry_of(
-            self._connection.execute(
-                f"{rows.SELECT_ENTRY} WHERE e.position <= ? ORDER BY e.position DESC LIMIT 1", (cut,)
-            ).fetchone()
-        )
+        last = self._connection.execute(
+            "SELECT e.position, e.payload_id, p.block_number, e.idx FROM entries e JOIN payloads p USING (payload_id)"
+            " WHERE e.position <= ? ORDER BY e.position DESC LIMIT 1",
+            (cut,),
+        ).fetchone()
         before = rows.pruned_mark(self._connection)
         highest = self._connection.execute(
             "SELECT block_number, max(entries) - 1 FROM payloads WHERE first_position <= ?"
@@ -246,7 +246,7 @@ class Store:
         highest = max(highest, before.highest) if before else highest
         self._connection.execute(
             "INSERT OR REPLACE INTO pruned VALUES (1, ?, ?, ?, ?, ?, ?)",
-            (last.position, last.payload_id, last.block_number, last.index, *highest),
+            (*last, *highest),
         )
 
     def give_back(self, pages: int) -> None:

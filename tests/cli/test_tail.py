@@ -41,7 +41,22 @@ def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
 def test_what_was_shown_is_where_the_next_connection_goes_on() -> None:
     place = Place.parse(None)
     place.passed(flashblock(2))
+    assert place.url(STREAM) == f"{STREAM}?payload_id={flashblock().payload_id}&flashblock_index=2"
+
+
+def test_where_its_payload_is_not_held_a_place_is_the_block_number() -> None:
+    place = Place.parse(None)
+    place.passed(flashblock(2))
+    assert place.give_up_payload()
     assert place.url(STREAM) == f"{STREAM}?block_number=35535698&flashblock_index=2"
+    assert not place.give_up_payload()
+
+
+def test_a_payload_without_a_number_is_not_the_block_before() -> None:
+    place = Place.parse("7:1")
+    bare = Flashblock(flashblock().payload_id, 0, None, None, None, b"{}", Encoding.TEXT)
+    place.passed(bare)
+    assert not place.give_up_payload()
 
 
 def test_a_line_has_what_people_look_for() -> None:

@@ -28,6 +28,7 @@ class MemoryLog:
         self.lookups = 0
         self.broken = False
         self._pruned: Entry | None = None
+        self._highest_pruned: tuple[int, int] | None = None
         self._last_position = 0
         self._moved = trio.Event()
 
@@ -53,6 +54,8 @@ class MemoryLog:
         """Retention: the oldest ``count`` entries go."""
         if count:
             self._pruned = self.entries[count - 1]
+            keys = [entry.key for entry in self.entries[:count]]
+            self._highest_pruned = max(keys if self._highest_pruned is None else [*keys, self._highest_pruned])
             del self.entries[:count]
 
     # What fan-out uses.
@@ -94,8 +97,10 @@ class MemoryLog:
             return self._after_block((resume.block_number, resume.index))
         if isinstance(resume, AfterPayload):
             return Located(self._after_payload(resume))
-        starts = [entry.position - 1 for entry in self.entries if entry.index == 0]
-        return Located(starts[-1] if starts else self.head)
+        if not self.entries:
+            return Located(self.head)
+        current = self.entries[-1].payload_id
+        return Located(next(entry.position - 1 for entry in self.entries if entry.payload_id == current))
 
     @property
     def _pruned_position(self) -> int:
@@ -105,13 +110,11 @@ class MemoryLog:
         return PrunedError("not held any more", self.entries[0].key if self.entries else None)
 
     def _after_block(self, key: tuple[int, int]) -> Located:
-        for entry in reversed(self.entries):
+        if self._highest_pruned is not None and key <= self._highest_pruned:
+            raise self._gone()
+        for entry in self.entries:
             if entry.key == key:
                 return Located(entry.position)
-        if self._pruned and key == self._pruned.key:
-            return Located(self._pruned.position)
-        if self._pruned and key < self._pruned.key:
-            raise self._gone()
         beyond = [entry.position for entry in self.entries if entry.key > key]
         return Located(beyond[0] - 1) if beyond else Located(self.head, skip_through=key)
 

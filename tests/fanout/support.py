@@ -97,10 +97,15 @@ class Stand:
         if self.rounds or not entries:
             return False
         before, batch = self.hub.mark, self.cache.get_all(entries)
-        for variant, members in self.hub.begin(batch, self.now).items():
+        for variant, members in self.hub.begin(batch).items():
             data = b"".join(item.make(variant) for item in batch)
             self.rounds.append(Round(self.hub, members, data, entries=len(batch), before=before, after=self.hub.mark))
         return True
+
+    def close_lagging(self) -> None:
+        """What the sweep does about those beyond the bound."""
+        for session in self.hub.beyond_bound():
+            self.hub.end_if_beyond(session, self.now)
 
     def deliver(self, sessions: int = 1_000_000) -> None:
         """One slice of the broadcast under way: up to so many sessions."""
@@ -149,4 +154,5 @@ class Stand:
         while self.begin():
             while self.rounds:
                 self.deliver()
+        self.close_lagging()
         return added

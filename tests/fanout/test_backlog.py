@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from appliance.domain.errors import LogError, PrunedError
-from appliance.fanout.backlog import CACHED_CHUNKS, CHUNK_ENTRIES, CONCURRENT_READS, Backlog
+from appliance.fanout.backlog import CACHED_BYTES, CACHED_CHUNKS, CHUNK_ENTRIES, CONCURRENT_READS, Backlog
 from appliance.fanout.frames import FrameCache
 from tests.fanout.fakes import MemoryLog
 
@@ -72,6 +72,38 @@ async def test_the_chunks_that_are_kept_are_bounded() -> None:
         await backlog.after(position)
     reads = log.reads
     await backlog.after(CACHED_CHUNKS)
+    assert log.reads == reads
+    await backlog.after(0)
+    assert log.reads == reads + 1
+
+
+async def test_the_chunk_that_was_used_last_stays() -> None:
+    log = filled(CHUNK_ENTRIES + CACHED_CHUNKS + 5, tail=1)
+    backlog = Backlog(log, FrameCache())
+    for position in [*range(CACHED_CHUNKS), 0, CACHED_CHUNKS]:
+        await backlog.after(position)
+    reads = log.reads
+    await backlog.after(0)
+    assert log.reads == reads
+    await backlog.after(1)
+    assert log.reads == reads + 1
+
+
+async def test_the_bytes_that_are_kept_are_bounded() -> None:
+    log = MemoryLog(tail=1)
+    for index in range(5):
+        log.append(1, index, body=b"x" * (CACHED_BYTES // 3))
+    plain_read = log.read
+
+    async def one(after: int, *, limit: int, max_bytes: int) -> object:
+        return (await plain_read(after, limit=limit, max_bytes=max_bytes))[:1]
+
+    log.read = one  # type: ignore[method-assign, assignment]  # as the log does with large entries
+    backlog = Backlog(log, FrameCache())
+    for position in range(4):
+        await backlog.after(position)
+    reads = log.reads
+    await backlog.after(1)
     assert log.reads == reads
     await backlog.after(0)
     assert log.reads == reads + 1

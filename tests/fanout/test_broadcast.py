@@ -1,5 +1,6 @@
 """The tasks that serve everybody together."""
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -10,6 +11,8 @@ from appliance.domain.positions import AfterBlock, CurrentPayload
 from appliance.fanout.broadcast import BATCH_BYTES, BATCH_ENTRIES, Broadcast, Sweeper
 from appliance.fanout.catchup import Turns
 from appliance.fanout.frames import Variant
+from appliance.fanout.hub import HubSettings
+from appliance.fanout.session import Stage
 from tests.fanout.fakes import messages, parse_frames
 from tests.fanout.serving import close_of
 from tests.fanout.support import Stand
@@ -91,6 +94,19 @@ async def test_a_broadcast_to_nobody_moves_on() -> None:
     assert len(messages(late.wire.sent)) == 1
 
 
+async def test_what_was_delivered_can_be_waited_for() -> None:
+    stand = Stand()
+    subscriber = stand.connect()
+    broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(), inline, perf_counter)
+    for index in range(3 * BATCH_ENTRIES):
+        stand.log.append(1, index)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broadcast.run)
+        await broadcast.wait_delivered(stand.log.head)
+        assert len(messages(subscriber.wire.sent)) == 3 * BATCH_ENTRIES
+        nursery.cancel_scope.cancel()
+
+
 async def test_pings_go_to_each_at_its_time(autojump_clock: trio.testing.MockClock) -> None:
     stand = Stand()
     first = stand.connect()
@@ -118,6 +134,42 @@ async def test_who_does_not_answer_is_dropped_in_time(autojump_clock: trio.testi
     assert (silent.dropped(), alive.dropped()) == (True, False)
 
 
+async def test_thousands_who_lag_out_at_once_are_closed_in_slices() -> None:
+    stand = Stand(HubSettings(max_lag=3, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
+    slow = [stand.connect(choose=lambda size: 0) for _ in range(50)]
+    for index in range(5):
+        stand.log.append(1, index)
+        stand.begin()
+        stand.deliver()
+    assert all(subscriber.at(Stage.CATCHING_UP) for subscriber in slow)
+    steps, done, seen = itertools.count(), trio.Event(), list[int]()
+
+    async def watch() -> None:
+        while not done.is_set():
+            seen.append(stand.metrics.lagged_connections.value)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await Sweeper(stand.hub, 1.0, lambda: float(next(steps))).sweep(now=0)
+        done.set()
+    assert all(subscriber.at(Stage.CLOSING) for subscriber in slow)
+    assert max(after - before for before, after in itertools.pairwise(seen)) < 10
+
+
+async def test_one_that_has_caught_up_in_the_meantime_is_not_closed() -> None:
+    stand = Stand(HubSettings(max_lag=3, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
+    slow = stand.connect(choose=lambda size: 0)
+    for index in range(5):
+        stand.log.append(1, index)
+        stand.begin()
+        stand.deliver()
+    (session,) = stand.hub.beyond_bound()
+    stand.settle()
+    stand.hub.end_if_beyond(session, now=0)
+    assert slow.at(Stage.HEAD)
+
+
 async def test_everybody_is_told_that_the_host_goes_away() -> None:
     stand = Stand()
     subscribers = [stand.connect() for _ in range(50)]
@@ -125,7 +177,10 @@ async def test_everybody_is_told_that_the_host_goes_away() -> None:
     await Sweeper(stand.hub, 1.0, perf_counter).close_all()
     for subscriber in subscribers:
         frames, _ = parse_frames(subscriber.wire.sent)
-        assert close_of(frames[-1]) == (1001, "going away block_number=4 flashblock_index=2")
+        assert close_of(frames[-1]) == (
+            1001,
+            "going away payload_id=0x0000000000000004 block_number=4 flashblock_index=2",
+        )
 
 
 async def test_those_who_wait_for_news_come_to_the_head_without_a_writer_each() -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from prometheus_client import CollectorRegistry
 
-from appliance.fanout.door import Admitted, Door
+from appliance.fanout.door import MAX_BLOCKS_AHEAD, Admitted, Door
 from appliance.fanout.limits import UNCLAIMED_TIMEOUT_S, Admission, ClientAddress
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.net.http import Headers, HttpRequest, HttpResponse
@@ -70,6 +70,9 @@ async def test_health_says_when_the_end_comes() -> None:
     house.stopping.set()
     assert await house.refused("/healthz", upgrade=False) == (503, "stopping")
     assert await house.refused() == (503, "this host is going away")
+    answer = await house.ask()
+    assert isinstance(answer, HttpResponse)
+    assert Headers(answer.headers)["retry-after"] == "5"
 
 
 async def test_a_websocket_begins_with_get() -> None:
@@ -98,6 +101,16 @@ async def test_a_refused_position_holds_no_place() -> None:
     assert (await house.refused("/ws?block_number=4"))[0] == 410
     assert (await house.refused("/ws?block_number=x"))[0] == 400
     assert house.admission.taken == 0
+
+
+async def test_a_place_far_beyond_the_head_is_refused_with_the_newest_block() -> None:
+    house = House()
+    assert isinstance(await house.ask("/ws?block_number=99999999"), Upgrade)  # an empty log cannot tell
+    house.log.append(5, 0)
+    status, message = await house.refused(f"/ws?block_number={6 + MAX_BLOCKS_AHEAD}&flashblock_index=1")
+    assert (status, message) == (400, "block_number is far beyond the newest block here, 5")
+    assert house.admission.taken == 1
+    assert isinstance(await house.ask(f"/ws?block_number={5 + MAX_BLOCKS_AHEAD}"), Upgrade)
 
 
 async def test_a_position_in_an_empty_log_that_is_gone_names_no_oldest() -> None:

@@ -231,7 +231,7 @@ def test_one_that_lags_beyond_the_bound_is_closed_with_its_place() -> None:
     assert slow.at(Stage.CLOSING)
     assert stand.metrics.lagged_connections.value == 1
     stand.settle()
-    assert close_of(slow) == (1013, "lagged block_number=1 flashblock_index=0")
+    assert close_of(slow) == (1013, "lagged payload_id=0x0000000000000001 block_number=1 flashblock_index=0")
     assert keys(slow, stand) == [(1, 0)]
 
 
@@ -253,7 +253,7 @@ def test_a_frame_that_is_half_sent_is_finished_before_the_close() -> None:
     stand.publish((1, 0))
     stand.hub.close(slow.session, GOING_AWAY, "going away", now=0)
     stand.settle()
-    assert close_of(slow) == (1001, "going away block_number=1 flashblock_index=0")
+    assert close_of(slow) == (1001, "going away payload_id=0x0000000000000001 block_number=1 flashblock_index=0")
     assert keys(slow, stand) == [(1, 0)]
 
 
@@ -352,7 +352,7 @@ def test_statistics_say_where_everybody_stands() -> None:
     stand.connect(AfterBlock(9, 0))
     assert stand.hub.statistics() == {
         "position": 3,
-        "resume_from": "block_number=7 flashblock_index=2",
+        "resume_from": "payload_id=0x0000000000000007 block_number=7 flashblock_index=2",
         "subscribers": 3,
         "at_head": {"text": 1, "brotli": 0},
         "waiting": 1,

@@ -59,14 +59,38 @@ def test_addresses_are_forgotten_with_their_last_place() -> None:
 
 def test_a_place_that_nobody_claims_comes_back() -> None:
     admission = Admission(max_subscribers=2, max_per_address=2)
-    admitted(admission, "a", now=0)
+    late = admitted(admission, "a", now=0)
+    late.offer(now=0)
     claimed = admitted(admission, "a", now=0)
-    claimed.claim()
+    claimed.offer(now=0)
+    assert claimed.claim()
     assert admission.admit("a", UNCLAIMED_TIMEOUT_S - 1) == TooManyFromAddress()
     admitted(admission, "a", now=UNCLAIMED_TIMEOUT_S)
     assert admission.admit("a", UNCLAIMED_TIMEOUT_S) == TooManyFromAddress()
     claimed.release()
     assert admission.taken == 1
+    assert not late.claim()
+    late.release()
+    assert admission.taken == 1
+
+
+def test_a_place_does_not_expire_before_its_answer_is_sent() -> None:
+    admission = Admission(max_subscribers=1, max_per_address=1)
+    waiting = admitted(admission, "a", now=0)
+    assert admission.admit("b", 10 * UNCLAIMED_TIMEOUT_S) == Full()
+    waiting.offer(now=10 * UNCLAIMED_TIMEOUT_S)
+    assert admission.admit("b", 11 * UNCLAIMED_TIMEOUT_S - 1) == Full()
+    assert waiting.claim()
+    assert admission.admit("b", 100 * UNCLAIMED_TIMEOUT_S) == Full()
+
+
+def test_a_place_that_is_given_back_is_not_remembered() -> None:
+    admission = Admission(max_subscribers=1, max_per_address=1)
+    for _ in range(100):
+        ticket = admitted(admission, "a")
+        ticket.offer(now=0)
+        ticket.release()
+    assert not admission._unclaimed
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 30)), max_size=60))
@@ -95,7 +119,7 @@ class TestClientAddress:
 
     def test_a_proxy_says_whose_request_it_is(self) -> None:
         assert self.proxied.of("10.0.0.1", "1.2.3.4") == "1.2.3.4"
-        assert self.proxied.of("192.168.7.7", "2001:db8::1") == "2001:db8::1"
+        assert self.proxied.of("192.168.7.7", "2001:db8::1") == "2001:db8::/64"
         assert self.proxied.of("fd00::1", "1.2.3.4") == "1.2.3.4"
 
     def test_only_the_last_entry_is_the_proxys_own_word(self) -> None:
@@ -109,13 +133,20 @@ class TestClientAddress:
         ("written", "address"),
         [
             ("1.2.3.4:5678", "1.2.3.4"),
-            ("[2001:db8::1]:443", "2001:db8::1"),
-            ("2001:DB8:0::1", "2001:db8::1"),
+            ("[2001:db8::1]:443", "2001:db8::/64"),
+            ("2001:DB8:0::1", "2001:db8::/64"),
             ("::ffff:1.2.3.4", "1.2.3.4"),
         ],
     )
     def test_one_client_has_one_address_however_it_is_written(self, written: str, address: str) -> None:
         assert self.proxied.of("10.0.0.1", written) == address
+
+    def test_all_addresses_of_an_ipv6_client_are_one(self) -> None:
+        first, second, other = (
+            self.proxied.of(peer, None) for peer in ("2001:db8:0:1::1", "2001:db8:0:1:ffff::9", "2001:db8:0:2::1")
+        )
+        assert first == second == "2001:db8:0:1::/64"
+        assert other == "2001:db8:0:2::/64"
 
     def test_a_mapped_peer_is_the_proxy_too(self) -> None:
         assert self.proxied.of("::ffff:10.0.0.1", "1.2.3.4") == "1.2.3.4"

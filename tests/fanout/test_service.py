@@ -126,6 +126,18 @@ async def test_a_place_that_is_gone_is_410_with_the_oldest_one() -> None:
         assert status == 410
 
 
+async def test_a_block_that_is_built_again_comes_whole_to_those_who_saw_it_once() -> None:
+    log = MemoryLog()
+    for payload, flashblocks in ((1, 3), (2, 5)):
+        for index in range(flashblocks):
+            log.append(100, index, payload=payload, body=b"%d/%d" % (payload, index))
+    async with serving(log) as server:
+        async with server.subscriber("/ws?block_number=100&flashblock_index=2") as ws:
+            assert await receive(ws, 5) == bodies(log, after=3)
+        async with server.subscriber(f"/ws?payload_id={payload_id(2)}&flashblock_index=2") as ws:
+            assert await receive(ws, 2) == bodies(log, after=6)
+
+
 async def test_an_unknown_path_is_404() -> None:
     async with serving(MemoryLog()) as server:
         status, answer, _ = await rejected(server, "/nothing")
@@ -151,11 +163,21 @@ async def test_one_address_may_have_so_many_and_no_more() -> None:
             pass
 
 
-async def test_a_full_instance_is_503() -> None:
+async def test_a_full_instance_is_429() -> None:
     settings = FanoutSettings(max_subscribers=1)
     async with serving(MemoryLog(), settings) as server, server.subscriber():
-        status, _, headers = await rejected(server, "/ws")
-        assert (status, headers["retry-after"]) == (503, "5")
+        status, answer, headers = await rejected(server, "/ws")
+        assert (status, headers["retry-after"]) == (429, "5")
+        assert answer == {"message": "this host has no room for more subscribers"}
+
+
+async def test_a_connection_that_asks_nothing_is_soon_closed(autojump_clock: trio.testing.MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.01
+    async with serving(MemoryLog()) as server:
+        silent = await server.client()
+        begun = trio.current_time()
+        assert await silent.stream.receive_some() == b""
+        assert trio.current_time() - begun <= 7
 
 
 async def test_behind_a_trusted_proxy_the_clients_are_told_apart() -> None:
@@ -350,7 +372,7 @@ async def test_a_reader_beyond_the_bound_is_closed_with_its_place_and_can_resume
         await slow.stream.send_all(masked(0x8, struct.pack("!H", 1000)))
         *data, close = await slow.all_frames()
         reached = len(data) - 1
-        assert close_of(close) == (1013, f"lagged block_number=1 flashblock_index={reached}")
+        assert close_of(close) == (1013, f"lagged payload_id={payload_id(1)} block_number=1 flashblock_index={reached}")
         assert [frame.payload for frame in data] == bodies(log)[: reached + 1]
         again = f"/ws?block_number=1&flashblock_index={reached}"
         async with server.subscriber(again) as ws:
@@ -381,10 +403,26 @@ async def test_stopping_closes_everybody_with_1001_and_the_place() -> None:
                 await ws.get_message()
             assert caught.value.reason is not None
             assert caught.value.reason.code == 1001
-            assert caught.value.reason.reason == f"going away block_number={BLOCK} flashblock_index=4"
+            place = f"payload_id={payload_id(BLOCK)} block_number={BLOCK} flashblock_index=4"
+            assert caught.value.reason.reason == f"going away {place}"
         with trio.fail_after(5):
             await server.ended.wait()
         assert server.hub()["subscribers"] == 0
+
+
+async def test_what_is_committed_when_the_host_stops_is_delivered_before_the_close() -> None:
+    log = captured()
+    async with serving(log) as server, server.subscriber() as ws:
+        await receive(ws, 5)
+        await server.until("at_head", {"text": 1, "brotli": 0})
+        log.append(BLOCK, 5)
+        log.append(BLOCK, 6)
+        server.stopping.set()
+        assert await receive(ws, 2) == bodies(log, after=5)
+        with pytest.raises(ConnectionClosed) as caught, trio.fail_after(5):
+            await ws.get_message()
+        assert caught.value.reason is not None
+        assert str(caught.value.reason.reason).endswith(f"block_number={BLOCK} flashblock_index=6")
 
 
 async def test_a_stalled_reader_does_not_hold_up_the_end(autojump_clock: trio.testing.MockClock) -> None:
@@ -399,6 +437,21 @@ async def test_a_stalled_reader_does_not_hold_up_the_end(autojump_clock: trio.te
         begun = trio.current_time()
         await server.ended.wait()
         assert trio.current_time() - begun <= 5.1
+
+
+async def test_one_whose_socket_fails_at_the_start_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(sock: socket.socket) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr("appliance.fanout.service.prepare_socket", fail)
+    async with serving(MemoryLog()) as server:
+        client = await server.client()
+        assert (await client.request())[0] == 101
+        assert await client.all_frames() == []
+        with trio.fail_after(5):
+            while server.fanout.statistics()["admitted"]:
+                await trio.lowlevel.checkpoint()
+        assert server.metrics.active_connections.value == server.metrics.closed_connections.value == 0
 
 
 async def test_one_that_comes_in_at_the_last_moment_is_sent_away_too() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.domain.payloads import PayloadId
 from appliance.fanout import frames
 from appliance.fanout.frames import Opcode, Variant, frame
 from appliance.fanout.marks import Mark, describe
@@ -103,7 +104,7 @@ def test_a_broken_socket_is_the_callers_to_judge() -> None:
 
 def test_entries_seen_elsewhere_are_passed_over_until_the_first_new_one() -> None:
     subscriber = session(FakeWire(), skip=(7, 2))
-    assert subscriber.resume_key == (7, 2)
+    assert subscriber.resume_from == "block_number=7 flashblock_index=2"
     assert [subscriber.skips(key) for key in [(7, 1), (7, 2), (7, 3), (7, 0), (6, 9)]] == [
         True,
         True,
@@ -114,9 +115,15 @@ def test_entries_seen_elsewhere_are_passed_over_until_the_first_new_one() -> Non
 
 
 def test_the_place_to_resume_from_is_the_mark() -> None:
-    assert session(FakeWire(), Mark(4, (7, 1))).resume_key == (7, 1)
-    assert describe((7, 1)) == "block_number=7 flashblock_index=1"
-    assert describe(None) == ""
+    assert session(FakeWire(), Mark(4, (7, 1))).resume_from == "block_number=7 flashblock_index=1"
+    sent = session(FakeWire(), Mark(4, (7, 1), PayloadId("0x00000000000000ab")))
+    assert sent.resume_from == "payload_id=0x00000000000000ab block_number=7 flashblock_index=1"
+    assert session(FakeWire()).resume_from == describe(None) == ""
+
+
+def test_the_longest_place_fits_a_close_frame_beside_the_longest_reason() -> None:
+    place = describe((2**63 - 1, 2**31 - 1), PayloadId("0x00000000000000ab"))
+    assert len(f"the log cannot be read {place}") <= 123
 
 
 class TestDue:

@@ -47,6 +47,8 @@ class World:
             self.stand.deliver(rng.randint(1, 3))
         else:
             self.stand.begin(rng.randint(1, 3))
+        if rng.random() < 0.3:
+            self.stand.close_lagging()
 
     def write(self, rng: random.Random) -> None:
         waiting = [item for item in self.stand.subscribers if item.session in self.stand.writers]

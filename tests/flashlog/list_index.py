@@ -25,8 +25,7 @@ class ListIndex:
         return Oldest(self._held[0].position, self._held[0].key) if self._held else None
 
     def newest(self) -> Span | None:
-        firsts = [entry for entry in self._held if entry.index == 0]
-        return self.payload(firsts[-1].payload_id) if firsts else None
+        return self.payload(self._held[-1].payload_id) if self._held else None
 
     def payload(self, payload_id: PayloadId) -> Span | None:
         of_it = [entry for entry in self._held if entry.payload_id == payload_id]
@@ -40,8 +39,8 @@ class ListIndex:
             None,
         )
 
-    def last_position_of(self, key: tuple[int, int]) -> int | None:
-        return max((entry.position for entry in self._held if entry.key == key), default=None)
+    def first_position_of(self, key: tuple[int, int]) -> int | None:
+        return next((entry.position for entry in self._held if entry.key == key), None)
 
     def first_position_beyond(self, key: tuple[int, int]) -> int | None:
         return next((entry.position for entry in self._held if entry.key > key), None)

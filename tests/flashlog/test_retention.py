@@ -49,6 +49,11 @@ def test_interleaved_payloads_go_together() -> None:
     assert cut(woven, 300, 3 * HOUR, RetentionLimits(max_age_s=HOUR / 2, max_bytes=None)) == 8
 
 
+def test_a_resumed_payload_with_the_last_entry_is_the_current_one() -> None:
+    resumed = spans((1, 3), (4, 9), (7, 8))
+    assert cut(resumed, 300, 1000 * HOUR, RetentionLimits()) == 3
+
+
 def test_an_old_payload_behind_a_young_one_waits() -> None:
     young_first = [
         Span(payload_id(1), 1, 1, 3, 10, 100 * HOUR),
