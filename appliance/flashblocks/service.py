@@ -4,6 +4,7 @@ The engine calls the synchronous methods; none of them waits. Behind them one ta
 order, and each validation has a task of its own (the machine allows one per round).
 """
 
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,16 +67,18 @@ class FlashblockService:
         connect: Connect | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
+        sources = tuple(sources)
         self._sequence = FlashblockSequence(execution=settings.execution)
         self._sink = sink
         self._validator = validator
         self._metrics = metrics
         self._clock = clock
         self._execution = settings.execution
+        connect = connect or _connector(settings, tls=_tls_for(sources))
         self._ingests = {
             source.name: Ingest(
                 source,
-                connect=connect or _connector(settings),
+                connect=connect,
                 deliver=self.flashblock_received,
                 is_building=self._sequence.is_building,
                 metrics=metrics,
@@ -249,13 +252,20 @@ class FlashblockService:
         return status
 
 
-def _connector(settings: FlashblockSettings) -> Connect:
+def _tls_for(sources: Iterable[BuilderSource]) -> ssl.SSLContext | None:
+    """The system's certificate authorities, once: to load them holds the loop for 40 ms."""
+    is_needed = any(source.url.lower().startswith("wss:") for source in sources)
+    return ssl.create_default_context() if is_needed else None
+
+
+def _connector(settings: FlashblockSettings, *, tls: ssl.SSLContext | None) -> Connect:
     return partial(
         messages,
         ping_interval_s=settings.ping_interval_s,
         pong_timeout_s=settings.pong_timeout_s,
         connect_timeout_s=settings.connect_timeout_s,
         max_message_bytes=MAX_MESSAGE_BYTES,
+        ssl_context=tls,
     )
 
 

@@ -2,10 +2,13 @@
 
 import json
 import random
+import socket
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,11 +21,13 @@ from appliance.domain.errors import EquivocationError, LogError, UnavailableErro
 from appliance.domain.flashblocks import Flashblock
 from appliance.domain.payloads import BuildId, PayloadId, PayloadState, PayloadStatus
 from appliance.engine.ports import FlashblockStream
+from appliance.flashblocks import service as service_module
 from appliance.flashblocks.assembly import assemble
 from appliance.flashblocks.ingest import BuilderSource
-from appliance.flashblocks.ports import FlashblockSink
+from appliance.flashblocks.ports import FlashblockSink, Messages
 from appliance.flashblocks.service import FlashblockService, FlashblockSettings
 from appliance.flashlog.service import FlashLog, open_flashlog
+from appliance.net.websocket_client import messages
 from tests.flashblocks.fakes import FakeBuilders, FakeLog, FakeValidator, new_metrics
 from tests.flashblocks.making import NUMBER, StartedBuild, hash_of, make_flashblock, payload_id
 from tests.support.blocks import block_hash, compressed, unichain_messages, unichain_new_payload
@@ -426,6 +431,44 @@ async def one_slot(plane: Plane, number: int, chance: random.Random) -> Assemble
 
 
 # The real websocket client and the real log
+
+
+@pytest.mark.parametrize(("scheme", "expected"), [("wss", 1), ("WSS", 1), ("ws", 0)])
+async def test_certificate_authorities_are_loaded_once_not_per_reconnect(
+    scheme: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[ssl.SSLContext] = []
+    attempts: list[str] = []
+    enough = trio.Event()
+
+    def connect(url: str, **settings: Any) -> AbstractAsyncContextManager[Messages]:
+        attempts.append(url)
+        if len(attempts) == 6:
+            enough.set()
+        return messages(url, **settings)
+
+    def load() -> ssl.SSLContext:
+        loaded.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return loaded[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", load)
+    monkeypatch.setattr(service_module, "messages", connect)
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        url = f"{scheme}://127.0.0.1:{nobody_listens.getsockname()[1]}/"
+        service = FlashblockService(
+            STRUCTURAL,
+            [BuilderSource(name, url) for name in ("alpha", "beta")],
+            sink=FakeLog(),
+            validator=FakeValidator(),
+            metrics=new_metrics()[1],
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            with trio.fail_after(20):
+                await enough.wait()
+            nursery.cancel_scope.cancel()
+    assert len(loaded) == expected
 
 
 async def serve_capture(request: WebSocketRequest) -> None:
