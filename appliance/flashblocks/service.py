@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -36,6 +37,9 @@ from appliance.telemetry.logging import get_logger
 from appliance.wire.flashblock import MAX_MESSAGE_BYTES
 
 log = get_logger("flashblocks")
+
+DRAIN_S: Final = 1.0
+"""How long, in seconds, the end waits for a log that is slow: subscribers are to be told to leave after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,13 @@ class FlashblockService:
         self._log_wakeup = trio.Event()
         self._nursery: trio.Nursery | None = None
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read from the builders and feed the log until cancelled."""
+    async def run(
+        self,
+        *,
+        stopping: trio.Event | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Read from the builders and feed the log until ``stopping``; then log what waits, within `DRAIN_S`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed_log)
             for ingest in self._ingests.values():
@@ -104,9 +113,11 @@ class FlashblockService:
             self._nursery = nursery
             try:
                 task_status.started()
-                await trio.sleep_forever()
+                await (trio.Event() if stopping is None else stopping).wait()
             finally:
                 self._nursery = None
+            nursery.cancel_scope.cancel()
+        await self._drain()
 
     def statistics(self) -> dict[str, object]:
         """The stream and its sources, as JSON-able values."""
@@ -189,10 +200,20 @@ class FlashblockService:
 
     async def _feed_log(self) -> None:
         while True:
-            while self._log_work:
-                await self._log(self._log_work[0])
+            await self._empty_log_work()
             self._log_wakeup = trio.Event()
             await self._log_wakeup.wait()
+
+    async def _empty_log_work(self) -> None:
+        while self._log_work:
+            await self._log(self._log_work[0])
+
+    async def _drain(self) -> None:
+        """What was handed to the log is in blocks that were answered, and how they fared can be told now only."""
+        with trio.move_on_after(DRAIN_S) as scope:
+            await self._empty_log_work()
+        if scope.cancelled_caught:
+            log.warning("not everything is logged at the end", left=len(self._log_work))
 
     async def _log(self, command: LogCommand) -> None:
         if isinstance(command, Append):

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,62 @@ async def test_after_a_restart_of_the_plane_nothing_is_lost_and_nothing_is_twice
         await plane.log.wait_entries(3)
         nursery.cancel_scope.cancel()
     assert [entry.index for entry in plane.log.entries] == [0, 1, 2]
+
+
+@asynccontextmanager
+async def about_to_stop(plane: Plane) -> AsyncIterator[trio.Event]:
+    """Runs the plane; the event is set after the body, and it has to end by itself."""
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(plane.service.run, stopping=stopping))
+        yield stopping
+        stopping.set()
+
+
+@pytest.mark.parametrize("settings", [STRUCTURAL, EXECUTION], ids=["structural", "execution"])
+async def test_what_was_handed_to_the_log_is_logged_before_the_plane_ends(
+    settings: FlashblockSettings, autojump_clock: trio.testing.MockClock
+) -> None:
+    plane = make_plane(settings)
+    plane.log.delay_s = lambda: 0.2
+    async with about_to_stop(plane):
+        plane.begin()
+        plane.receive(0)
+        plane.receive(1)
+        await plane.log.wait_entries(1)
+        await plane.log.wait_for(lambda log: log.waiting == 1)
+        sealed = plane.service.seal(BuildId(1))
+        assert sealed is not None
+        plane.service.head_changed(sealed.block_hash, sealed.block_number)
+    assert [entry.index for entry in plane.log.entries] == [0, 1]
+    assert [state for _, state, _ in plane.log.states] == [PayloadState.SEALED, PayloadState.LANDED]
+    assert plane.service.statistics()["sources"] is not None
+    assert not plane.builders._connections
+
+
+async def test_at_the_end_no_el_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    plane = make_plane(EXECUTION)
+    plane.validator.gate = trio.Event()
+    async with about_to_stop(plane):
+        plane.begin()
+        plane.receive(0)
+        await plane.validator.wait_asked(1)
+        asked_at = trio.current_time()
+    assert trio.current_time() - asked_at < 0.01
+    assert plane.log.entries == []
+
+
+async def test_a_disk_that_hangs_holds_the_end_up_for_one_second(autojump_clock: trio.testing.MockClock) -> None:
+    plane = make_plane()
+    plane.log.disk = trio.Event()
+    with capture_logs() as lines:
+        async with about_to_stop(plane):
+            plane.begin()
+            plane.receive(0)
+            await plane.log.wait_for(lambda log: log.waiting == 1)
+            stopped_at = trio.current_time()
+    assert trio.current_time() - stopped_at == pytest.approx(1.0)
+    assert [line["left"] for line in lines if line["event"] == "not everything is logged at the end"] == [1]
 
 
 async def test_a_builder_that_reconnects_in_mid_payload_leaves_the_stream_paused(
