@@ -254,7 +254,7 @@ class Appliance:
             validator=validator,
             metrics=FlashblockMetrics.create(self.registry),
         )
-        self._add("flashblocks", partial(_until_stopping, service.run), service.statistics)
+        self._add("flashblocks", service.run, service.statistics)
         return service
 
     def _add(self, name: str, run: RunOnListener, statistics: Statistics | None = None) -> None:
@@ -323,15 +323,6 @@ async def _on_listener(
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(run, listener.dup(), stopping=stopping))
         task_status.started()
-
-
-async def _until_stopping(run: RunOnListener, *, stopping: trio.Event, task_status: trio.TaskStatus[None]) -> None:
-    """Run a plane that has nothing to drain."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(run)
-        task_status.started()
-        await stopping.wait()
-        nursery.cancel_scope.cancel()
 
 
 def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:

@@ -41,15 +41,19 @@ class _ExecutionPayload(msgspec.Struct, rename="camel", omit_defaults=True):
 _encoder = msgspec.json.Encoder()
 
 
-def assemble(flashblocks: Sequence[Flashblock], *, builder: str, validated: bool = False) -> AssembledPayload | None:
+def assemble(
+    flashblocks: Sequence[Flashblock], *, builder: str, validated: bool = False, begun: AssembledPayload | None = None
+) -> AssembledPayload | None:
     """The block of ``flashblocks``, which are one payload's from index 0 on, contiguous.
 
-    None when they are no block: there are none, index 0 has no base, or one of them has no whole diff.
+    None when they are no block: there are none, index 0 has no base, or one of them has no whole diff. ``begun`` is
+    the block of the first of them, where that is at hand: its transactions are not copied again.
     """
     diffs = [flashblock.diff for flashblock in flashblocks if flashblock.diff is not None]
     base = flashblocks[0].base if flashblocks else None
     if base is None or len(diffs) < len(flashblocks):
         return None
+    known, fresh = (begun.transactions, diffs[begun.flashblocks :]) if begun else ((), diffs)
     return AssembledPayload(
         payload_id=flashblocks[0].payload_id,
         builder=builder,
@@ -61,7 +65,7 @@ def assemble(flashblocks: Sequence[Flashblock], *, builder: str, validated: bool
         parent_beacon_block_root=base.parent_beacon_block_root,
         has_withdrawals_root=diffs[-1].withdrawals_root is not None,
         execution_payload=_encoder.encode(_execution_payload(base, diffs)),
-        transactions=tuple(bytes(transaction) for diff in diffs for transaction in diff.transactions),
+        transactions=known + tuple(bytes(transaction) for diff in fresh for transaction in diff.transactions),
         flashblocks=len(flashblocks),
         validated=validated,
         fee_recipient=base.fee_recipient,

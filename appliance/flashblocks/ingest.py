@@ -7,6 +7,7 @@ counts only time in which the builder was building, because a follower's builder
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 import trio
@@ -17,7 +18,7 @@ from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.ports import Connect
 from appliance.net.backoff import Backoff
 from appliance.telemetry.logging import get_logger
-from appliance.wire.flashblock import decode, encoding_of
+from appliance.wire.flashblock import MAX_MESSAGE_BYTES, MessageTooLarge, decode_text, encoding_of, plain_text
 
 log = get_logger("flashblocks")
 
@@ -26,7 +27,12 @@ DATA_TIMEOUT_S: Final = 3.0
 
 _WATCH_INTERVAL_S: Final = 0.25
 _LARGE_TEXT_BYTES: Final = 256 * 1024  # takes about 1 ms to decode, which is as long as the loop may be held
-_LARGE_BROTLI_BYTES: Final = 32 * 1024  # the same, compressed
+
+BUDGET_BYTES_PER_S: Final = 4 * 1024 * 1024
+"""What a builder may send for long, unfolded, in bytes per second. Production has about 1 MB per second."""
+
+BUDGET_BURST_BYTES: Final = 16 * 1024 * 1024
+"""What it may send at once, unfolded: more than all flashblocks of a block, also when a pause held them up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,23 @@ class DataDeadline:
         return self._silent_s > self._timeout_s
 
 
+class ByteBudget:
+    """How much a builder may make us unfold: a bucket that fills by the second. Not renewed by reconnecting."""
+
+    def __init__(self) -> None:
+        self._left = 0.0
+        self._at = -inf  # so it is full at first
+
+    def spend(self, size: int, now: float) -> bool:
+        """Take ``size`` bytes, at ``now`` seconds; false when so many are not left."""
+        refilled = self._left + (now - self._at) * BUDGET_BYTES_PER_S
+        self._left, self._at = min(refilled, float(BUDGET_BURST_BYTES)), now
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
 class Ingest:
     """The connection to one builder. ``deliver`` gets each flashblock, synchronously and in order."""
 
@@ -73,6 +96,7 @@ class Ingest:
         self._deliver = deliver
         self._is_building = is_building
         self._deadline = DataDeadline(data_timeout_s)
+        self._budget = ByteBudget()
         self._backoff = Backoff()
         self._scope: trio.CancelScope | None = None
         self._last_error: str | None = None
@@ -143,13 +167,11 @@ class Ingest:
 
     async def _received(self, message: bytes, encoding: Encoding) -> None:
         self._deadline.restart()
-        self._backoff.reset()
-        self._last_error = None
         self._last_message_at = trio.current_time()
         self._messages.inc()
         self._counts["messages"] += 1
         try:
-            decoded = await _decode(message, encoding)
+            decoded = await self._decode(message, encoding)
         except DecodeError as error:
             self._refused(error)
             return
@@ -158,6 +180,25 @@ class Ingest:
             self._counts["payload_ends"] += 1
         else:
             self._deliver(self._source.name, decoded)
+
+    async def _decode(self, message: bytes, encoding: Encoding) -> Flashblock | EndOfPayload:
+        """The next message is read only when this one is done, so a thread keeps the order."""
+        try:
+            text = await _plain_text(message, encoding)
+        except DecodeError as error:
+            self._spend(MAX_MESSAGE_BYTES if isinstance(error, MessageTooLarge) else _LARGE_TEXT_BYTES)
+            raise
+        self._spend(len(text))
+        if len(text) > _LARGE_TEXT_BYTES:
+            return await trio.to_thread.run_sync(decode_text, text, message, encoding)
+        return decode_text(text, message, encoding)
+
+    def _spend(self, size: int) -> None:
+        """Only what is within the budget makes the next reconnect a quick one."""
+        if not self._budget.spend(size, trio.current_time()):
+            raise RemoteError("more flashblock bytes than a builder may send")
+        self._backoff.reset()
+        self._last_error = None
 
     def _refused(self, error: DecodeError) -> None:
         self._decode_errors.inc()
@@ -175,9 +216,9 @@ class Ingest:
                 self._scope.cancel()
 
 
-async def _decode(message: bytes, encoding: Encoding) -> Flashblock | EndOfPayload:
-    """In a thread when it takes long; the caller reads no further message until it is done."""
-    large = _LARGE_TEXT_BYTES if encoding is Encoding.TEXT else _LARGE_BROTLI_BYTES
-    if len(message) > large:
-        return await trio.to_thread.run_sync(decode, message, encoding)
-    return decode(message, encoding)
+async def _plain_text(message: bytes, encoding: Encoding) -> bytes:
+    """In a thread when there is much of it: how much is known only when it has been unfolded."""
+    try:
+        return plain_text(message, encoding, max_bytes=_LARGE_TEXT_BYTES)
+    except MessageTooLarge:
+        return await trio.to_thread.run_sync(plain_text, message, encoding)

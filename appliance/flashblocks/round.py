@@ -100,6 +100,7 @@ class Round:
         """Forget the flashblocks: after the fence only their block hashes matter."""
         for stream in self.streams.values():
             stream.flashblocks.clear()
+            stream.asked = stream.valid = None
 
     def _rank(self, builder: str) -> int:
         return self.builders.index(builder) if builder in self.builders else len(self.builders)

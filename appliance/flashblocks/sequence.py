@@ -19,6 +19,7 @@ joins the older round (see `_merge`). Until that answer comes the older round is
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from appliance.domain.assembled import AssembledPayload
@@ -300,7 +301,7 @@ class FlashblockSequence:
         count = lead.validated + 1
         if not self._execution or known.validation_id is not None or count > len(lead.flashblocks):
             return
-        payload = assemble(lead.flashblocks[:count], builder=lead.builder)
+        payload = lead.asked = assemble(lead.flashblocks[:count], builder=lead.builder, begun=lead.valid)
         if payload is None:  # streams refuse that already; here it must not stop the engine's calls
             self._refuse(known, lead, Reason.DIFF_MISSING)
             return
@@ -313,6 +314,8 @@ class FlashblockSequence:
     def _judge(self, known: Round, lead: BuilderStream, count: int, status: PayloadStatus | None) -> None:
         if status is PayloadStatus.VALID:
             lead.validated, lead.tries = count, 0
+            is_of_asked = lead.asked is not None and lead.asked.flashblocks == count
+            lead.valid = lead.asked if is_of_asked else None
         elif status in (PayloadStatus.INVALID, PayloadStatus.INVALID_BLOCK_HASH):
             self._refuse(known, lead, Reason.INVALID)
         else:
@@ -362,14 +365,19 @@ class FlashblockSequence:
         known.release()
 
     def _seal(self, known: Round, owner: BuilderStream) -> None:
-        shown = owner.flashblocks[: known.handed]
-        known.sealed = assemble(shown, builder=owner.builder, validated=self._execution)
+        known.sealed = self._shown_block(known, owner)
         self._set_state(known, PayloadState.SEALED)
         held = len(owner.flashblocks) - known.handed
         if held:
             self._drop(Reason.UNPUBLISHED, owner, known.handed, held)
         missing = owner.highest_index + 1 - known.handed
         self._commands.append(Sealed(owner.payload_id, owner.builder, known.handed, missing))
+
+    def _shown_block(self, known: Round, owner: BuilderStream) -> AssembledPayload | None:
+        """getPayload waits for it, so it is not put together again when the EL was asked about just this block."""
+        if owner.valid is not None and owner.valid.flashblocks == known.handed:
+            return replace(owner.valid, validated=True)
+        return assemble(owner.flashblocks[: known.handed], builder=owner.builder, validated=self._execution)
 
     def _set_state(self, known: Round, state: PayloadState, block_hash: str | None = None) -> None:
         if known.owner is not None:

@@ -4,10 +4,12 @@ The engine calls the synchronous methods; none of them waits. Behind them one ta
 order, and each validation has a task of its own (the machine allows one per round).
 """
 
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -37,6 +39,9 @@ from appliance.telemetry.logging import get_logger
 from appliance.wire.flashblock import MAX_MESSAGE_BYTES, decode
 
 log = get_logger("flashblocks")
+
+DRAIN_S: Final = 1.0
+"""How long, in seconds, the end waits for a log that is slow: subscribers are to be told to leave after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +73,18 @@ class FlashblockService:
         connect: Connect | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
+        sources = tuple(sources)
         self._sequence = FlashblockSequence(execution=settings.execution)
         self._sink = sink
         self._validator = validator
         self._metrics = metrics
         self._clock = clock
         self._execution = settings.execution
+        connect = connect or _connector(settings, tls=_tls_for(sources))
         self._ingests = {
             source.name: Ingest(
                 source,
-                connect=connect or _connector(settings),
+                connect=connect,
                 deliver=self.flashblock_received,
                 is_building=self._sequence.is_building,
                 metrics=metrics,
@@ -93,8 +100,13 @@ class FlashblockService:
         self._nursery: trio.Nursery | None = None
         self._recovered = False
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read from the builders and feed the log until cancelled."""
+    async def run(
+        self,
+        *,
+        stopping: trio.Event | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Read from the builders and feed the log until ``stopping``; then log what waits, within `DRAIN_S`."""
         await self._recover()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed_log)
@@ -105,9 +117,11 @@ class FlashblockService:
             self._nursery = nursery
             try:
                 task_status.started()
-                await trio.sleep_forever()
+                await (trio.Event() if stopping is None else stopping).wait()
             finally:
                 self._nursery = None
+            nursery.cancel_scope.cancel()
+        await self._drain()
 
     async def _recover(self) -> None:
         """Take up what an earlier process has shown; once, and before this one appends anything."""
@@ -206,10 +220,20 @@ class FlashblockService:
 
     async def _feed_log(self) -> None:
         while True:
-            while self._log_work:
-                await self._log(self._log_work[0])
+            await self._empty_log_work()
             self._log_wakeup = trio.Event()
             await self._log_wakeup.wait()
+
+    async def _empty_log_work(self) -> None:
+        while self._log_work:
+            await self._log(self._log_work[0])
+
+    async def _drain(self) -> None:
+        """What was handed to the log is in blocks that were answered, and how they fared can be told now only."""
+        with trio.move_on_after(DRAIN_S) as scope:
+            await self._empty_log_work()
+        if scope.cancelled_caught:
+            log.warning("not everything is logged at the end", left=len(self._log_work))
 
     async def _log(self, command: LogCommand) -> None:
         if isinstance(command, Append):
@@ -269,13 +293,20 @@ class FlashblockService:
         return status
 
 
-def _connector(settings: FlashblockSettings) -> Connect:
+def _tls_for(sources: Iterable[BuilderSource]) -> ssl.SSLContext | None:
+    """The system's certificate authorities, once: to load them holds the loop for 40 ms."""
+    is_needed = any(source.url.lower().startswith("wss:") for source in sources)
+    return ssl.create_default_context() if is_needed else None
+
+
+def _connector(settings: FlashblockSettings, *, tls: ssl.SSLContext | None) -> Connect:
     return partial(
         messages,
         ping_interval_s=settings.ping_interval_s,
         pong_timeout_s=settings.pong_timeout_s,
         connect_timeout_s=settings.connect_timeout_s,
         max_message_bytes=MAX_MESSAGE_BYTES,
+        ssl_context=tls,
     )
 
 

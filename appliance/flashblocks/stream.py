@@ -8,6 +8,7 @@ after it builds on what was refused.
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from appliance.domain.assembled import AssembledPayload
 from appliance.domain.flashblocks import Flashblock, FlashblockBase
 from appliance.domain.payloads import PayloadId
 from appliance.flashblocks.commands import Dropped, Paused, Reason
@@ -25,7 +26,7 @@ class BuilderStream:
 
     ``whole`` refuses what cannot be assembled to a block (execution mode). ``validated`` counts the
     leading flashblocks that the EL called VALID. ``refused`` says why nothing more is taken. ``arrivals``
-    are the clock's seconds.
+    are the clock's seconds. ``asked`` is the block of the last question to the EL, ``valid`` that of the last VALID.
     """
 
     builder: str
@@ -37,6 +38,8 @@ class BuilderStream:
     next_index: int = 0
     highest_index: int = -1
     validated: int = 0
+    asked: AssembledPayload | None = None
+    valid: AssembledPayload | None = None
     tries: int = 0
     size: int = 0
     gapped: bool = False

@@ -15,12 +15,19 @@ from appliance.domain.errors import DecodeError
 from appliance.domain.flashblocks import Encoding, EndOfPayload, Flashblock, FlashblockBase, FlashblockDiff
 from appliance.domain.payloads import PayloadId
 
-MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
-"""Bound of a message, as it came and decompressed. The largest seen in production has 200 KB."""
+MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
+"""Bound of a message, as it came and decompressed. The largest seen in production has 200 KB; this much takes a
+few ms to decode, and the interpreter's lock is held for it, so a thread does not help against more."""
 
 MAX_INDEX: Final = 65_535
 """Bound of `index`. A 12 s block with a flashblock every 50 ms has 240."""
 
+# The shortest transaction has about 110 bytes, 220 hex digits. A million empty ones would take 0.2 s to look at.
+_MAX_TRANSACTIONS: Final = MAX_MESSAGE_BYTES // 200
+# What a message costs to decode goes by its values, not its bytes: 2 MiB of empty strings take 50 ms. Real messages
+# have 66 bytes or more for each comma.
+_FREE_COMMAS: Final = 1024
+_MIN_BYTES_PER_COMMA: Final = 20
 _MAX_BLOCK_NUMBER: Final = 2**63 - 1  # the log keeps it in a signed 64-bit column
 _BROTLI_STEP_BYTES: Final = 128 * 1024
 _SHOWN_CHARACTERS: Final = 60  # of a bad value, in an error's text
@@ -53,6 +60,10 @@ _DIFF_RULES: Final = {
     "withdrawals_root": _HASH,
     "blob_gas_used": _QUANTITY_64,
 }
+
+
+class MessageTooLarge(DecodeError):
+    """The message, or what it unfolds to, is over the bound that was asked for."""
 
 
 class _Diff(msgspec.Struct):
@@ -100,7 +111,12 @@ def decode(message: bytes, encoding: Encoding) -> Flashblock | EndOfPayload:
     `diff` is None when the message has none or only a part of it: such a flashblock can be passed on but
     not assembled. Raises DecodeError, and nothing else, whatever the bytes are; its text names the field.
     """
-    parsed = _parse(plain_text(message, encoding))
+    return decode_text(plain_text(message, encoding), message, encoding)
+
+
+def decode_text(text: bytes, message: bytes, encoding: Encoding) -> Flashblock | EndOfPayload:
+    """`decode` where the `plain_text` of ``message`` is known."""
+    parsed = _parse(text)
     payload_id = _payload_id(parsed.payload_id)
     if parsed.index is None:
         if parsed.base is not None or parsed.diff is not None:
@@ -117,18 +133,21 @@ def decode(message: bytes, encoding: Encoding) -> Flashblock | EndOfPayload:
     )
 
 
-def plain_text(body: bytes, encoding: Encoding) -> bytes:
-    """The JSON text of a message, UTF-8, for subscribers who asked for text; DecodeError as `decode`."""
-    if len(body) > MAX_MESSAGE_BYTES:
-        raise DecodeError(f"flashblock message: {len(body)} bytes, at most {MAX_MESSAGE_BYTES} are taken")
-    text = body if encoding is Encoding.TEXT else _decompress(body)
+def plain_text(body: bytes, encoding: Encoding, *, max_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
+    """The JSON text of a message, UTF-8, for subscribers who asked for text; DecodeError as `decode`.
+
+    MessageTooLarge, after not much more work than ``max_bytes`` take, when the message or its text has more.
+    """
+    if len(body) > max_bytes:
+        raise MessageTooLarge(f"flashblock message: {len(body)} bytes, at most {max_bytes} are taken")
+    text = body if encoding is Encoding.TEXT else _decompress(body, max_bytes)
     # Text frames must be UTF-8 (RFC 6455, 8.1); what came compressed has not been looked at yet.
     if not text.isascii():
         _check_utf8(text)
     return text
 
 
-def _decompress(body: bytes) -> bytes:
+def _decompress(body: bytes, max_bytes: int) -> bytes:
     """Step by step, so that a small message that unfolds to gigabytes is refused at the bound."""
     decompressor = brotli.Decompressor()
     parts: list[bytes] = []
@@ -142,8 +161,8 @@ def _decompress(body: bytes) -> bytes:
         if wants_more and not decompressor.is_finished():
             raise DecodeError("flashblock message: brotli stream is cut short")
         size, data = size + len(part), b""
-        if size > MAX_MESSAGE_BYTES:
-            raise DecodeError(f"flashblock message: more than {MAX_MESSAGE_BYTES} bytes when decompressed")
+        if size > max_bytes:
+            raise MessageTooLarge(f"flashblock message: more than {max_bytes} bytes when decompressed")
         parts.append(part)
     return b"".join(parts)
 
@@ -156,6 +175,8 @@ def _check_utf8(text: bytes) -> None:
 
 
 def _parse(text: bytes) -> _Message:
+    if text.count(b",") > _FREE_COMMAS + len(text) // _MIN_BYTES_PER_COMMA:
+        raise DecodeError(f"flashblock message: too many values for {len(text)} bytes")
     try:
         return _message_decoder.decode(text)
     except RecursionError as error:
@@ -203,6 +224,8 @@ def _checked_diff(diff: _Diff | None) -> FlashblockDiff | None:
         value = getattr(diff, name)
         if value is not None:
             _check(f"diff.{name}", value, rule)
+    if len(diff.transactions or ()) > _MAX_TRANSACTIONS:
+        raise DecodeError(f"flashblock diff.transactions: more than {_MAX_TRANSACTIONS}")
     for number, transaction in enumerate(diff.transactions or ()):
         if not bytes(transaction).startswith(b'"'):
             raise DecodeError(f"flashblock diff.transactions[{number}]: expected a hex string")

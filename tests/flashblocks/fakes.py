@@ -1,7 +1,7 @@
 """Stand-ins for what surrounds the flashblock plane: builders' websockets, the log and the EL."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -39,7 +39,8 @@ class FakeBuilders:
         self._connections[url] = send
         self._notify()
         try:
-            yield self._read(receive)
+            async with aclosing(self._read(receive)) as arriving:
+                yield arriving
         finally:
             if self._connections.get(url) is send:
                 del self._connections[url]
@@ -47,7 +48,7 @@ class FakeBuilders:
 
     async def _read(
         self, receive: trio.MemoryReceiveChannel[tuple[bytes, bool] | None]
-    ) -> AsyncIterator[tuple[bytes, bool]]:
+    ) -> AsyncGenerator[tuple[bytes, bool], None]:
         async for message in receive:
             if message is None:
                 raise HangUp

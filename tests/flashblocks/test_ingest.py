@@ -1,11 +1,13 @@
 """A builder's websocket connection: what is delivered, and when it is given up and renewed."""
 
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import brotli
 import pytest
 import trio
 from hypothesis import given
@@ -15,8 +17,17 @@ from structlog.testing import capture_logs
 
 from appliance.domain.errors import RemoteError
 from appliance.domain.flashblocks import Encoding, Flashblock
-from appliance.flashblocks.ingest import BuilderSource, DataDeadline, Ingest
+from appliance.flashblocks.ingest import (
+    BUDGET_BURST_BYTES,
+    BUDGET_BYTES_PER_S,
+    BuilderSource,
+    ByteBudget,
+    DataDeadline,
+    Ingest,
+)
 from appliance.flashblocks.ports import Messages
+from appliance.wire import flashblock as wire
+from appliance.wire.flashblock import MAX_MESSAGE_BYTES
 from tests.flashblocks.fakes import FakeBuilders, new_metrics
 from tests.support.blocks import compressed, unichain_messages
 
@@ -235,6 +246,64 @@ async def test_large_messages_keep_their_order() -> None:
             run.builders.send(URL, body)
         await run.wait_delivered(5)
     assert [flashblock.body for _, flashblock in run.delivered] == large
+
+
+async def test_a_small_message_that_unfolds_to_much_does_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is unfolded or decoded on the loop's own thread is at most 256 KiB."""
+    loop, on_loop = threading.get_ident(), []
+    parse = wire._parse
+
+    def noted(text: bytes) -> wire._Message:
+        if threading.get_ident() == loop:
+            on_loop.append(len(text))
+        return parse(text)
+
+    monkeypatch.setattr(wire, "_parse", noted)
+    bodies = [brotli.compress(padded(size)(unichain_messages()[0]), quality=5) for size in (0, 1_000_000, 200_000)]
+    assert max(map(len, bodies)) < 32 * 1024
+    async with running() as run:
+        for body in bodies:
+            run.builders.send(URL, body, is_binary=True)
+        await run.wait_delivered(3)
+    assert [flashblock.body for _, flashblock in run.delivered] == bodies
+    assert len(on_loop) == 2
+    assert max(on_loop) < 256 * 1024
+
+
+async def test_a_builder_that_sends_too_much_is_dropped_and_its_next_connection_is_served() -> None:
+    large = brotli.compress(unichain_messages()[0].ljust(MAX_MESSAGE_BYTES), quality=5)
+    async with running() as run:
+        for _ in range(BUDGET_BURST_BYTES // MAX_MESSAGE_BYTES * 2):
+            run.builders.send(URL, large, is_binary=True)
+        with trio.fail_after(20):
+            await run.builders.wait_for(lambda: not run.builders._connections)
+            assert run.count("last_error") == "more flashblock bytes than a builder may send"
+            delivered = len(run.delivered)
+            assert delivered >= BUDGET_BURST_BYTES // MAX_MESSAGE_BYTES
+            await run.builders.wait_connected(URL)
+            run.builders.send(URL, unichain_messages()[1])
+            await run.wait_delivered(delivered + 1)
+
+
+async def test_what_cannot_be_unfolded_is_paid_for_too() -> None:
+    bomb = brotli.compress(b" " * (4 * MAX_MESSAGE_BYTES))
+    async with running() as run:
+        for _ in range(BUDGET_BURST_BYTES // MAX_MESSAGE_BYTES * 2):
+            run.builders.send(URL, bomb, is_binary=True)
+        with trio.fail_after(20):
+            await run.builders.wait_for(lambda: not run.builders._connections)
+    assert run.delivered == []
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, MAX_MESSAGE_BYTES)), max_size=40))
+def test_the_budget_is_a_burst_and_then_so_many_bytes_per_second(messages: list[tuple[float, int]]) -> None:
+    budget, now, taken = ByteBudget(), 1000.0, 0
+    for elapsed_s, size in messages:
+        now += elapsed_s
+        taken += size if budget.spend(size, now) else 0
+        assert taken <= BUDGET_BURST_BYTES + (now - 1000.0) * BUDGET_BYTES_PER_S + 1
+    assert budget.spend(BUDGET_BURST_BYTES, now + BUDGET_BURST_BYTES / BUDGET_BYTES_PER_S + 1)
+    assert not budget.spend(1_000_000, now)
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.sampled_from(["message", "building", "idle"])), max_size=40))

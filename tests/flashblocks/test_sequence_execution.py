@@ -1,10 +1,12 @@
 """The sequence machine in execution mode: nothing is shown that the EL did not call VALID."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
 from appliance.domain.payloads import PayloadStatus
+from appliance.flashblocks import sequence
 from appliance.flashblocks.assembly import assemble
 from appliance.flashblocks.commands import Reason
 from appliance.flashblocks.sequence import RETRY_DELAY_S, VALIDATION_TRIES
@@ -241,3 +243,31 @@ def test_the_sealed_block_is_the_validated_one() -> None:
     assert sealed.validated
     assert sealed.execution_payload == book.to_validate[-1].payload.execution_payload
     assert len(json.loads(sealed.execution_payload)["transactions"]) == 3
+
+
+def test_a_transaction_is_copied_once_and_getpayload_waits_for_no_assembly(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = Playbook(execution=True)
+    book.begin()
+    for index in range(4):
+        book.send(index)
+        book.verdict()
+        book.appended()
+    blocks = [question.payload for question in book.to_validate]
+    for earlier, later in pairwise(blocks):
+        shared = later.transactions[: len(earlier.transactions)]
+        assert all(one is other for one, other in zip(shared, earlier.transactions, strict=True))
+    expected = assemble(book.handed, builder="alpha", validated=True)
+    book.send(4)  # the EL is asked about one more when the fence comes
+    monkeypatch.setattr(sequence, "assemble", None)
+    assert book.seal() == expected
+
+
+def test_a_block_of_fewer_flashblocks_than_the_el_called_valid_is_put_together() -> None:
+    book = Playbook(execution=True)
+    book.begin()
+    for index in range(2):
+        book.send(index)
+        book.verdict()
+    sealed = book.seal()
+    assert len(book.handed) == 1
+    assert sealed == assemble(book.handed, builder="alpha", validated=True)

@@ -2,10 +2,14 @@
 
 import json
 import random
+import socket
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,11 +22,13 @@ from appliance.domain.errors import EquivocationError, LogError, UnavailableErro
 from appliance.domain.flashblocks import Flashblock
 from appliance.domain.payloads import BuildId, PayloadId, PayloadState, PayloadStatus
 from appliance.engine.ports import FlashblockStream
+from appliance.flashblocks import service as service_module
 from appliance.flashblocks.assembly import assemble
 from appliance.flashblocks.ingest import BuilderSource
-from appliance.flashblocks.ports import FlashblockSink
+from appliance.flashblocks.ports import FlashblockSink, Messages
 from appliance.flashblocks.service import FlashblockService, FlashblockSettings
 from appliance.flashlog.service import FlashLog, open_flashlog
+from appliance.net.websocket_client import messages
 from tests.flashblocks.fakes import FakeBuilders, FakeLog, FakeValidator, new_metrics
 from tests.flashblocks.making import NUMBER, StartedBuild, hash_of, make_flashblock, payload_id
 from tests.support.blocks import block_hash, compressed, unichain_messages, unichain_new_payload
@@ -316,6 +322,62 @@ async def test_after_a_restart_of_the_plane_nothing_is_lost_and_nothing_is_twice
     assert [entry.index for entry in plane.log.entries] == [0, 1, 2]
 
 
+@asynccontextmanager
+async def about_to_stop(plane: Plane) -> AsyncIterator[trio.Event]:
+    """Runs the plane; the event is set after the body, and it has to end by itself."""
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(plane.service.run, stopping=stopping))
+        yield stopping
+        stopping.set()
+
+
+@pytest.mark.parametrize("settings", [STRUCTURAL, EXECUTION], ids=["structural", "execution"])
+async def test_what_was_handed_to_the_log_is_logged_before_the_plane_ends(
+    settings: FlashblockSettings, autojump_clock: trio.testing.MockClock
+) -> None:
+    plane = make_plane(settings)
+    plane.log.delay_s = lambda: 0.2
+    async with about_to_stop(plane):
+        plane.begin()
+        plane.receive(0)
+        plane.receive(1)
+        await plane.log.wait_entries(1)
+        await plane.log.wait_for(lambda log: log.waiting == 1)
+        sealed = plane.service.seal(BuildId(1))
+        assert sealed is not None
+        plane.service.head_changed(sealed.block_hash, sealed.block_number)
+    assert [entry.index for entry in plane.log.entries] == [0, 1]
+    assert [state for _, state, _ in plane.log.states] == [PayloadState.SEALED, PayloadState.LANDED]
+    assert plane.service.statistics()["sources"] is not None
+    assert not plane.builders._connections
+
+
+async def test_at_the_end_no_el_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    plane = make_plane(EXECUTION)
+    plane.validator.gate = trio.Event()
+    async with about_to_stop(plane):
+        plane.begin()
+        plane.receive(0)
+        await plane.validator.wait_asked(1)
+        asked_at = trio.current_time()
+    assert trio.current_time() - asked_at < 0.01
+    assert plane.log.entries == []
+
+
+async def test_a_disk_that_hangs_holds_the_end_up_for_one_second(autojump_clock: trio.testing.MockClock) -> None:
+    plane = make_plane()
+    plane.log.disk = trio.Event()
+    with capture_logs() as lines:
+        async with about_to_stop(plane):
+            plane.begin()
+            plane.receive(0)
+            await plane.log.wait_for(lambda log: log.waiting == 1)
+            stopped_at = trio.current_time()
+    assert trio.current_time() - stopped_at == pytest.approx(1.0)
+    assert [line["left"] for line in lines if line["event"] == "not everything is logged at the end"] == [1]
+
+
 async def test_a_builder_that_reconnects_in_mid_payload_leaves_the_stream_paused(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -426,6 +488,44 @@ async def one_slot(plane: Plane, number: int, chance: random.Random) -> Assemble
 
 
 # The real websocket client and the real log
+
+
+@pytest.mark.parametrize(("scheme", "expected"), [("wss", 1), ("WSS", 1), ("ws", 0)])
+async def test_certificate_authorities_are_loaded_once_not_per_reconnect(
+    scheme: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[ssl.SSLContext] = []
+    attempts: list[str] = []
+    enough = trio.Event()
+
+    def connect(url: str, **settings: Any) -> AbstractAsyncContextManager[Messages]:
+        attempts.append(url)
+        if len(attempts) == 6:
+            enough.set()
+        return messages(url, **settings)
+
+    def load() -> ssl.SSLContext:
+        loaded.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return loaded[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", load)
+    monkeypatch.setattr(service_module, "messages", connect)
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        url = f"{scheme}://127.0.0.1:{nobody_listens.getsockname()[1]}/"
+        service = FlashblockService(
+            STRUCTURAL,
+            [BuilderSource(name, url) for name in ("alpha", "beta")],
+            sink=FakeLog(),
+            validator=FakeValidator(),
+            metrics=new_metrics()[1],
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            with trio.fail_after(20):
+                await enough.wait()
+            nursery.cancel_scope.cancel()
+    assert len(loaded) == expected
 
 
 async def serve_capture(request: WebSocketRequest) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from appliance.domain.errors import DecodeError
 from appliance.domain.flashblocks import Encoding, EndOfPayload, Flashblock
 from appliance.domain.payloads import PayloadId
-from appliance.wire.flashblock import MAX_MESSAGE_BYTES, decode, encoding_of, plain_text
+from appliance.wire.flashblock import MAX_MESSAGE_BYTES, MessageTooLarge, decode, encoding_of, plain_text
 from tests.support.blocks import compressed, unichain_messages
 
 FLASHBLOCKS = pathlib.Path(__file__).parents[1] / "data" / "flashblocks"
@@ -254,6 +254,28 @@ def test_a_brotli_bomb_is_refused_at_the_bound() -> None:
     assert len(bomb) < 1000
     with pytest.raises(DecodeError, match="when decompressed"):
         decode(bomb, Encoding.BROTLI)
+
+
+def test_more_transactions_than_could_be_real_are_refused_before_they_are_looked_at() -> None:
+    with pytest.raises(DecodeError, match=r"diff\.transactions: more than 10485"):
+        decode(changed("diff.transactions", ["0x" + "00" * 20] * 10_486), Encoding.TEXT)
+    assert decoded(changed("diff.transactions", ["0x" + "00" * 20] * 10_485)).diff is not None
+
+
+def test_a_message_of_nothing_but_tiny_values_is_refused_before_it_is_decoded() -> None:
+    crowded = unichain_messages()[0][:-1] + b',"x":[' + b'"",' * 600_000 + b"0]}"
+    assert len(crowded) < MAX_MESSAGE_BYTES
+    with pytest.raises(DecodeError, match="too many values"):
+        decode(crowded, Encoding.TEXT)
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_a_lower_bound_is_kept_and_is_told_apart_from_garbage(size: int) -> None:
+    text = unichain_messages()[0][:size].ljust(size)
+    for body, encoding in ((text, Encoding.TEXT), (compressed(text), Encoding.BROTLI)):
+        assert plain_text(body, encoding, max_bytes=size) == text
+        with pytest.raises(MessageTooLarge):
+            plain_text(body, encoding, max_bytes=size - 1)
 
 
 def test_a_message_of_the_largest_size_is_taken() -> None:
