@@ -23,13 +23,16 @@ from prometheus_client import Counter
 
 import appliance.admin.service
 from appliance import __version__
-from appliance.admin.app import AdminSources
+from appliance.admin.app import AdminSources, EngineSources
 from appliance.config.model import Config, EngineConfig, FanoutConfig, UpstreamConfig
 from appliance.domain.errors import ApplianceError
 from appliance.domain.health import Health, HealthFact
+from appliance.domain.modes import ExecutionMode
 from appliance.engine.builder_listen import BuilderListen
+from appliance.engine.debug_api import DebugApi
 from appliance.engine.events import EL
 from appliance.engine.metrics import EngineMetrics
+from appliance.engine.mode_switch import ModeSwitch
 from appliance.engine.no_flashblocks import NoFlashblocks
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.service import Engine, EngineSettings
@@ -41,6 +44,7 @@ from appliance.flashblocks.ingest import BuilderSource
 from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.service import FlashblockService, FlashblockSettings
 from appliance.flashlog.metrics import FlashlogMetrics
+from appliance.flashlog.operator_state import OperatorState
 from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.lifecycle import OnCrash, Plane, PlaneState
@@ -56,6 +60,7 @@ log = get_logger("supervisor")
 # The order is that of the stop: nothing new is built or read before those who read the log are told to leave.
 PLANES: Final = {
     "engine": OnCrash.END,
+    "debug": OnCrash.RESTART,
     "builder_listen": OnCrash.RESTART,
     "flashblocks": OnCrash.RESTART,
     "fanout": OnCrash.RESTART,
@@ -78,6 +83,7 @@ class Appliance:
         self._statistics: dict[str, Statistics] = {}
         self._engine: Engine | None = None
         self._builder_listen: BuilderListen | None = None
+        self._switch: ModeSwitch | None = None
         self._started_at = time.monotonic()
         self._stop = trio.Event()
         self._stopped = trio.Event()
@@ -185,7 +191,7 @@ class Appliance:
             fanout = Fanout(_fanout_settings(self._config.fanout), flashlog, FanoutMetrics.create(self.registry))
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
         if self._config.admin is not None:
-            sources = AdminSources(self.registry, self.statistics, self.health)
+            sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())
             serve = partial(appliance.admin.service.run, sources, token=secrets.admin_token)
             self._add("admin", partial(_on_listener, serve, listeners["admin"]))
 
@@ -204,9 +210,11 @@ class Appliance:
             el = await _connect(upstreams, EL, config.l2, secrets.el, metrics)
             builders = await _connect_builders(upstreams, config, secrets, metrics)
             stream = self._compose_flashblocks(config, BlockValidator(el), flashlog)
+            switch = self._switch = await self._load_switch(config)
             settings = _engine_settings(config, secrets.engine)
-            engine = self._engine = Engine(settings, el, builders, stream, metrics)
+            engine = self._engine = Engine(settings, el, builders, stream, metrics, switch=switch)
             self._add("engine", partial(_on_listener, engine.run, listeners["engine"]), engine.statistics)
+            self._add("debug", partial(_on_listener, DebugApi(switch).run, listeners["debug"]))
         if config.builder_listen is not None:
             metrics = EngineMetrics.create(self.registry, "builder_listen")
             builders = await _connect_builders(upstreams, config, secrets, metrics)
@@ -214,6 +222,25 @@ class Appliance:
             settings = _engine_settings(config, secrets.builder_listen)
             pool = self._builder_listen = BuilderListen(settings, builders, own, metrics)
             self._add("builder_listen", partial(_on_listener, pool.run, listeners["builder_listen"]), pool.statistics)
+
+    async def _load_switch(self, config: EngineConfig) -> ModeSwitch:
+        kept = OperatorState(Path(self._config.store.folder))
+        switch = ModeSwitch(ExecutionMode(config.execution_mode), kept)
+        await switch.load()
+        return switch
+
+    def _engine_sources(self) -> EngineSources | None:
+        engine, switch = self._engine, self._switch
+        if engine is None or switch is None:
+            return None
+
+        def mode() -> dict[str, object]:
+            return switch.status.as_object()
+
+        async def throw(mode: ExecutionMode, who: str) -> dict[str, object]:
+            return (await switch.throw(mode, who)).as_object()
+
+        return EngineSources(mode, throw, engine.history.recent, engine.history.find)
 
     def _compose_flashblocks(
         self, config: EngineConfig, validator: BlockValidator | NoValidator, flashlog: FlashLog | None
@@ -281,8 +308,10 @@ def _listen_address(config: Config, plane: str) -> str | None:
     """Where a plane listens; None for one that does not, or does not run."""
     if plane == "builder_listen":
         return config.engine.builder_listen.listen if config.engine and config.engine.builder_listen else None
-    if plane == "engine":
-        return config.engine.listen if config.engine and config.engine.l2 else None
+    if plane in {"engine", "debug"}:
+        if config.engine is None or config.engine.l2 is None:
+            return None
+        return config.engine.listen if plane == "engine" else config.engine.debug_listen
     section = getattr(config, plane)
     return getattr(section, "listen", None)
 

@@ -45,6 +45,7 @@ folder = "{folder / "data"}"
 
 [engine]
 listen = "127.0.0.1:{self.engine_port}"
+debug_listen = "127.0.0.1:0"
 jwt_secret_file = "{secret}"
 
 [engine.l2]

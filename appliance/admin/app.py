@@ -1,8 +1,9 @@
 """The admin plane's routes, on Quart-Trio: here routing and readability count, not requests per second."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -10,9 +11,25 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from appliance.domain.health import Health, HealthFact
+from appliance.domain.modes import ExecutionMode
+from appliance.wire.jsonrpc import MALFORMED
 
 StatusSource = Callable[[], dict[str, object]]
 HealthSource = Callable[[], tuple[Health, list[HealthFact]]]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSources:
+    """What the engine shows and lets be switched; all values are JSON objects.
+
+    ``throw`` takes the mode and who throws it. ``payloads`` takes the greatest number of decisions wanted,
+    ``payload`` a payload id or block hash.
+    """
+
+    mode: Callable[[], dict[str, object]]
+    throw: Callable[[ExecutionMode, str], Awaitable[dict[str, object]]]
+    payloads: Callable[[int], list[dict[str, object]]]
+    payload: Callable[[str], dict[str, object] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +39,19 @@ class AdminSources:
     registry: CollectorRegistry
     status: StatusSource
     health: HealthSource
+    engine: EngineSources | None = None
+
+
+class _Throw(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of PUT /api/v1/mode. ``via`` and ``user`` are for the audit."""
+
+    execution_mode: ExecutionMode
+    via: Literal["admin api", "cli"] = "admin api"
+    user: Annotated[str, msgspec.Meta(pattern=r"^[\w.@\\-]{0,64}$")] = ""
+
+    def who(self, peer: str | None) -> str:
+        """As the audit names it."""
+        return f"{self.via} {peer or 'unknown'}" + (f" ({self.user})" if self.user else "")
 
 
 def create_app(sources: AdminSources, token: str | None = None) -> QuartTrio:
@@ -47,12 +77,44 @@ def create_app(sources: AdminSources, token: str | None = None) -> QuartTrio:
     async def status() -> Response:
         return _json(sources.status())
 
+    if sources.engine is not None:
+        _add_engine_routes(app, sources.engine)
+
     @app.errorhandler(404)
     async def not_found(_: Exception) -> Response:
-        routes = "/metrics, /healthz, /api/v1/status"
+        routes = ", ".join(sorted(str(rule) for rule in app.url_map.iter_rules()))
         return _json({"message": f"no such path; there are {routes}"}, status=404)
 
     return app
+
+
+def _add_engine_routes(app: QuartTrio, engine: EngineSources) -> None:
+    @app.get("/api/v1/mode")
+    async def mode() -> Response:
+        return _json(engine.mode())
+
+    @app.put("/api/v1/mode")
+    async def throw() -> Response:
+        try:
+            wanted = msgspec.json.decode(await request.get_data(), type=_Throw)
+        except MALFORMED as error:
+            modes = ", ".join(ExecutionMode)
+            return _json({"message": f'expected {{"execution_mode": one of {modes}}}: {error}'}, status=400)
+        return _json(await engine.throw(wanted.execution_mode, wanted.who(request.remote_addr)))
+
+    @app.get("/api/v1/payloads")
+    async def payloads() -> Response:
+        limit = request.args.get("limit", "50")
+        if not limit.isdecimal():
+            return _json({"message": "limit: expected a whole number"}, status=400)
+        return _json({"payloads": engine.payloads(int(limit[:9]))})
+
+    @app.get("/api/v1/payloads/<name>")
+    async def payload(name: str) -> Response:
+        found = engine.payload(name)
+        if found is None:
+            return _json({"message": f"no decision is kept about {name[:80]}"}, status=404)
+        return _json(found)
 
 
 def _bearer_is(token: str) -> bool:

@@ -106,6 +106,7 @@ class DevSession:
             store=StoreConfig(folder=str(self._folder)),
             engine=EngineConfig(
                 listen="127.0.0.1:0" if any_port else "127.0.0.1:8081",
+                debug_listen="127.0.0.1:0" if any_port else "127.0.0.1:5555",
                 jwt_secret_file=str(secret),
                 l2=L2Config(url=el.url, jwt_secret_file=str(el.secret_file)),
                 builders=tuple(
@@ -138,9 +139,11 @@ class DevSession:
 
         command = shlex.join([str(Path(sys.argv[0])), "tail"])
         status = shlex.join([str(Path(sys.argv[0])), "status"])
+        mode = shlex.join([str(Path(sys.argv[0])), "mode"])
         hints = [
             Hint("follow the flashblocks", f"{command} --url ws://{listening['fanout']}/ws"),
             Hint("see every plane", f"{status} --url http://{listening['admin']}"),
+            Hint("switch builders off", f"{mode} disabled --url http://{listening['admin']}"),
             Hint("metrics", f"curl -s http://{listening['admin']}/metrics"),
             Hint("health", f"curl -si http://{listening['engine']}/healthz"),
         ]

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check_config(commands)
     _add_dev(commands)
     _add_status(commands)
+    _add_mode(commands)
     _add_tail(commands)
     _add_log(commands)
     return parser
@@ -94,10 +95,28 @@ def _faults() -> str:
     return "faults:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def _add_status(commands: "_Commands[_Parser]") -> None:
-    parser = _add_command(commands, "status", "show what a running appliance does", "status", "status")
+def _add_admin(parser: "_Parser") -> None:
     parser.add_argument("--url", default=DEFAULT_ADMIN, help="its admin address (default: %(default)s)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="the admin token, where one is set")
+
+
+def _add_mode(commands: "_Commands[_Parser]") -> None:
+    text = "show how far builders are used, or switch it: the emergency switch"
+    parser = _add_command(commands, "mode", text, "mode", "mode")
+    _add_admin(parser)
+    parser.add_argument(
+        "mode",
+        metavar="enabled|dry-run|disabled",
+        nargs="?",
+        type=lambda text: text.replace("-", "_"),
+        choices=("enabled", "dry_run", "disabled"),
+        help="what to switch to; without it, the present mode is shown",
+    )
+
+
+def _add_status(commands: "_Commands[_Parser]") -> None:
+    parser = _add_command(commands, "status", "show what a running appliance does", "status", "status")
+    _add_admin(parser)
     parser.add_argument("--json", action="store_true", help="print the JSON as it came")
     parser.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
 

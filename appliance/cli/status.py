@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,10 +12,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from appliance.domain.errors import ApplianceError, ConfigError, UnavailableError
+from appliance.cli.admin_client import fetch
+from appliance.domain.errors import ApplianceError
 from appliance.net.http_client import HttpClient
 
-_TIMEOUT_S = 5.0
 _STYLES = {"running": "green", "ok": "green", "partial": "yellow", "restarting": "yellow"}
 
 
@@ -28,7 +27,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 async def _once(arguments: argparse.Namespace) -> None:
     async with HttpClient(arguments.url) as client:
-        body = await _fetch(client, arguments)
+        body = await fetch(client, arguments, "GET", "/api/v1/status")
     if arguments.json:
         print(body.decode())
     else:
@@ -45,31 +44,9 @@ async def _watch(arguments: argparse.Namespace) -> None:
 
 async def _current(client: HttpClient, arguments: argparse.Namespace) -> RenderableType:
     try:
-        return render(msgspec.json.decode(await _fetch(client, arguments)))
+        return render(msgspec.json.decode(await fetch(client, arguments, "GET", "/api/v1/status")))
     except ApplianceError as error:
         return f"[red]{escape(str(error))}[/red]"
-
-
-async def _fetch(client: HttpClient, arguments: argparse.Namespace) -> bytes:
-    headers = _authorization(arguments.token_file)
-    try:
-        answer = await client.request("GET", "/api/v1/status", headers, b"", timeout_s=_TIMEOUT_S)
-    except UnavailableError as error:
-        raise UnavailableError(f"no appliance answers at {arguments.url}: {error}") from error
-    if answer.status == 401:
-        raise ConfigError(f"{arguments.url} asks for a token: give it with --token-file")
-    if answer.status != 200:
-        raise UnavailableError(f"{arguments.url} answered status {answer.status}; is it the admin address?")
-    return bytes(answer.body)
-
-
-def _authorization(token_file: Path | None) -> list[tuple[str, str]]:
-    if token_file is None:
-        return []
-    try:
-        return [("Authorization", f"Bearer {token_file.read_text().strip()}")]
-    except OSError as error:
-        raise ConfigError(f"--token-file {token_file}: cannot be read: {error.strerror}") from error
 
 
 def render(report: dict[str, Any]) -> RenderableType:

@@ -30,6 +30,7 @@ def _something_runs(config: Config) -> Iterator[Row]:
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
     if config.engine is not None and config.engine.l2 is not None:
         yield "engine.listen", config.engine.listen
+        yield "engine.debug_listen", config.engine.debug_listen
     if config.engine is not None and config.engine.builder_listen is not None:
         yield "engine.builder_listen.listen", config.engine.builder_listen.listen
     if config.fanout is not None:
@@ -47,7 +48,7 @@ def _ports(config: Config) -> Iterator[Row]:
 def _urls(config: Config) -> Iterator[Row]:
     if config.engine is None:
         return
-    urls = [("engine.l2.url", config.engine.l2.url)]
+    urls = [("engine.l2.url", config.engine.l2.url)] if config.engine.l2 is not None else []
     for index, builder in enumerate(config.engine.builders):
         urls.append((f"engine.builders[{index}].url", builder.url))
         if builder.flashblocks_url:

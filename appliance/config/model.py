@@ -84,6 +84,8 @@ class EngineConfig(Section, frozen=True, kw_only=True):
     l2: L2Config | None = None
     jwt_secret_file: Path = ""
     listen: Address = "127.0.0.1:8081"
+    debug_listen: Address = "127.0.0.1:5555"
+    execution_mode: Literal["enabled", "dry_run", "disabled"] = "enabled"
     policy: Literal["builder", "gas_used", "max_gas_used", "max_value", "max_transactions"] = "builder"
     min_gas_share: Share | None = None
     builder_deadline_ms: Milliseconds = 1000

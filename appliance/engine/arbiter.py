@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId, PayloadId, PayloadStatus
 from appliance.engine import events as ev
 from appliance.engine.events import Command
@@ -138,6 +139,11 @@ class Arbiter:
         """The block that a builder last took as its head at a sequencer's word; empty before."""
         return self._head
 
+    @property
+    def mode(self) -> ExecutionMode:
+        """Builders are always used: each sequencer behind us has a switch of its own."""
+        return ExecutionMode.ENABLED
+
     def handle(self, event: ev.Event, now: float) -> list[Command]:
         """What an event makes us do, in order; ``now`` in seconds, monotonic."""
         match event:
@@ -153,6 +159,8 @@ class Arbiter:
                 return self._choice.on_deadline(build, now) if build else []
             case ev.HealthChanged(unhealthy, _):
                 self._unhealthy = unhealthy
+                return []
+            case ev.ModeChanged():
                 return []
 
     def _on_request(self, request: ev.Requested, now: float) -> list[Command]:

@@ -48,6 +48,7 @@ class BuilderListen:
         self._build_ids = itertools.count(1)  # goes on after a restart: the stream knows the numbers before
         self._server: HttpServer | None = None
         self._assemble()
+        metrics.health.set_function(lambda: float(self.health()))
 
     def _assemble(self) -> None:
         names = tuple(builder.name for builder in self._builders)

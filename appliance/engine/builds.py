@@ -1,10 +1,12 @@
 """Builds: what is remembered of each forkchoice_updated with attributes, under the payload ids it was given."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId, PayloadId
 from appliance.engine.events import Requested
 from appliance.engine.offers import Block, BuildOrder
@@ -40,7 +42,9 @@ class Phase(StrEnum):
 class BuildRecord:
     """One build over all upstreams.
 
-    ``params`` are forkchoice_updated's as they came. ``joined`` and ``absent`` hold the builders that have
+    ``params`` are forkchoice_updated's as they came. ``mode`` is the one that it is chosen under: that of its
+    start, but DISABLED from the moment of that switch on. ``streamed`` says that the flashblock stream was
+    told of it: what cannot land is not shown. ``joined`` and ``absent`` hold the builders that have
     answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
     (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
     was no block that we can read: it is passed on when there is nothing better.
@@ -49,6 +53,8 @@ class BuildRecord:
     build: Build
     order: BuildOrder
     params: bytes
+    mode: ExecutionMode = ExecutionMode.ENABLED
+    streamed: bool = True
     phase: Phase = Phase.BUILDING
     confirmed: bool = False
     abandoned: bool = False
@@ -62,6 +68,7 @@ class BuildRecord:
     selection: Selection | None = None
     last_word: bytes = b""
     chosen: Block | None = None
+    chosen_is_own: bool = False
 
     @property
     def build_id(self) -> BuildId:
@@ -70,8 +77,8 @@ class BuildRecord:
 
     @property
     def builders(self) -> tuple[str, ...]:
-        """Those that were asked to build."""
-        return self.build.builders
+        """Those that were asked to build, and still count."""
+        return () if self.mode is ExecutionMode.DISABLED else self.build.builders
 
 
 class BuildBook:
@@ -86,7 +93,16 @@ class BuildBook:
     def __len__(self) -> int:
         return len(self._records)
 
-    def start(self, call: ForkchoiceUpdated, attributes: Attributes, builders: tuple[str, ...]) -> BuildRecord:
+    def __iter__(self) -> Iterator[BuildRecord]:
+        return iter(self._records.values())
+
+    def start(
+        self,
+        call: ForkchoiceUpdated,
+        attributes: Attributes,
+        builders: tuple[str, ...],
+        mode: ExecutionMode = ExecutionMode.ENABLED,
+    ) -> BuildRecord:
         """A new build; the oldest one is forgotten when there are too many."""
         self._last_id += 1
         build = Build(BuildId(self._last_id), call.head, attributes.timestamp, builders)
@@ -96,7 +112,8 @@ class BuildBook:
             parent_beacon_block_root=attributes.parent_beacon_block_root,
             transactions=attributes.transactions,
         )
-        record = BuildRecord(build, order, call.params)
+        streamed = mode is ExecutionMode.ENABLED
+        record = BuildRecord(build, order, call.params, mode, streamed)
         self._records[record.build_id] = record
         if len(self._records) > MAX_BUILDS:
             self._forget(self._records.popitem(last=False)[1])
@@ -107,8 +124,9 @@ class BuildBook:
         return next(reversed(self._records.values()), None)
 
     def name(self, record: BuildRecord, payload_id: PayloadId) -> None:
-        """The EL gave the build this id."""
-        if record.build_id in self._records:
+        """The EL gave the build this id; an answer that was overtaken does not take it from a newer build."""
+        named = self._by_payload_id.get(payload_id, record)
+        if record.build_id in self._records and named.build_id <= record.build_id:
             self._by_payload_id[payload_id] = record
 
     def by_id(self, build_id: BuildId) -> BuildRecord | None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Final, NewType
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId, PayloadId, PayloadSource
+from appliance.engine.decisions import BlockFacts, Decision
 from appliance.engine.ports import Build
 from appliance.wire.engine import BuiltPayload, Call
 
@@ -75,6 +77,13 @@ class DeadlinePassed:
 
 
 @dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """Somebody threw the switch."""
+
+    mode: ExecutionMode
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """Builders that are ``unhealthy`` are not waited for; those to be ``ignored`` get no part in the chain either."""
 
@@ -82,7 +91,7 @@ class HealthChanged:
     ignored: frozenset[str] = frozenset()
 
 
-Event = Requested | Answered | Failed | Sealed | DeadlinePassed | HealthChanged
+Event = Requested | Answered | Failed | Sealed | DeadlinePassed | ModeChanged | HealthChanged
 
 
 # --- commands: calls and replies ----------------------------------------------------------------------
@@ -267,6 +276,23 @@ class Produced:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """Everything about one choice, once it is made; in a dry run that is after the reply."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCameLate:
+    """A source's block that came when the choice was made already, ``seconds`` after getPayload."""
+
+    build_id: BuildId
+    source: str
+    facts: BlockFacts
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class OrderTurnedAway:
     """The builder listener sent an order to build to nobody: another one on the same parent is being built."""
 
@@ -274,6 +300,6 @@ class OrderTurnedAway:
     reason: str
 
 
-Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced | OrderTurnedAway
+Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced | Decided | BlockCameLate | OrderTurnedAway
 
 Command = Send | Validate | SendInOrder | Copy | Announce | Reply | WakeAt | StreamCommand | Observation

@@ -13,6 +13,7 @@ import trio
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import UnavailableError
 from appliance.domain.health import Health
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
 from appliance.engine.builder_link import BuilderLink
@@ -27,6 +28,7 @@ from appliance.engine.parcels import (
     parcel_of_copy,
     parcel_of_order,
 )
+from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.upstream import Upstream
 from appliance.telemetry.logging import get_logger
@@ -56,6 +58,10 @@ class Machine(Protocol):
     def head(self) -> str:
         """The block that was last taken as the head; empty before."""
 
+    @property
+    def mode(self) -> ExecutionMode:
+        """How far builders are used."""
+
     def handle(self, event: Event, now: float) -> list[Command]:
         """What an event makes us do, in order; ``now`` in seconds, monotonic."""
 
@@ -79,6 +85,7 @@ class Executor:
         ignore_unhealthy: bool = False,
     ) -> None:
         self._machine = machine
+        builders = [builder.switched(self._is_switched_off) for builder in builders]
         self._upstreams = {builder.name: builder for builder in builders}
         if el is not None:
             self._upstreams[EL] = el
@@ -124,6 +131,24 @@ class Executor:
         """What a health probe found may mean that the builder has forgotten its settings."""
         self._links[builder].probed(head)
 
+    def set_mode(self, mode: ExecutionMode) -> None:
+        """Throw the switch: it counts when this returns."""
+        self._dispatch(ev.ModeChanged(mode))
+        self._health.use_builders(mode is not ExecutionMode.DISABLED)
+
+    def _is_switched_off(self) -> bool:
+        return self._machine.mode is ExecutionMode.DISABLED
+
+    @property
+    def mode(self) -> ExecutionMode:
+        """The mode that the next build starts in."""
+        return self._machine.mode
+
+    @property
+    def history(self) -> PayloadHistory:
+        """The last decisions."""
+        return self._observer.history
+
     def statistics(self) -> dict[str, object]:
         """The machine, the blocks that were returned, and the builders' lanes."""
         return {
@@ -151,7 +176,14 @@ class Executor:
                 return self._queue(command)
             case ev.Seal(build_id):
                 return [ev.Sealed(build_id, self._seal(build_id))]
-            case ev.BlockReturned() | ev.CandidateLost() | ev.BuilderAbsent() | ev.OrderTurnedAway():
+            case (
+                ev.BlockReturned()
+                | ev.CandidateLost()
+                | ev.BuilderAbsent()
+                | ev.Decided()
+                | ev.BlockCameLate()
+                | ev.OrderTurnedAway()
+            ):
                 self._observer.observe(command)
             case ev.Produced():
                 self._health.produced(command)

@@ -1,10 +1,24 @@
-"""getPayload of a build: fence the stream, ask everyone, choose, reply. Part of the multiplexer's machine."""
+"""getPayload of a build: fence the stream, ask everyone, choose, reply. Part of the multiplexer's machine.
+
+    mode of the build   op-node gets                             builders
+    ------------------  ---------------------------------------  ------------------------------------------
+    enabled             the choice                               asked, judged
+    dry_run             the EL's own block as soon as it is      asked and judged all the same, after the
+                        there                                    reply too; the choice is only told
+    disabled            the EL's own block                       none
+
+A build keeps the mode that it was started in, so that a choice ends as it began; but `disabled` comes over
+every build at once: candidates of builders are withdrawn, also from a choice that is being made, and a
+builder's block that was answered already is not answered again.
+"""
 
 from collections.abc import Iterator
 from typing import Final
 
+from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
-from appliance.domain.payloads import PayloadSource
+from appliance.domain.modes import ExecutionMode
+from appliance.domain.payloads import PayloadSource, PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
 from appliance.engine.calls import BuilderPayload, CallTable, Completing, Completion, Judgement, LocalPayload
 from appliance.engine.completion import StateRoots
@@ -12,9 +26,11 @@ from appliance.engine.events import (
     ASSEMBLED,
     EL,
     Announce,
+    BlockCameLate,
     BlockReturned,
     CandidateLost,
     Command,
+    Decided,
     PayloadReturned,
     Produced,
     Reply,
@@ -25,7 +41,8 @@ from appliance.engine.events import (
     Validate,
     WakeAt,
 )
-from appliance.engine.offers import Block, Offer, Standing
+from appliance.engine.explanation import explain
+from appliance.engine.offers import Block, Offer, Standing, facts_of
 from appliance.engine.outcomes import Outcome, apology, body_of
 from appliance.engine.policies import Policy
 from appliance.engine.reputation import good_words, late_word, rejection
@@ -41,10 +58,14 @@ from appliance.wire.engine_bodies import assembled_answer, get_payload_request, 
 from appliance.wire.jsonrpc import readdress
 
 _UNFINISHED: Final = {Standing.PENDING, Standing.OFFERED, Standing.VALIDATING}
+_SWITCHED_OFF: Final = "builders are switched off"
 
 
 class PayloadChoice:
-    """The conversations that choose a block, one per build; ``deadline_s`` counts from op-node's request."""
+    """The conversations that choose a block, one per build; ``deadline_s`` counts from op-node's request.
+
+    ``announcing`` says whether builders are told what was chosen.
+    """
 
     def __init__(
         self,
@@ -62,6 +83,7 @@ class PayloadChoice:
         self._state_roots = StateRoots(calls, external_state_root)
         self.unhealthy: frozenset[str] = frozenset()
         self.ignored: frozenset[str] = frozenset()
+        self.announcing = True
 
     def ask(self, record: BuildRecord, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """op-node wants the block: start choosing, join a choice that is running, or repeat its result."""
@@ -72,34 +94,51 @@ class PayloadChoice:
             return []
         record.phase, record.version, record.payload_id = Phase.SEALING, call.version, call.payload_id
         record.asked_at, record.deadline = now, now + self._deadline_s
-        return [Seal(record.build_id)]
+        if record.streamed:
+            return [Seal(record.build_id)]
+        return self._ask_everyone(record, None, now)
 
     def on_sealed(self, event: Sealed, now: float) -> list[Command]:
         """The stream is fenced: ask everyone."""
         record = self._book.by_id(event.build_id)
         if record is None or record.phase is not Phase.SEALING:
             return []
+        return self._ask_everyone(record, event.assembled, now)
+
+    def _ask_everyone(self, record: BuildRecord, assembled: AssembledPayload | None, now: float) -> list[Command]:
         record.phase = Phase.CHOOSING
         selection = record.selection = Selection(record.order, record.builders, self._policy, self.unhealthy)
-        commands: list[Command] = [
-            WakeAt(record.build_id, record.deadline),
-            self._ask_local(record, selection),
-        ]
-        if event.assembled is not None:
-            commands += _lost(ASSEMBLED, "refused", selection.promise(event.assembled))
+        commands: list[Command] = [WakeAt(record.build_id, record.deadline)] if record.builders else []
+        commands.append(self._ask_local(record, selection))
+        if assembled is not None and record.mode is ExecutionMode.ENABLED:
+            commands += _lost(ASSEMBLED, "refused", selection.promise(assembled))
+            _note_promise(selection.offers[ASSEMBLED], assembled, now)
         for builder in record.builders:
             commands += self._ask_builder(record, selection, builder)
         return commands + self._advance(record, selection, now)
 
+    def switch_off(self, record: BuildRecord, now: float) -> list[Command]:
+        """The emergency switch, for a build that is marked as disabled already."""
+        selection = record.selection
+        if selection is None:
+            if record.chosen is not None and not record.chosen_is_own:
+                # Who asks again gets the EL's own: op-node may not have had the answer, and must not get it now.
+                record.phase, record.chosen = Phase.FAILED, None
+            return []
+        selection.withdraw_builders(_SWITCHED_OFF)
+        if record.phase is Phase.ANSWERED:  # a rehearsal that goes on after the reply
+            return self._end(record, selection, selection.offers[EL], selection.offers[EL], now)
+        return self._advance(record, selection, now)
+
     def on_joined(self, record: BuildRecord, builder: str) -> list[Command]:
         """A builder's payload id came while its block is being waited for."""
-        if record.selection is None:
+        if record.selection is None or not record.builders:
             return []
         return self._ask_builder(record, record.selection, builder)
 
     def on_absent(self, record: BuildRecord, builder: str, reason: str, now: float) -> list[Command]:
         """A builder's refusal to build came while its block is being waited for."""
-        if record.selection is None:
+        if record.selection is None or not record.builders:
             return []
         record.selection.lose(builder, reason)
         produced = Produced(builder, ok=False, reason=reason)
@@ -116,7 +155,9 @@ class PayloadChoice:
         """The EL's own block."""
         record, selection = purpose.record, purpose.selection
         if record.selection is not selection:
-            return late_word(EL, outcome)  # chosen meanwhile; asking let the EL end its building
+            # Chosen meanwhile; asking let the EL end its building.
+            return [*late_word(EL, outcome), *_came_late(EL, outcome, record, now)]
+        selection.offers[EL].arrived_at = now
         try:
             body = body_of(outcome)
         except UnavailableError as error:
@@ -132,7 +173,9 @@ class PayloadChoice:
         record, selection, builder = purpose.record, purpose.selection, purpose.builder
         if record.selection is not selection:
             # Chosen meanwhile; asking let it finish its block.
-            return late_word(builder, outcome, in_time=now <= record.deadline, told=selection.overdue)
+            word = late_word(builder, outcome, in_time=now <= record.deadline, told=selection.overdue)
+            return [*word, *_came_late(builder, outcome, record, now)]
+        selection.offers[builder].arrived_at = now
         try:
             payload = decode_payload(body_of(outcome), record.version)
         except (UnavailableError, RemoteError) as error:
@@ -150,6 +193,7 @@ class PayloadChoice:
         record, selection, source = purpose.record, purpose.selection, purpose.source
         if record.selection is not selection:
             return []
+        selection.offers[source].judged_at = now
         try:
             selection.judge(source, decode_verdict(body_of(outcome)))
         except (UnavailableError, RemoteError) as error:
@@ -159,8 +203,10 @@ class PayloadChoice:
     def on_completion(self, purpose: Completing | Completion, outcome: Outcome, now: float) -> list[Command]:
         """The EL's word on a candidate whose state root it is to fill in."""
         record, selection = purpose.record, purpose.selection
-        if record.selection is not selection:
-            return []
+        offer = selection.offers[purpose.source]
+        if record.selection is not selection or offer.standing is Standing.LOST:
+            return []  # chosen, or withdrawn meanwhile
+        offer.judged_at = now
         if isinstance(purpose, Completing):
             commands = self._state_roots.on_ordered(purpose, outcome)
         else:
@@ -174,7 +220,9 @@ class PayloadChoice:
     def _ask_builder(self, record: BuildRecord, selection: Selection, builder: str) -> list[Command]:
         payload_id = record.joined.get(builder)
         if payload_id is not None:
-            body = get_payload_request(record.askers[0].identifier, record.version, payload_id)
+            # In a dry run op-node may have its answer already: then the call carries an id of ours.
+            identifier = record.askers[0].identifier if record.askers else b""
+            body = get_payload_request(identifier, record.version, payload_id)
             return [Send(self._calls.open(BuilderPayload(record, selection, builder)), builder, body)]
         if builder not in record.absent:
             return []  # its answer to the order to build is still to come
@@ -191,37 +239,71 @@ class PayloadChoice:
         return [Produced(EL, ok=True, reason="")]
 
     def _advance(self, record: BuildRecord, selection: Selection, now: float) -> list[Command]:
+        if record.mode is ExecutionMode.DRY_RUN:
+            return self._rehearse(record, selection, now)
         match selection.step():
             case Choose(offer):
-                return self._conclude(record, selection, offer, now)
+                commands = self._return_block(record, selection, offer, now)
+                return [*commands, *self._end(record, selection, offer, offer, now)]
             case AskVerdict(offer):
                 return self._validate(record, selection, offer, now)
             case GiveUp():
-                return _give_up(record, selection)
+                return [*_give_up(record, selection), *self._end(record, selection, None, None, now)]
             case Wait():
                 return []
 
+    def _rehearse(self, record: BuildRecord, selection: Selection, now: float) -> list[Command]:
+        """A dry run: the EL's own block goes out as soon as it is there, and the choice goes on without op-node."""
+        own = selection.offers[EL]
+        if own.standing is Standing.LOST:
+            return [*_give_up(record, selection), *self._end(record, selection, None, None, now)]
+        commands: list[Command] = []
+        if own.standing is Standing.VALID and record.phase is Phase.CHOOSING:
+            commands = self._return_block(record, selection, own, now)
+        match selection.step():
+            case Choose(offer) if own.standing is Standing.VALID:
+                return [*commands, *self._end(record, selection, offer, own, now)]
+            case AskVerdict(offer):
+                return [*commands, *self._validate(record, selection, offer, now)]
+            case _:
+                return commands  # the best may be known, but what it is compared with is still to come
+
     def _validate(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
+        offer.validating_at = now
         if self._state_roots.wanted(offer):
             commands = self._state_roots.begin(record, selection, offer)
             return commands if offer.standing is not Standing.LOST else commands + self._advance(record, selection, now)
         call_id = self._calls.open(Judgement(record, selection, offer.source))
         return [Validate(call_id, offer.taken(), record.order.parent_beacon_block_root)]
 
-    def _conclude(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
+    def _return_block(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
         block = offer.taken()
         commands: list[Command] = [
             Reply(asker.ticket, _answer(block, asker.identifier, record.version)) for asker in record.askers
         ]
-        record.phase, record.chosen = Phase.ANSWERED, block
-        record.askers, record.selection = [], None
+        record.phase, record.chosen, record.chosen_is_own = Phase.ANSWERED, block, offer.is_local
+        record.askers = []
         self._book.remember_block(block.block_hash, block.block_number)
-        commands += _late(selection)
-        commands += good_words(selection)
         commands.append(_returned(record, selection, offer, block, now))
-        commands.append(PayloadReturned(record.build_id, block.block_hash, _holds_all(offer)))
-        commands.append(Announce(block, record.order.parent_beacon_block_root, self.ignored))
+        if record.streamed:
+            commands.append(PayloadReturned(record.build_id, block.block_hash, _holds_all(offer)))
+        if self.announcing:
+            commands.append(Announce(block, record.order.parent_beacon_block_root, self.ignored))
         return commands
+
+    def _end(
+        self, record: BuildRecord, selection: Selection, preferred: Offer | None, returned: Offer | None, now: float
+    ) -> list[Command]:
+        """The choice is over: a dry run's is later than its reply, and only now are its builders judged."""
+        record.selection = None
+        decided = Decided(explain(record, selection, preferred, returned, now))
+        return [*_late(selection), *good_words(selection), decided]
+
+
+def _note_promise(offer: Offer, assembled: AssembledPayload, now: float) -> None:
+    offer.arrived_at = now
+    if assembled.validated:
+        offer.verdict = PayloadStatus.VALID
 
 
 def _answer(block: Block, identifier: bytes, version: int) -> bytes:
@@ -231,7 +313,7 @@ def _answer(block: Block, identifier: bytes, version: int) -> bytes:
 
 
 def _give_up(record: BuildRecord, selection: Selection) -> list[Command]:
-    askers, record.askers, record.selection = record.askers, [], None
+    askers, record.askers = record.askers, []
     record.phase = Phase.FAILED
     if record.last_word:
         return [Reply(asker.ticket, _readdressed(record.last_word, asker.identifier)) for asker in askers]
@@ -264,6 +346,14 @@ def _late(selection: Selection) -> Iterator[Command]:
             yield CandidateLost(offer.source, "late", reason)
             if offer.standing is Standing.PENDING:
                 yield Produced(offer.builder, ok=False, reason=reason)
+
+
+def _came_late(upstream: str, outcome: Outcome, record: BuildRecord, now: float) -> list[Command]:
+    try:
+        facts = facts_of(decode_payload(body_of(outcome), record.version))
+    except (UnavailableError, RemoteError):
+        return []
+    return [BlockCameLate(record.build_id, upstream, facts, now - record.asked_at)]
 
 
 def _returned(record: BuildRecord, selection: Selection, offer: Offer, block: Block, now: float) -> BlockReturned:

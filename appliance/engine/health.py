@@ -21,6 +21,8 @@ builders their `work` (what comes of getPayload). One track:
     --------------------------------------------------------  ----------------------------------------------
     probe: no answer, an error                                bad for `head`
     probe: a head young enough                                good for `head`
+      the same, but of the future, and for as long as a head  bad: our clock was set back, and says no more when
+      may be old it was no other one                          a chain stands still
       the same, builder, more than MAX_LAG behind the best    bad: it does not follow
     probe: a head too old                                     bad for `head`
       the same, builder, level with the EL                    good: the chain stands still, not the builder
@@ -35,7 +37,7 @@ builders their `work` (what comes of getPayload). One track:
 So the EL's silence or SYNCING is never held against a builder, nor a builder's fault against the EL.
 
     status: 503 when the EL is not known to be well, else 206 when there are builders and all of them are ill
-            (those that are not known yet are not), else 200.
+            (those that are not known yet are not), else 200. While builders are switched off, as without any.
     without an EL (the builder listener): 503 when no builder is well, 206 when one of them is ill, else 200.
 
 Source of the codes: rollup-boost 0.7.17, health check and getPayload. op-conductor reads the status code, and a
@@ -160,18 +162,42 @@ class HealthMachine:
         self._builders = {name: _Builder() for name in builders}
         self._el = Track(EL_PATIENCE) if has_el else None
         self._el_block: LatestBlock | None = None
+        self._heads: dict[str, tuple[int, float]] = {}  # timestamp of each upstream's head, and since when it is that
+        self._use_builders = True
+
+    def use_builders(self, used: bool) -> None:
+        """Whether builders count for the status; what probes find of them is kept in any case."""
+        self._use_builders = used
 
     def block_seen(self, upstream: str, block: LatestBlock, wall_now: float, now: float) -> None:
         """A probe was answered; ``wall_now`` Unix seconds, as the block's timestamp."""
-        age_s = wall_now - block.timestamp
-        text = f"latest block is {age_s:.0f} s old"
-        if age_s > self._max_age_s:
-            text += f", more than {self._max_age_s:.0f} s"
+        young, text = self._age(upstream, block.timestamp, wall_now, now)
         if upstream != EL:
-            self._builder_seen(self._builders[upstream], block, age_s <= self._max_age_s, text, now)
+            self._builder_seen(self._builders[upstream], block, young, text, now)
         elif self._el is not None:
             self._el_block = block
-            self._mark(self._el, age_s <= self._max_age_s, text, now)
+            self._mark(self._el, young, text, now)
+
+    def _age(self, upstream: str, timestamp: int, wall_now: float, now: float) -> tuple[bool, str]:
+        """Whether a head is young, and in words."""
+        age_s = wall_now - timestamp
+        still_s = self._still(upstream, timestamp, now)
+        if age_s > self._max_age_s:
+            return False, f"latest block is {age_s:.0f} s old, more than {self._max_age_s:.0f} s"
+        if age_s >= -self._max_age_s:
+            return True, f"latest block is {age_s:.0f} s old"
+        text = f"latest block is {-age_s:.0f} s ahead of our clock"
+        if still_s <= self._max_age_s:
+            return True, text
+        return False, f"{text}, and the same for {still_s:.0f} s"
+
+    def _still(self, upstream: str, timestamp: int, now: float) -> float:
+        """For how long the head has been this one, as far as probes tell."""
+        seen, since = self._heads.get(upstream, (timestamp, now))
+        if seen != timestamp:
+            since = now
+        self._heads[upstream] = timestamp, since
+        return now - since
 
     def probe_failed(self, upstream: str, reason: str, now: float) -> None:
         """A probe had no useful answer."""
@@ -188,6 +214,8 @@ class HealthMachine:
             if ok and self._el is not None:
                 self._el.good("answered getPayload", now)
             return not ok and self._el is not None and not self._el.ill
+        if not self._use_builders:
+            return False  # a call that was stopped at the last door is no fault of its own
         builder = self._builders[upstream]
         builder.worked_at = now
         self._mark(builder.work, ok, reason or "answered getPayload", now)
@@ -195,7 +223,7 @@ class HealthMachine:
 
     def status(self) -> Health:
         """The fold."""
-        builders = self._builders.values()
+        builders = self._builders.values() if self._use_builders else ()
         if self._el is None:
             if not any(each.known and not each.ill for each in builders):
                 return Health.UNAVAILABLE
@@ -209,8 +237,9 @@ class HealthMachine:
         return frozenset(name for name, each in self._builders.items() if each.ill)
 
     def facts(self) -> list[HealthFact]:
-        """Each upstream with its reason, the EL first."""
-        facts = [HealthFact(name, each.known and not each.ill, each.reason) for name, each in self._builders.items()]
+        """Each upstream with its reason, the EL first; without builders that are switched off."""
+        used = self._builders.items() if self._use_builders else ()
+        facts = [HealthFact(name, each.known and not each.ill, each.reason) for name, each in used]
         if self._el is None:
             return facts
         return [HealthFact(EL, self._el.known and not self._el.ill, self._el.reason), *facts]

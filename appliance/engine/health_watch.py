@@ -67,6 +67,12 @@ class HealthWatch:
         """Each upstream with its reason."""
         return self._machine.facts()
 
+    def use_builders(self, used: bool) -> None:
+        """Whether builders count for the status; they are probed in any case."""
+        self._machine.use_builders(used)
+        if self._told is not None:
+            self._tell()
+
     def listen(self, listener: HealthListener) -> None:
         """Tell this one from now on."""
         self._listener = listener
@@ -106,7 +112,6 @@ class HealthWatch:
 
     def _tell(self) -> None:
         status, unhealthy = self._machine.status(), self._machine.unhealthy()
-        self._metrics.health.set(status)
         for fact in self._machine.facts():
             self._metrics.upstream_healthy.labels(fact.name).set(fact.healthy)
         if (status, unhealthy) == self._told:

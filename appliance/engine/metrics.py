@@ -10,7 +10,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from appliance.engine.decisions import BlockFacts
+
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_GAS: Final = (21_000, 100_000, 300_000, 1e6, 3e6, 6e6, 10e6, 15e6, 20e6, 30e6, 45e6, 60e6, 100e6, 200e6)
+_TRANSACTIONS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_ETHER: Final = (0, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 10)
+_WEI_IN_ETHER: Final = 10**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,11 @@ class EngineMetrics:
     settings_replayed: Counter
     orders_turned_away: Counter
     get_payload_seconds: Histogram
+    execution_mode: Gauge
+    dry_run_choices: Counter
+    candidate_gas_used: Histogram
+    candidate_transactions: Histogram
+    candidate_value_ether: Histogram
 
     @classmethod
     def create(cls, registry: CollectorRegistry, prefix: str = "engine") -> "EngineMetrics":
@@ -42,6 +53,9 @@ class EngineMetrics:
 
         def seconds(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(f"{prefix}_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
+
+        def candidates(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"{prefix}_candidate_{name}", text, ("source",), registry=registry, buckets=buckets)
 
         return cls(
             blocks_created=Gauge(blocks_created, "Blocks returned by getPayload", ("source",), registry=registry),
@@ -58,4 +72,20 @@ class EngineMetrics:
             settings_replayed=counter("settings_replayed", "Miner settings said again to a builder", "builder"),
             orders_turned_away=counter("orders_turned_away", "Orders to build beside another one on the same parent"),
             get_payload_seconds=seconds("get_payload", "Time until getPayload was answered"),
+            execution_mode=Gauge(
+                "rollup_boost_execution_mode",
+                "3 enabled, 2 dry_run, 1 disabled",
+                registry=registry if prefix == "engine" else None,
+            ),
+            dry_run_choices=counter("dry_run_choices", "Blocks that a dry run would have returned", "source"),
+            candidate_gas_used=candidates("gas_used", "Gas used by each block that was there to choose", _GAS),
+            candidate_transactions=candidates("transactions", "Transactions of each such block", _TRANSACTIONS),
+            candidate_value_ether=candidates("value_ether", "Value that each such block claims", _ETHER),
         )
+
+    def count_candidate(self, source: str, facts: BlockFacts) -> None:
+        """A block that was there to choose from."""
+        self.candidate_gas_used.labels(source).observe(facts.gas_used)
+        self.candidate_transactions.labels(source).observe(facts.transactions)
+        if facts.value is not None:
+            self.candidate_value_ether.labels(source).observe(facts.value / _WEI_IN_ETHER)

@@ -26,13 +26,16 @@ late or wrong.
         with a zero state root         the EL builds it itself instead (external_state_root; completion.py)
       DeadlinePassed                   the best VALID block is returned
       asked again                      joins the choice, or gets the same block
-    getPayload, unknown id or version,
-      or of a build without builders   Seal what there is; Send to the EL alone; Reply
+    getPayload, unknown id or version  Seal what there is; Send to the EL alone; Reply
+      while an order to build is open  wait for its answer: the id may be the one that is on its way
     newPayload                         Send to the EL, Copy to the builders
     mirrored methods                   Send to the EL, Copy to the builders until it arrives (miner_*)
     HealthChanged                      from now on, builders that are ill are not waited for (selection.py), and
                                          those to be ignored are named in no command about the chain
     all others                         Send to the EL; Reply with its very status and body
+    ModeChanged                        from now on builds start in this mode (get_payload.py says what it means);
+      to disabled                      at once no command names a builder, BuildAbandoned for a stream that
+                                         runs, and a choice that runs ends with the EL's own block
 
 An upstream that fails is a RemoteError or an absence, told by an observation; if it is the EL, op-node
 gets a JSON-RPC error -32603 with HTTP 200. op-node (op-service/eth, engine errors) takes any code outside
@@ -44,6 +47,7 @@ selection.py. Every table is bounded: calls end with the shell's timeouts, build
 """
 
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import PayloadId, PayloadSource, PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
 from appliance.engine.calls import (
@@ -74,6 +78,7 @@ from appliance.engine.events import (
     Failed,
     HeadChanged,
     HealthChanged,
+    ModeChanged,
     PayloadReturned,
     Produced,
     Reply,
@@ -109,6 +114,7 @@ class Multiplexer:
         builders: tuple[str, ...],
         policy: Policy,
         builder_deadline_s: float,
+        mode: ExecutionMode = ExecutionMode.ENABLED,
         *,
         external_state_root: bool = False,
     ) -> None:
@@ -119,6 +125,21 @@ class Multiplexer:
             self._book, self._calls, policy, builder_deadline_s, external_state_root=external_state_root
         )
         self._head = ""
+        # getPayload requests that came before the answer to the order: bounded by the server's connections,
+        # and each waits at most as long as the EL's timeout.
+        self._early: list[tuple[Requested, GetPayload, float]] = []
+        self._open_orders = 0
+        self._mode = mode
+        self._choice.announcing = self._uses_builders
+
+    @property
+    def mode(self) -> ExecutionMode:
+        """The mode that the next build starts in."""
+        return self._mode
+
+    @property
+    def _uses_builders(self) -> bool:
+        return bool(self._builders) and self._mode is not ExecutionMode.DISABLED
 
     @property
     def open_calls(self) -> int:
@@ -142,6 +163,8 @@ class Multiplexer:
             case DeadlinePassed(build_id):
                 record = self._book.by_id(build_id)
                 return self._choice.on_deadline(record, now) if record else []
+            case ModeChanged(mode):
+                return self._switch(mode, now)
             case HealthChanged(unhealthy, ignored):
                 self._choice.unhealthy, self._choice.ignored = unhealthy, ignored
                 return []
@@ -152,7 +175,8 @@ class Multiplexer:
                 return self._forkchoice_updated(request, call)
             case GetPayload() as call:
                 return self._get_payload(request, call, now)
-            case NewPayload():
+            case NewPayload() as call:
+                self._remember(call)
                 return [self._forward(request, verbatim=False), *self._copies(self._copy(request))]
             case Mirrored(method):
                 return [self._forward(request, verbatim=True), *self._copies(_mirror(method, request.body))]
@@ -164,7 +188,7 @@ class Multiplexer:
             case Forward() as purpose:
                 return _passed_on(purpose, event)
             case ForkchoiceAtEl() as purpose:
-                return self._forkchoice_answered(purpose, event)
+                return [*self._forkchoice_answered(purpose, event), *self._order_answered(purpose)]
             case BuildAtBuilder() as purpose:
                 return self._builder_answered(purpose, event, now)
             case PlainPayload() as purpose:
@@ -187,7 +211,28 @@ class Multiplexer:
         return Copy(request.body, latest_only, skip=self._choice.ignored)
 
     def _copies(self, copy: Copy) -> list[Command]:
-        return [copy] if self._builders else []
+        return [copy] if self._uses_builders else []
+
+    def _remember(self, call: NewPayload) -> None:
+        if call.block_hash is not None and call.block_number is not None:
+            self._book.remember_block(call.block_hash, call.block_number)
+
+    # --- the switch ---
+
+    def _switch(self, mode: ExecutionMode, now: float) -> list[Command]:
+        self._mode = mode
+        self._choice.announcing = self._uses_builders
+        if mode is not ExecutionMode.DISABLED:
+            return []
+        return [command for record in self._book for command in self._switch_off(record, now)]
+
+    def _switch_off(self, record: BuildRecord, now: float) -> list[Command]:
+        if record.mode is ExecutionMode.DISABLED:
+            return []
+        record.mode = ExecutionMode.DISABLED
+        running = record.streamed and not record.abandoned and record.phase is Phase.BUILDING
+        stopped: list[Command] = [BuildAbandoned(record.build_id)] if running else []
+        return stopped + self._choice.switch_off(record, now)
 
     # --- forkchoice_updated ---
 
@@ -200,13 +245,14 @@ class Multiplexer:
             return self._build(request, record, _asked_again(record))
         abandoned = self._abandon(self._book.newest())
         record = self._start(call, call.attributes)
-        return [*abandoned, BuildStarted(record.build), *self._build(request, record, record.builders)]
+        started = [BuildStarted(record.build)] if record.streamed else []
+        return [*abandoned, *started, *self._build(request, record, record.builders)]
 
     def _start(self, call: ForkchoiceUpdated, attributes: Attributes) -> BuildRecord:
         # noTxPool: the block is given by its attributes alone, so there is nothing to build.
         asked = tuple(name for name in self._builders if name not in self._choice.ignored)
-        builders = () if attributes.no_tx_pool else asked
-        return self._book.start(call, attributes, builders)
+        builders = asked if self._uses_builders and not attributes.no_tx_pool else ()
+        return self._book.start(call, attributes, builders, self._mode)
 
     def _same_build(self, call: ForkchoiceUpdated) -> BuildRecord | None:
         """The newest build, when op-node orders the very same again.
@@ -222,6 +268,7 @@ class Multiplexer:
     def _build(self, request: Requested, record: BuildRecord, builders: tuple[str, ...]) -> list[Command]:
         purpose = ForkchoiceAtEl(request, record.build.parent_hash, record)
         commands: list[Command] = [Send(self._calls.open(purpose), EL, request.body)]
+        self._open_orders += 1
         for builder in builders:
             call_id = self._calls.open(BuildAtBuilder(record, builder))
             commands.append(SendInOrder(call_id, builder, request.body))
@@ -231,7 +278,7 @@ class Multiplexer:
         if record is None or record.abandoned or record.phase is not Phase.BUILDING:
             return []
         record.abandoned = True
-        return [BuildAbandoned(record.build_id)]
+        return [BuildAbandoned(record.build_id)] if _is_shown(record) else []
 
     def _forkchoice_answered(self, purpose: ForkchoiceAtEl, outcome: Outcome) -> list[Command]:
         request, record = purpose.request, purpose.record
@@ -263,13 +310,15 @@ class Multiplexer:
         if record.confirmed or record.abandoned:
             return []
         record.confirmed = True
-        return [BuildConfirmed(record.build_id)]
+        return [BuildConfirmed(record.build_id)] if _is_shown(record) else []
 
     def _refused(self, record: BuildRecord | None) -> list[Command]:
         return [] if record is None or record.confirmed else self._abandon(record)
 
     def _builder_answered(self, purpose: BuildAtBuilder, outcome: Outcome, now: float) -> list[Command]:
         record, builder = purpose.record, purpose.builder
+        if not record.builders:
+            return []  # switched off meanwhile
         try:
             result = decode_forkchoice(body_of(outcome))
         except (RemoteError, UnavailableError) as error:
@@ -278,8 +327,8 @@ class Multiplexer:
             detail = f": {result.validation_error}" if result.validation_error else ""
             return self._absent(record, builder, f"{builder} said {result.status}, no payload id{detail}", now)
         record.joined[builder] = result.payload_id
-        joined = BuilderJoined(record.build_id, builder, result.payload_id)
-        return [joined, *self._choice.on_joined(record, builder)]
+        joined = [BuilderJoined(record.build_id, builder, result.payload_id)] if _is_shown(record) else []
+        return [*joined, *self._choice.on_joined(record, builder)]
 
     def _absent(self, record: BuildRecord, builder: str, reason: str, now: float) -> list[Command]:
         record.absent[builder] = reason
@@ -288,8 +337,12 @@ class Multiplexer:
     # --- getPayload ---
 
     def _get_payload(self, request: Requested, call: GetPayload, now: float) -> list[Command]:
+        """``now`` is when op-node asked."""
         record = self._book.by_payload_id(call.payload_id)
-        if record is not None and record.builders and _can_choose(record, call.version):
+        if record is None and self._open_orders:
+            self._early.append((request, call, now))
+            return []
+        if record is not None and _can_choose(record, call.version):
             return self._choice.ask(record, request, call, now)
         purpose = PlainPayload(request, call.version, call.payload_id, record, now)
         send = Send(self._calls.open(purpose), EL, request.body)
@@ -297,7 +350,14 @@ class Multiplexer:
             return [send]
         if record.phase is Phase.BUILDING:
             record.phase = Phase.PASSED
-        return [Seal(record.build_id), send]
+        return [Seal(record.build_id), send] if record.streamed else [send]
+
+    def _order_answered(self, purpose: ForkchoiceAtEl) -> list[Command]:
+        if purpose.record is None:
+            return []
+        self._open_orders -= 1
+        early, self._early = self._early, []
+        return [command for waiting in early for command in self._get_payload(*waiting)]
 
     def _plain_payload(self, purpose: PlainPayload, outcome: Outcome, now: float) -> list[Command]:
         request = purpose.request
@@ -324,17 +384,22 @@ class Multiplexer:
             candidates={EL: "alone"},
             seconds=now - purpose.asked_at,
         )
-        if purpose.record is None:
+        if purpose.record is None or not purpose.record.streamed:
             return [returned]
         return [returned, PayloadReturned(purpose.record.build_id, payload.block_hash)]
 
 
 def _asked_again(record: BuildRecord) -> tuple[str, ...]:
-    if record.phase is not Phase.BUILDING:
+    if record.phase is not Phase.BUILDING or not record.builders:
         return ()
     absent = tuple(record.absent)
     record.absent.clear()
     return absent
+
+
+def _is_shown(record: BuildRecord) -> bool:
+    """Whether the flashblock stream may go on with it."""
+    return record.streamed and record.mode is ExecutionMode.ENABLED
 
 
 def _can_choose(record: BuildRecord, version: int) -> bool:

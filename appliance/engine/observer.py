@@ -1,14 +1,19 @@
 """Tells people and Prometheus what the multiplexer observed. The core never logs; this does it for it."""
 
+from appliance.domain.modes import ExecutionMode
+from appliance.engine.decisions import BlockFacts, Decision
 from appliance.engine.events import (
+    BlockCameLate,
     BlockReturned,
     BuilderAbsent,
     CandidateLost,
+    Decided,
     Observation,
     OrderTurnedAway,
     Produced,
 )
 from appliance.engine.metrics import EngineMetrics
+from appliance.engine.payload_history import PayloadHistory
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("engine")
@@ -22,6 +27,8 @@ class Observer:
         self._blocks = 0
         self._by_context: dict[str, int] = {}
         self._last: dict[str, object] | None = None
+        self._would: dict[str, int] = {}
+        self.history = PayloadHistory()
 
     def observe(self, observation: Observation) -> None:
         """One observation."""
@@ -37,12 +44,37 @@ class Observer:
             case OrderTurnedAway(parent_hash, reason):
                 self._metrics.orders_turned_away.inc()
                 log.warning("order to build turned away", parent_hash=parent_hash, reason=reason)
+            case Decided(decision):
+                self._decided(decision)
+            case BlockCameLate(_, source, facts):
+                self.history.complete(observation)
+                self._metrics.count_candidate(source, facts)
             case Produced():
                 pass  # health's business
 
     def statistics(self) -> dict[str, object]:
         """Blocks returned, by who built them, and the last one."""
-        return {"returned": self._blocks, "by_context": dict(self._by_context), "last": self._last}
+        return {
+            "returned": self._blocks,
+            "by_context": dict(self._by_context),
+            "dry_run_choices": dict(self._would),
+            "last": self._last,
+        }
+
+    def _decided(self, decision: Decision) -> None:
+        self.history.add(decision)
+        for candidate in decision.candidates:
+            if candidate.facts is not None:
+                self._metrics.count_candidate(candidate.source, candidate.facts)
+        if decision.mode is ExecutionMode.DRY_RUN and decision.preferred is not None:
+            self._rehearsed(decision, decision.preferred)
+
+    def _rehearsed(self, decision: Decision, preferred: str) -> None:
+        self._would[preferred] = self._would.get(preferred, 0) + 1
+        self._metrics.dry_run_choices.labels(preferred).inc()
+        chosen = decision.candidate(preferred)
+        facts = chosen.facts if chosen else None
+        log.info("dry run: would have returned", source=preferred, payload_id=decision.payload_id, **_fields(facts))
 
     def _block_returned(self, block: BlockReturned) -> None:
         self._blocks += 1
@@ -60,3 +92,15 @@ class Observer:
         self._last = {**fields, "milliseconds": round(block.seconds * 1000, 3)}
         # rollup-boost's operators and its own tests grep for this line and its first four fields.
         log.info("returning block", **fields, candidates=block.candidates)
+
+
+def _fields(facts: BlockFacts | None) -> dict[str, object]:
+    if facts is None:
+        return {}
+    return {
+        "hash": facts.block_hash,
+        "number": facts.block_number,
+        "gas_used": facts.gas_used,
+        "transactions": facts.transactions,
+        "value_wei": facts.value,
+    }

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.engine.decisions import BlockFacts
 from appliance.engine.events import ASSEMBLED, EL
 from appliance.wire.engine import BuiltPayload
 
@@ -34,7 +35,8 @@ class Offer:
 
     ``rank`` is the builder's place in the configuration. ``preserves`` says that the block holds what
     subscribers were promised; an offer that has not come yet may still do so. ``completed`` says that the EL has
-    filled in its state root, so that its hash is not the one that its flashblocks have.
+    filled in its state root, so that its hash is not the one that its flashblocks have. ``facts`` outlive the block
+    of an offer that was lost. Times in seconds, monotonic.
     """
 
     source: str
@@ -44,6 +46,10 @@ class Offer:
     block: Block | None = None
     preserves: bool = True
     reason: str = ""
+    facts: BlockFacts | None = None
+    arrived_at: float | None = None
+    validating_at: float | None = None
+    judged_at: float | None = None
     verdict: str | None = None
     completed: bool = False
 
@@ -94,6 +100,17 @@ class BuildOrder:
         if not starts_with(block.transactions, self.transactions):
             return "does not begin with the transactions of the payload attributes"
         return None
+
+
+def facts_of(block: Block) -> BlockFacts:
+    """What people want to know of a block. Flashblocks say nothing of their value."""
+    return BlockFacts(
+        block_hash=block.block_hash,
+        block_number=block.block_number,
+        gas_used=block.gas_used,
+        transactions=len(block.transactions),
+        value=block.block_value if isinstance(block, BuiltPayload) else None,
+    )
 
 
 def starts_with(transactions: Sequence[bytes | msgspec.Raw], wanted: Sequence[bytes]) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.payloads import PayloadStatus
 from appliance.engine.events import ASSEMBLED, EL
-from appliance.engine.offers import Block, BuildOrder, Offer, Standing, starts_with
+from appliance.engine.offers import Block, BuildOrder, Offer, Standing, facts_of, starts_with
 from appliance.engine.policies import Policy
 from appliance.wire.engine import BuiltPayload, Verdict
 
@@ -81,6 +81,11 @@ class Selection:
         """Whether the deadline has passed."""
         return self._overdue
 
+    @property
+    def promised(self) -> tuple[bytes, ...]:
+        """The transactions that subscribers were shown beyond the forced ones; empty without a promise."""
+        return self._promised
+
     def promise(self, assembled: AssembledPayload) -> str | None:
         """What the flashblocks add up to is an offer, and a measure for the others; answers an objection.
 
@@ -98,11 +103,14 @@ class Selection:
         """A source's block has come; answers an objection when it is not the block that was asked for."""
         offer = self.offers[source]
         if offer.is_local:
-            offer.block, offer.standing = block, Standing.VALID
+            offer.block, offer.standing, offer.facts = block, Standing.VALID, facts_of(block)
             return None
         return self._take(offer, block, Standing.OFFERED)
 
     def _take(self, offer: Offer, block: Block, standing: Standing) -> str | None:
+        offer.facts = facts_of(block)
+        if offer.standing is Standing.LOST:
+            return None  # withdrawn before it came: it stays out
         objection = self._order.objection(block)
         if objection is not None:
             self._lose(offer, objection)
@@ -113,17 +121,28 @@ class Selection:
 
     def complete(self, source: str, block: BuiltPayload) -> str | None:
         """The EL's own block of a candidate's transactions takes its place; answers an objection."""
-        self.offers[source].completed = True
-        return self._take(self.offers[source], block, Standing.VALID)
+        offer = self.offers[source]
+        if offer.standing is Standing.LOST:
+            return None  # withdrawn meanwhile: it stays out
+        offer.completed = True
+        return self._take(offer, block, Standing.VALID)
 
     def lose(self, source: str, reason: str) -> None:
         """A source will have no block."""
         self._lose(self.offers[source], reason)
 
+    def withdraw_builders(self, reason: str) -> None:
+        """Only the EL's own block counts from now on."""
+        for offer in self.offers.values():
+            if not offer.is_local and offer.standing is not Standing.LOST:
+                self._lose(offer, reason)
+
     def judge(self, source: str, verdict: Verdict) -> None:
         """The EL's word on a block: only VALID counts; SYNCING and ACCEPTED say that it does not know."""
         offer = self.offers[source]
         offer.verdict = verdict.status
+        if offer.standing is Standing.LOST:
+            return  # withdrawn meanwhile: it stays out
         if verdict.status is PayloadStatus.VALID:
             offer.standing = Standing.VALID
         else:

@@ -10,12 +10,15 @@ import trio
 
 from appliance.domain.errors import ConfigError
 from appliance.domain.health import Health, HealthFact
+from appliance.domain.modes import ExecutionMode
 from appliance.engine.events import ASSEMBLED, EL
 from appliance.engine.executor import Executor
 from appliance.engine.frontend import Frontend
 from appliance.engine.health_watch import HealthWatch
 from appliance.engine.metrics import EngineMetrics
+from appliance.engine.mode_switch import MODE_NUMBERS, ModeSwitch
 from appliance.engine.multiplexer import Multiplexer
+from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.policies import policy_named
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.upstream import Upstream
@@ -49,8 +52,9 @@ class EngineSettings:
 class Engine:
     """What op-node connects to.
 
-    ``builders`` in the order of preference. Upstreams are opened and closed by the caller, around `run`.
-    Raises ConfigError for an unknown policy, and for builders whose names cannot be told apart.
+    ``builders`` in the order of preference; ``switch`` says how far they are used, without one they are.
+    Upstreams are opened and closed by the caller, around `run`. Raises ConfigError for an unknown policy, and
+    for builders whose names cannot be told apart.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Engine:
         stream: FlashblockStream,
         metrics: EngineMetrics,
         *,
+        switch: ModeSwitch | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         names = tuple(builder.name for builder in builders)
@@ -94,6 +99,19 @@ class Engine:
             settings.jwt_secret, self._executor.ask, self.health, metrics, facts=self.facts, wall_clock=wall_clock
         )
         self._server: HttpServer | None = None
+        self._metrics = metrics
+        metrics.health.set_function(lambda: float(self.health()))
+        self._switch = switch or ModeSwitch()
+        self._switch.connect(self._set_mode)
+
+    def _set_mode(self, mode: ExecutionMode) -> None:
+        self._executor.set_mode(mode)
+        self._metrics.execution_mode.set(MODE_NUMBERS[mode])
+
+    @property
+    def history(self) -> PayloadHistory:
+        """The last decisions."""
+        return self._executor.history
 
     async def run(
         self,
@@ -122,17 +140,18 @@ class Engine:
         return await self._frontend.handle(request)
 
     def health(self) -> Health:
-        """What /healthz answers."""
+        """What /healthz answers; while builders are switched off it is the EL's health alone."""
         return self._health.status
 
     def facts(self) -> list[HealthFact]:
-        """Health of each upstream with its reason, the EL first."""
+        """Health of each upstream with its reason, the EL first; without builders that are switched off."""
         return self._health.facts()
 
     def statistics(self) -> dict[str, object]:
         """For `/api/v1/status`."""
         return {
             "policy": self._settings.policy,
+            "mode": self._switch.status.as_object(),
             "health": int(self.health()),
             "facts": [_as_object(fact) for fact in self.facts()],
             "l2": self._el.statistics(),

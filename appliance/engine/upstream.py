@@ -1,5 +1,6 @@
 """One upstream of the engine: the local execution client, or a builder."""
 
+import copy
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -12,6 +13,13 @@ from appliance.engine.metrics import EngineMetrics
 from appliance.net.http import HttpResponse
 from appliance.net.http_client import HttpClient
 from appliance.wire import jwt
+
+
+class _Tally:
+    """Counted over all views of one upstream."""
+
+    def __init__(self) -> None:
+        self.failures = 0
 
 
 class Upstream:
@@ -39,7 +47,8 @@ class Upstream:
         self._wall_clock = wall_clock
         self._seconds = metrics.upstream_seconds.labels(name)
         self._failed = metrics.upstream_failures.labels(name)
-        self._failures = 0
+        self._tally = _Tally()
+        self._is_off: Callable[[], bool] = lambda: False
 
     def __repr__(self) -> str:
         return f"<Upstream {self.origin}>"
@@ -52,6 +61,15 @@ class Upstream:
     ) -> None:
         self._client.close()
 
+    def switched(self, is_off: Callable[[], bool]) -> Self:
+        """This upstream, over the same connections, for calls that are not made while ``is_off`` says so.
+
+        The last door: whatever still waits somewhere for its turn does not get out either.
+        """
+        view = copy.copy(self)
+        view._is_off = is_off  # noqa: SLF001 it is one of us
+        return view
+
     @property
     def origin(self) -> str:
         """Name and URL without path and credentials, for people."""
@@ -59,13 +77,15 @@ class Upstream:
 
     async def post(self, body: bytes) -> HttpResponse:
         """The answer, whatever its status; raises UnavailableError, its text names it and its URL."""
+        if self._is_off():
+            raise UnavailableError(f"{self.name}: builders are switched off")
         token = jwt.sign(self._secret, self._wall_clock())
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         started = trio.current_time()
         try:
             response = await self._client.request("POST", None, headers, body, timeout_s=self._timeout_s)
         except UnavailableError as error:
-            self._failures += 1
+            self._tally.failures += 1
             self._failed.inc()
             raise UnavailableError(self._named(error)) from error
         self._seconds.observe(trio.current_time() - started)
@@ -77,4 +97,4 @@ class Upstream:
 
     def statistics(self) -> dict[str, object]:
         """Its connections and calls, and how many calls had no answer."""
-        return {"name": self.name, "failures": self._failures, **self._client.statistics()}
+        return {"name": self.name, "failures": self._tally.failures, **self._client.statistics()}

@@ -62,6 +62,15 @@ class SetState:
 
 
 @dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a payload that subscribers were shown, for people: LANDED or DROPPED."""
+
+    payload_id: PayloadId
+    state: PayloadState
+    block_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """``count`` flashblocks are not taken; ``index`` is the (first) one's."""
 
@@ -94,4 +103,4 @@ class Sealed:
 
 
 LogCommand = Append | SetState
-Command = Validate | LogCommand | Dropped | Paused | Sealed
+Command = Validate | LogCommand | Dropped | Paused | Sealed | Fate

@@ -9,7 +9,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from appliance.flashblocks.commands import Dropped, Paused, Reason, Sealed
+from appliance.domain.payloads import PayloadState
+from appliance.flashblocks.commands import Dropped, Fate, Paused, Reason, Sealed
 
 MISMATCHES: Final = frozenset({Reason.LATE, Reason.REPLACED, Reason.UNANNOUNCED})
 """Reasons that rollup-boost counts as `current_payload_id_mismatch`."""
@@ -39,6 +40,8 @@ class FlashblockMetrics:
     append_seconds: Histogram
     validate_seconds: Histogram
     publish_seconds: Histogram
+    landed: Counter
+    payloads_dropped: Counter
 
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "FlashblockMetrics":
@@ -123,6 +126,12 @@ class FlashblockMetrics:
                 registry=registry,
                 buckets=_SECONDS,
             ),
+            landed=Counter(
+                "flashblocks_landed", "Payloads shown to subscribers whose block became head", registry=registry
+            ),
+            payloads_dropped=Counter(
+                "flashblocks_dropped", "Payloads shown to subscribers whose block did not", registry=registry
+            ),
         )
 
     def count_dropped(self, note: Dropped) -> None:
@@ -132,6 +141,10 @@ class FlashblockMetrics:
             self.current_payload_id_mismatch.inc(note.count)
         elif note.reason not in HARMLESS:
             self.extend_payload_errors.inc(note.count)
+
+    def count_fate(self, note: Fate) -> None:
+        """Count a payload that landed or was dropped."""
+        (self.landed if note.state is PayloadState.LANDED else self.payloads_dropped).inc()
 
     def count_paused(self, note: Paused) -> None:
         """Count a stream that stopped."""

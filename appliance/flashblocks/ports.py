@@ -45,6 +45,9 @@ class FlashblockSink(Protocol):
     async def set_state(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None = None) -> None:
         """Record how a payload fared; LogError when that was not done."""
 
+    async def unfinished(self, limit: int) -> list[Entry]:
+        """The last entry of each payload whose fate is not recorded, in log order; LogError when it cannot read."""
+
 
 Messages = AsyncIterator[tuple[bytes, bool]]
 """Websocket messages, each with whether it came in a binary frame."""

@@ -8,6 +8,8 @@
                          |  (structural mode: straight to Append)
     seal (getPayload) = fence: what was handed to the log is the block's promise; nothing is handed after
 
+What an earlier process had shown and not seen the end of is judged by the head too (`recover`, unfinished.py).
+
 A round is shown only while it is the newest one, confirmed by the EL and not fenced. One append and, per
 round, one validation are under way at a time, so what waits can still be held back at the fence. The
 shell calls an event method and then carries out `take_commands()`, in order.
@@ -16,6 +18,7 @@ When the same forkchoice_updated is sent again, builders answer the same payload
 joins the older round (see `_merge`). Until that answer comes the older round is suspended, not closed.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from appliance.domain.assembled import AssembledPayload
@@ -26,6 +29,7 @@ from appliance.flashblocks.commands import (
     Append,
     Command,
     Dropped,
+    Fate,
     Paused,
     Reason,
     Sealed,
@@ -36,6 +40,7 @@ from appliance.flashblocks.early import EarlyBuffer
 from appliance.flashblocks.ports import Build
 from appliance.flashblocks.round import Round
 from appliance.flashblocks.stream import BuilderStream
+from appliance.flashblocks.unfinished import Unfinished, UnfinishedPayloads
 
 MAX_ROUNDS: Final = 16
 """Rounds remembered. An older one is forgotten; when its payload was shown and never landed, as dropped."""
@@ -62,6 +67,9 @@ class FlashblockSequence:
         self._last_validation_id = 0
         self._appending: Round | None = None
         self._commands: list[Command] = []
+        self._unfinished = UnfinishedPayloads()
+        self._head: tuple[str, int | None] | None = None
+        self._fates = {PayloadState.LANDED: 0, PayloadState.DROPPED: 0}
 
     def take_commands(self) -> list[Command]:
         """What is to be done since the last call, in order."""
@@ -125,11 +133,25 @@ class FlashblockSequence:
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:
         """A block became head: what was shown has landed, or was dropped."""
+        self._head = block_hash.lower(), block_number
+        self._judge_unfinished()
         for known in self._rounds:
             outcome = known.judge(block_hash.lower(), block_number) if known.is_undecided else None
             if outcome is not None:
                 self._fence(known)
                 self._set_state(known, outcome, block_hash if outcome is PayloadState.LANDED else None)
+
+    def recover(self, payloads: Iterable[Unfinished]) -> None:
+        """What the log holds of an earlier process, and what became of it is not known."""
+        self._unfinished.add(payloads)
+        self._judge_unfinished()
+
+    def _judge_unfinished(self) -> None:
+        if self._head is None:
+            return
+        for payload, outcome in self._unfinished.judge(*self._head):
+            block_hash = payload.block_hash if outcome is PayloadState.LANDED else None
+            self._record(payload.payload_id, outcome, payload.block_number, block_hash)
 
     # What builders send, and the answers to our commands.
 
@@ -190,6 +212,9 @@ class FlashblockSequence:
             "early_flashblocks": len(self._early),
             "validating": len(self._validations),
             "appending": self._appending is not None,
+            "landed": self._fates[PayloadState.LANDED],
+            "dropped": self._fates[PayloadState.DROPPED],
+            "unfinished": len(self._unfinished),
         }
 
     # Joining.
@@ -304,6 +329,7 @@ class FlashblockSequence:
             known.owner, known.state = lead, PayloadState.BUILDING
             known.block_number = flashblock.block_number
             self._published[lead.payload_id] = known
+            self._unfinished.discard(lead.payload_id)  # built and shown again: its fate is this round's
         arrived_at = lead.arrivals[known.handed]
         known.handed += 1
         self._appending = known
@@ -349,7 +375,15 @@ class FlashblockSequence:
         if known.owner is not None:
             known.state = state
             landed = block_hash.lower() if block_hash else None
-            self._commands.append(SetState(known.owner.payload_id, state, landed))
+            self._record(known.owner.payload_id, state, known.block_number, landed)
+
+    def _record(
+        self, payload_id: PayloadId, state: PayloadState, block_number: int | None, block_hash: str | None
+    ) -> None:
+        self._commands.append(SetState(payload_id, state, block_hash))
+        if state in self._fates:
+            self._fates[state] += 1
+            self._commands.append(Fate(payload_id, state, block_number))
 
     def _forget(self, old: Round) -> None:
         if old.is_undecided:

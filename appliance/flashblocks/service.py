@@ -13,12 +13,13 @@ import trio
 
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import EquivocationError, LogError, RemoteError, UnavailableError
-from appliance.domain.flashblocks import Flashblock
-from appliance.domain.payloads import BuildId, PayloadId, PayloadStatus
+from appliance.domain.flashblocks import Entry, Flashblock
+from appliance.domain.payloads import BuildId, PayloadId, PayloadState, PayloadStatus
 from appliance.flashblocks.commands import (
     Append,
     Command,
     Dropped,
+    Fate,
     LogCommand,
     Paused,
     Reason,
@@ -30,9 +31,10 @@ from appliance.flashblocks.ingest import DATA_TIMEOUT_S, BuilderSource, Ingest
 from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.ports import BlockValidator, Build, Connect, FlashblockSink
 from appliance.flashblocks.sequence import FlashblockSequence
+from appliance.flashblocks.unfinished import MAX_UNFINISHED, Unfinished
 from appliance.net.websocket_client import messages
 from appliance.telemetry.logging import get_logger
-from appliance.wire.flashblock import MAX_MESSAGE_BYTES
+from appliance.wire.flashblock import MAX_MESSAGE_BYTES, decode
 
 log = get_logger("flashblocks")
 
@@ -89,9 +91,11 @@ class FlashblockService:
         self._validations: dict[int, Validate] = {}
         self._log_wakeup = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._recovered = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read from the builders and feed the log until cancelled."""
+        await self._recover()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed_log)
             for ingest in self._ingests.values():
@@ -104,6 +108,19 @@ class FlashblockService:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
+
+    async def _recover(self) -> None:
+        """Take up what an earlier process has shown; once, and before this one appends anything."""
+        if self._recovered:
+            return
+        self._recovered = True
+        try:
+            entries = await self._sink.unfinished(MAX_UNFINISHED)
+        except LogError as error:
+            log.error("what became of earlier payloads stays unknown", reason=str(error))
+            return
+        self._sequence.recover(map(_unfinished, entries))
+        self._carry_out()
 
     def statistics(self) -> dict[str, object]:
         """The stream and its sources, as JSON-able values."""
@@ -183,6 +200,9 @@ class FlashblockService:
                 _log_paused(command)
             case Sealed():
                 self._metrics.count_sealed(command)
+            case Fate():
+                self._metrics.count_fate(command)
+                _log_fate(command)
 
     async def _feed_log(self) -> None:
         while True:
@@ -262,6 +282,25 @@ def _connector(settings: FlashblockSettings) -> Connect:
 def _place(command: Append) -> dict[str, object]:
     flashblock = command.flashblock
     return {"payload_id": flashblock.payload_id, "index": flashblock.index, "builder": command.builder}
+
+
+def _unfinished(entry: Entry) -> Unfinished:
+    """The last flashblock of a payload names the block that it would have become."""
+    try:
+        flashblock = decode(entry.body, entry.encoding)
+    except RemoteError:
+        block_hash = None  # another version took it; then only a later head tells
+    else:
+        diff = flashblock.diff if isinstance(flashblock, Flashblock) else None
+        block_hash = diff.block_hash.lower() if diff else None
+    return Unfinished(entry.payload_id, entry.block_number, block_hash)
+
+
+def _log_fate(note: Fate) -> None:
+    if note.state is PayloadState.LANDED:
+        log.debug("payload landed", payload_id=note.payload_id, number=note.block_number)
+    else:
+        log.warning("payload dropped", payload_id=note.payload_id, number=note.block_number)
 
 
 def _log_dropped(note: Dropped) -> None:

@@ -86,6 +86,16 @@ class Reader:
             ).fetchone()
         return None if row is None else PayloadRecord(row[0], row[1], row[2], PayloadState(row[3]), *row[4:])
 
+    def unfinished(self, limit: int) -> list[Entry]:
+        """The last entry of each payload that neither landed nor was dropped; the newest ``limit``, in log order."""
+        with translated("read", self.path):
+            found = self._connection.execute(
+                f"{rows.SELECT_ENTRY} WHERE p.state IN ('building', 'sealed') AND e.position = p.last_position"
+                " ORDER BY e.position DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+            return [rows.entry_of(row) for row in reversed(found)]
+
     def evidence(self) -> list[Refused]:
         """All refused bodies that are kept, oldest first; the store bounds them."""
         with translated("read", self.path):

@@ -122,6 +122,10 @@ class FlashLog:
         """What the log knows of one payload."""
         return await self._readers.query(lambda reader: reader.payload(payload_id))
 
+    async def unfinished(self, limit: int) -> list[Entry]:
+        """The last entry of each payload whose fate is not recorded: the newest ``limit`` of them, in log order."""
+        return await self._readers.query(lambda reader: reader.unfinished(limit))
+
     async def evidence(self) -> list[Refused]:
         """The refused second bodies that are kept."""
         return await self._readers.query(lambda reader: reader.evidence())

@@ -73,7 +73,10 @@ class GetPayload:
 
 @dataclass(frozen=True, slots=True)
 class NewPayload:
-    """Any version; nothing in it bears on a decision."""
+    """Any version. Hash and number name the block for when it becomes head; None where they cannot be read."""
+
+    block_hash: str | None = None
+    block_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,17 @@ class _Attributes(msgspec.Struct, rename="camel"):
     transactions: list[msgspec.Raw] | None = None
 
 
+class _Named(msgspec.Struct, rename="camel"):
+    block_hash: str
+    block_number: str
+
+
+class _NewPayloadParams(msgspec.Struct, array_like=True):
+    payload: _Named  # what comes after it differs by version
+
+
 _params_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_new_payload_decoder = msgspec.json.Decoder(_NewPayloadParams)
 _state_decoder = msgspec.json.Decoder(_State)
 _attributes_decoder = msgspec.json.Decoder(_Attributes | None)
 _payload_id_decoder = msgspec.json.Decoder(tuple[str])
@@ -123,10 +136,19 @@ def decode_call(request: Request) -> Call:
 
 def _decode_engine_call(name: str, version: int, params: bytes) -> Call:
     if name == "newPayload":
-        return NewPayload()
+        return _decode_new_payload(params)
     if name == "getPayload":
         return GetPayload(version, _payload_id(_payload_id_decoder.decode(params)[0]))
     return _decode_forkchoice_call(params)
+
+
+def _decode_new_payload(params: bytes) -> NewPayload:
+    """One pass over the payload without keeping it. A shape that we do not know is the EL's business alone."""
+    try:
+        named = _new_payload_decoder.decode(params).payload
+        return NewPayload(_hash("blockHash", named.block_hash), _quantity("blockNumber", named.block_number))
+    except (*MALFORMED, DecodeError):
+        return NewPayload()
 
 
 def _decode_forkchoice_call(params: bytes) -> ForkchoiceUpdated:

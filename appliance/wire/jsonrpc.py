@@ -12,6 +12,8 @@ from appliance.domain.errors import DecodeError, RemoteError
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 RESPONSE_TOO_LARGE: Final = -32003  # go-ethereum's code for a batch whose answers outgrow its limit
 

@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from appliance.admin.app import AdminSources, create_app
+from appliance.admin.app import AdminSources, EngineSources, create_app
 from appliance.domain.health import Health, HealthFact
+from appliance.domain.modes import ExecutionMode
 
 FACT = HealthFact("el", healthy=False, reason="no answer since 12 s")
 
@@ -62,3 +63,95 @@ async def test_with_a_token_the_api_answers_who_has_it_and_the_rest_stays_open()
     assert answer.status_code == 200
     assert (await get("/metrics", sources(), "s3cret")).status_code == 200
     assert (await get("/healthz", sources(), "s3cret")).status_code == 200
+
+
+class FakeEngine:
+    """Writes down who throws what."""
+
+    def __init__(self) -> None:
+        self.throws: list[tuple[ExecutionMode, str]] = []
+        self.limits: list[int] = []
+
+    def sources(self) -> AdminSources:
+        def payloads(limit: int) -> list[dict[str, object]]:
+            self.limits.append(limit)
+            return [{"payload_id": "0x01"}]
+
+        async def throw(mode: ExecutionMode, who: str) -> dict[str, object]:
+            self.throws.append((mode, who))
+            return {"execution_mode": mode}
+
+        engine = EngineSources(
+            mode=lambda: {"execution_mode": "enabled"},
+            throw=throw,
+            payloads=payloads,
+            payload=lambda name: {"payload_id": name} if name == "0x01" else None,
+        )
+        plain = sources()
+        return AdminSources(plain.registry, plain.status, plain.health, engine)
+
+
+async def put(body: bytes, engine: FakeEngine, token: str | None = None, **headers: str) -> Any:
+    return await create_app(engine.sources(), token).test_client().put("/api/v1/mode", data=body, headers=headers)
+
+
+async def test_the_mode_is_read() -> None:
+    answer = await get("/api/v1/mode", FakeEngine().sources())
+    assert await answer.get_json() == {"execution_mode": "enabled"}
+
+
+@pytest.mark.parametrize("mode", list(ExecutionMode))
+async def test_the_mode_is_switched_and_who_did_it_is_told(mode: ExecutionMode) -> None:
+    engine = FakeEngine()
+    answer = await put(f'{{"execution_mode":"{mode}"}}'.encode(), engine)
+    assert await answer.get_json() == {"execution_mode": str(mode)}
+    await put(f'{{"execution_mode":"{mode}","via":"cli","user":"op.s"}}'.encode(), engine)
+    (_, api), (_, cli) = engine.throws
+    assert api.startswith("admin api ")
+    assert cli.startswith("cli ")
+    assert cli.endswith(" (op.s)")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"execution_mode":"off"}',
+        b'["disabled"]',
+        b'{"execution_mode":"disabled","via":"debug api"}',
+        b'{"execution_mode":"disabled","user":"a\\nforged line"}',
+        b'{"execution_mode":"disabled","more":1}',
+        b"\xff",
+    ],
+)
+async def test_a_body_that_is_no_mode_switches_nothing(body: bytes) -> None:
+    engine = FakeEngine()
+    answer = await put(body, engine)
+    assert answer.status_code == 400
+    assert "enabled, dry_run, disabled" in (await answer.get_json())["message"]
+    assert engine.throws == []
+
+
+async def test_with_a_token_the_switch_asks_for_it() -> None:
+    engine = FakeEngine()
+    body = b'{"execution_mode":"disabled"}'
+    assert (await put(body, engine, "s3cret")).status_code == 401
+    assert engine.throws == []
+    assert (await put(body, engine, "s3cret", Authorization="Bearer s3cret")).status_code == 200
+
+
+async def test_decisions_are_listed_and_found() -> None:
+    engine = FakeEngine()
+    listed = await get("/api/v1/payloads", engine.sources())
+    assert await listed.get_json() == {"payloads": [{"payload_id": "0x01"}]}
+    await get("/api/v1/payloads?limit=7", engine.sources())
+    assert engine.limits == [50, 7]
+    assert (await get("/api/v1/payloads?limit=x", engine.sources())).status_code == 400
+    assert await (await get("/api/v1/payloads/0x01", engine.sources())).get_json() == {"payload_id": "0x01"}
+    assert (await get("/api/v1/payloads/0x02", engine.sources())).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/api/v1/mode", "/api/v1/payloads", "/api/v1/payloads/0x01"])
+async def test_a_host_without_an_engine_has_no_switch(path: str) -> None:
+    assert (await get(path, sources())).status_code == 404

@@ -3,6 +3,8 @@
 from typing import TypeVar
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.domain.modes import ExecutionMode
+from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
 from appliance.engine.events import EL, CallId, Command, Event, Send, SendInOrder, Ticket, Validate
 from appliance.engine.multiplexer import Multiplexer
@@ -18,23 +20,27 @@ class Playbook:
     """Drives the machine with a clock of its own; `assembled` is what the stream answers to Seal."""
 
     def __init__(
-        self, builders: tuple[str, ...] = ("alpha", "beta"), policy: str = "builder", deadline_s: float = 1.0
+        self,
+        builders: tuple[str, ...] = ("alpha", "beta"),
+        policy: str = "builder",
+        deadline_s: float = 1.0,
+        mode: ExecutionMode = ExecutionMode.ENABLED,
     ) -> None:
-        self.machine = Multiplexer(builders, policy_named(policy), deadline_s)
+        self.machine = Multiplexer(builders, policy_named(policy), deadline_s, mode)
         self.now = 100.0
         self.assembled: AssembledPayload | None = None
         self.log: list[Command] = []
         self.open: list[Call] = []
         self.alarms: list[ev.WakeAt] = []
-        self._tickets = 0
+        self.tickets = 0
         self._read = 0
 
     # --- events ---
 
     def ask(self, body: bytes) -> Ticket:
         """A request of op-node."""
-        self._tickets += 1
-        ticket = Ticket(self._tickets)
+        self.tickets += 1
+        ticket = Ticket(self.tickets)
         request = decode_request(body)
         self.tell(ev.Requested(ticket, decode_call(request), bytes(request.id), body))
         return ticket
@@ -59,6 +65,10 @@ class Playbook:
         self.open.remove(call)
         self.tell(ev.Failed(call.call_id, f"{EL}: gone"))
 
+    def switch(self, mode: ExecutionMode) -> None:
+        """Somebody throws the switch."""
+        self.tell(ev.ModeChanged(mode))
+
     def pass_time(self, seconds: float) -> None:
         """Time passes; alarms that are due go off."""
         self.now += seconds
@@ -78,7 +88,11 @@ class Playbook:
                 elif isinstance(command, ev.WakeAt):
                     self.alarms.append(command)
                 elif isinstance(command, ev.Seal):
-                    pending.append(ev.Sealed(command.build_id, self.assembled))
+                    pending.append(ev.Sealed(command.build_id, self.sealed(command.build_id)))
+
+    def sealed(self, build_id: BuildId) -> AssembledPayload | None:
+        """What the stream answers for a build."""
+        return self.assembled
 
     # --- commands ---
 

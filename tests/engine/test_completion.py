@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId, PayloadSource
 from appliance.engine import events as ev
 from appliance.engine.events import EL
@@ -16,9 +19,11 @@ WHOLE = m.Block("whole", transactions=("0x02aa",))
 LOCAL = m.Block("local")
 
 
-def building(*, enabled: bool = True, shown: m.Block | None = SHOWN) -> Playbook:
+def building(
+    *, enabled: bool = True, shown: m.Block | None = SHOWN, mode: ExecutionMode = ExecutionMode.ENABLED
+) -> Playbook:
     play = Playbook(("alpha",))
-    play.machine = Multiplexer(("alpha",), policy_named("builder"), 1.0, external_state_root=enabled)
+    play.machine = Multiplexer(("alpha",), policy_named("builder"), 1.0, mode, external_state_root=enabled)
     play.assembled = shown.assembled() if shown else None
     play.ask(m.build())
     play.answer(EL, m.forkchoice_answer("0x0e"))
@@ -132,3 +137,37 @@ def test_an_el_that_takes_too_long_gives_its_own_block_at_the_deadline() -> None
     answer_block(play, WHOLE.answer())
     assert len(play.all_of(ev.Reply)) == 2
     assert [each for each in play.all_of(ev.Produced) if each.upstream == "alpha" and not each.ok] != []
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_switched_off_meanwhile_the_els_block_of_it_does_not_come_back(ordered: bool) -> None:
+    play = building()
+    ticket = play.ask(m.get_payload(identifier=9))
+    if ordered:
+        answer_order(play, m.forkchoice_answer("0x77"))
+    play.switch(ExecutionMode.DISABLED)
+    if ordered:
+        answer_block(play, WHOLE.answer())
+    else:
+        answer_order(play, m.forkchoice_answer("0x77"))
+        assert calls_of(play, "0x77") == [], "nobody wants its block any more"
+    assert play.reply_to(ticket) is None
+    play.answer(EL, LOCAL.answer())
+    assert play.all_of(ev.BlockReturned)[0].context is PayloadSource.L2
+
+
+def test_in_a_dry_run_it_is_filled_in_after_the_reply_and_told() -> None:
+    play = building(mode=ExecutionMode.DRY_RUN)
+    play.ask(m.get_payload(identifier=9))
+    play.answer(EL, LOCAL.answer())
+    assert play.all_of(ev.BlockReturned)[0].context is PayloadSource.L2
+    play.answer("alpha", SHOWN.answer())
+    answer_order(play, m.forkchoice_answer("0x77"))
+    play.now += 0.25
+    answer_block(play, WHOLE.answer())
+    [decided] = play.all_of(ev.Decided)
+    assert (decided.decision.returned, decided.decision.preferred) == (EL, "alpha")
+    candidate = decided.decision.candidate("alpha")
+    assert candidate is not None
+    assert candidate.validation_s == 0.25
+    assert [word.ok for word in play.all_of(ev.Produced) if word.upstream == "alpha"] == [True]

@@ -20,9 +20,10 @@ class Clinic:
         self.machine = HealthMachine(builders, max_unsafe_interval_s=10, has_el=has_el)
         self.now = 0.0
 
-    def seen(self, *names: str, age_s: float = 0, number: int | None = 100) -> None:
+    def seen(self, *names: str, age_s: float = 0, number: int | None = 100, timestamp: int = NOW) -> None:
+        """``age_s`` is how far our clock is from NOW."""
         for name in names:
-            block = LatestBlock(number, NOW)
+            block = LatestBlock(number, timestamp)
             self.machine.block_seen(name, block, NOW + age_s, self.now)
 
     def failed(self, *names: str, times: int = 1, reason: str = "gone") -> None:
@@ -69,6 +70,64 @@ def test_a_block_may_be_as_old_as_the_bound(clinic: Clinic, age_s: float, well: 
         clinic.seen(EL, age_s=age_s)
     assert clinic.well(EL) is well
     assert "s old" in clinic.reason(EL)
+
+
+def test_a_head_of_the_future_is_young_only_while_it_moves(clinic: Clinic) -> None:
+    """Our clock was set back by an hour: it can no longer tell a chain that stands still."""
+    for second in range(0, 60, 2):
+        clinic.now = float(second)
+        clinic.seen("alpha", "beta", EL, age_s=-3600 + second, timestamp=NOW + second)
+    assert clinic.status() is Health.OK
+    assert clinic.reason(EL) == "latest block is 3600 s ahead of our clock"
+    for second in range(60, 80):
+        clinic.now = float(second)
+        clinic.seen("alpha", "beta", EL, age_s=-3600 + 58, timestamp=NOW + 58)
+    assert clinic.status() is Health.UNAVAILABLE
+    assert clinic.reason(EL) == "latest block is 3600 s ahead of our clock, and the same for 21 s"
+    assert clinic.well("alpha")  # level with the EL: the chain stands still, not the builder
+    clinic.seen(EL, age_s=-3600 + 58, timestamp=NOW + 60)
+    assert clinic.status() is Health.OK
+
+
+def test_a_head_of_the_future_is_young_at_first_sight_and_from_probe_to_probe(clinic: Clinic) -> None:
+    clinic.seen(EL, age_s=-3600)
+    assert clinic.status() is Health.OK
+    for minute in range(1, 5):  # probes are a minute apart, each finds another head
+        clinic.now = 60.0 * minute
+        clinic.seen(EL, age_s=-3600, timestamp=NOW + 60 * minute)
+        assert clinic.status() is Health.OK
+
+
+@pytest.mark.parametrize("age_s", [0, -10])
+def test_a_small_step_of_the_clock_changes_nothing(clinic: Clinic, age_s: float) -> None:
+    for second in range(30):
+        clinic.now = float(second)
+        clinic.seen(EL, age_s=age_s)
+    assert clinic.status() is Health.OK
+
+
+def test_builders_that_are_switched_off_do_not_count(clinic: Clinic) -> None:
+    clinic.seen(EL)
+    clinic.failed("alpha", "beta", times=3)
+    assert clinic.status() is Health.PARTIAL
+    clinic.machine.use_builders(False)
+    assert clinic.status() is Health.OK
+    assert [fact.name for fact in clinic.machine.facts()] == [EL]
+    clinic.failed(EL, times=2)
+    assert clinic.status() is Health.UNAVAILABLE
+    clinic.machine.use_builders(True)
+    clinic.seen(EL)
+    assert clinic.status() is Health.PARTIAL  # what was found meanwhile is known
+    assert clinic.machine.unhealthy() == {"alpha", "beta"}
+
+
+def test_calls_that_end_because_builders_were_switched_off_are_no_fault_of_theirs(clinic: Clinic) -> None:
+    clinic.seen("alpha", "beta", EL)
+    clinic.machine.use_builders(False)
+    assert not clinic.worked("alpha", False, times=5, reason="alpha: builders are switched off")
+    assert clinic.worked(EL, False)
+    clinic.machine.use_builders(True)
+    assert clinic.machine.unhealthy() == frozenset()
 
 
 def test_without_the_el_it_is_unavailable_whatever_builders_do(clinic: Clinic) -> None:

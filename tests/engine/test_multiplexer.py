@@ -102,6 +102,15 @@ def test_without_builders_nothing_is_copied() -> None:
     assert play.all_of(Copy) == []
 
 
+def test_the_number_of_a_head_that_another_sequencer_made_is_known_from_its_new_payload(play: Playbook) -> None:
+    block = m.Block("theirs", number=4711)
+    play.ask(m.new_payload(block))
+    play.ask(m.forkchoice(block.hash))
+    play.answer(EL, m.verdict())
+    play.answer(EL, m.forkchoice_answer())
+    assert play.all_of(ev.HeadChanged) == [ev.HeadChanged(block.hash, 4711)]
+
+
 # --- forkchoice_updated ---
 
 

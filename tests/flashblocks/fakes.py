@@ -87,6 +87,7 @@ class FakeLog:
         self.builders: list[str] = []
         self.states: list[tuple[PayloadId, PayloadState, str | None]] = []
         self.failures: list[LogError] = []
+        self.earlier: list[Entry] = []
         self.delay_s: Callable[[], float] = lambda: 0.0
         self.disk = trio.Event()
         self.disk.set()
@@ -135,6 +136,13 @@ class FakeLog:
             raise self.failures.pop(0)
         self.states.append((payload_id, state, block_hash))
         self._notify()
+
+    async def unfinished(self, limit: int) -> list[Entry]:
+        """What a test says that an earlier process has left."""
+        await trio.lowlevel.checkpoint()
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.earlier[-limit:]
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, trio.Event()

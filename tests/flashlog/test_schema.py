@@ -59,7 +59,7 @@ def test_an_older_file_gets_what_is_missing(
     newer = copy_of_migrations(
         tmp_path / "m", m9001_cursors="CREATE TABLE cursors (peer TEXT);\n-- more\nCREATE INDEX c ON cursors (peer);"
     )
-    monkeypatch.setattr(schema, "migrations_folder", lambda: newer)
+    monkeypatch.setattr(schema, "migrations_folder", lambda *_: newer)
     with pytest.raises(LogError, match=r"has schema 1, this version needs 2: start the appliance once"):
         check(connection, path)
     migrate(connection, path)
@@ -75,7 +75,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
         tmp_path / "m", m9001_good="CREATE TABLE good (x);", m9002_bad="CREATE TABLE bad (x); SELECT nonsense;"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "migrations_folder", lambda: broken)
+        patch.setattr(schema, "migrations_folder", lambda *_: broken)
         with pytest.raises(sqlite3.OperationalError, match="nonsense"):
             migrate(connection, path)
     assert identify(connection, path) == 1

@@ -44,6 +44,7 @@ folder = "{folder / "data"}"
 
 [engine]
 listen = "127.0.0.1:{self._port}"
+debug_listen = "127.0.0.1:0"
 jwt_secret_file = "{folder / "jwt.hex"}"
 health_check_interval_s = 1
 {engine}

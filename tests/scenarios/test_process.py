@@ -165,7 +165,7 @@ async def test_status_shows_every_plane_and_metrics_keep_the_names_of_what_was_r
             metrics = (await client.request("GET", "/metrics", timeout_s=5)).body.decode()
         shown = await trio.to_thread.run_sync(appliance, "status", "--url", admin)
     assert {name: plane["state"] for name, plane in status["planes"].items()} == dict.fromkeys(
-        ["flashblocks", "engine", "fanout", "admin"], "running"
+        ["flashblocks", "engine", "debug", "fanout", "admin"], "running"
     )
     assert status["flashlog"]["head"] > 0
     for name in (
@@ -173,6 +173,8 @@ async def test_status_shows_every_plane_and_metrics_keep_the_names_of_what_was_r
         "flashblocks_service_messages_processed",
         "flashblocks_ws_inbound_connection_status",
         "websocket_proxy_active_connections",
+        "rollup_boost_execution_mode 3.0",
+        "flashblocks_landed_total",
         "process_resident_memory_bytes",
     ):
         assert name in metrics, name

@@ -50,7 +50,12 @@ class HostFiles:
         el = self.network.el_endpoint
         tables: dict[str, dict[str, Any]] = {
             "store": {"folder": "data"},
-            "engine": {"listen": "127.0.0.1:0", "jwt_secret_file": str(self.secret), "health_check_interval_s": 0.5},
+            "engine": {
+                "listen": "127.0.0.1:0",
+                "debug_listen": "127.0.0.1:0",
+                "jwt_secret_file": str(self.secret),
+                "health_check_interval_s": 0.5,
+            },
             "engine.l2": {"url": el.url, "jwt_secret_file": str(el.secret_file)},
             "flashblocks": {},
             "fanout": {"listen": "127.0.0.1:0"},

@@ -140,7 +140,9 @@ def test_a_get_payload_that_cannot_be_read_is_left_to_the_execution_client(param
 
 
 def test_new_payload_of_any_version_and_shape() -> None:
-    assert call("engine_newPayloadV4", REAL_NEW_PAYLOAD["params"]) == NewPayload()
+    real = REAL_NEW_PAYLOAD["params"][0]
+    named = NewPayload(real["blockHash"], int(real["blockNumber"], 16))
+    assert call("engine_newPayloadV4", REAL_NEW_PAYLOAD["params"]) == named
     assert call("engine_newPayloadV9", {"whatever": 1}) == NewPayload()
 
 
