@@ -69,7 +69,7 @@ class OpNode:
     def run_slot(self, during: Callable[[], object] = do_nothing) -> Block:
         """The block of the next slot; ``during`` runs while it is being built."""
         self._timestamp += BLOCK_TIME_S
-        self._due += self._slot_s
+        self._due = max(self._due, time.time()) + self._slot_s  # a whole slot, whatever came between two of them
         _sleep_until(self._due - self._slot_s)
         answer = self._forkchoice_updated(self._attributes(self._timestamp))
         assert answer["payloadStatus"]["status"] == "VALID", answer
