@@ -4,6 +4,7 @@ import http.client
 import json
 import pathlib
 import secrets
+import subprocess
 import sys
 from typing import Any
 
@@ -11,22 +12,32 @@ from tests.real.nodes import ExecutionClient
 from tests.real.processes import ChildProcess, free_port
 from tests.real.rpc import RpcClient
 
+COMMAND = (sys.executable, "-m", "appliance")
+
 
 class Appliance:
-    """The appliance in front of ``el`` and ``builder``; op-node's connection is ``engine``."""
+    """The appliance in front of ``el`` and ``builders``; op-node's connection is ``engine``."""
 
-    def __init__(self, folder: pathlib.Path, el: ExecutionClient, builder: ExecutionClient) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        el: ExecutionClient,
+        *builders: ExecutionClient,
+        policy: str = "builder",
+        max_unsafe_interval_s: int = 10,
+    ) -> None:
         folder.mkdir(parents=True)
         secret = secrets.token_bytes(32)
         (folder / "jwt.hex").write_text("0x" + secret.hex() + "\n")
-        self._port = free_port()
+        self._port, self._admin_port = free_port(), free_port()
         self.engine = RpcClient(f"http://127.0.0.1:{self._port}", secret)
         config = folder / "appliance.toml"
-        config.write_text(self._config(folder, el, builder))
-        command = [sys.executable, "-m", "appliance", "run", "--config", str(config)]
+        engine = f'policy = "{policy}"\nmax_unsafe_interval_s = {max_unsafe_interval_s}'
+        config.write_text(self._config(folder, engine, el) + "".join(_builder_config(each) for each in builders))
+        command = [*COMMAND, "run", "--config", str(config)]
         self.process = ChildProcess("appliance", command, folder / "output.log")
 
-    def _config(self, folder: pathlib.Path, el: ExecutionClient, builder: ExecutionClient) -> str:
+    def _config(self, folder: pathlib.Path, engine: str, el: ExecutionClient) -> str:
         return f"""
 [store]
 folder = "{folder / "data"}"
@@ -36,15 +47,14 @@ listen = "127.0.0.1:{self._port}"
 debug_listen = "127.0.0.1:0"
 jwt_secret_file = "{folder / "jwt.hex"}"
 health_check_interval_s = 1
+{engine}
 
 [engine.l2]
 url = "{el.engine_url}"
 jwt_secret_file = "{el.secret_file}"
 
-[[engine.builders]]
-name = "{builder.name}"
-url = "{builder.engine_url}"
-jwt_secret_file = "{builder.secret_file}"
+[admin]
+listen = "127.0.0.1:{self._admin_port}"
 
 [log]
 format = "json"
@@ -58,6 +68,13 @@ format = "json"
         """The exit code after SIGTERM."""
         self.engine.close()
         return self.process.stop()
+
+    def switch(self, mode: str) -> str:
+        """`appliance mode` as the operator types it; what it prints."""
+        command = [*COMMAND, "mode", mode, "--url", f"http://127.0.0.1:{self._admin_port}"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20.0)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def get(self, path: str) -> int | None:
         """The HTTP status of a GET on the engine's port, None while nobody answers."""
@@ -74,3 +91,12 @@ format = "json"
         """The fields of each "returning block" line, in order."""
         lines = [json.loads(line) for line in self.process.text().splitlines() if line.startswith("{")]
         return [line for line in lines if line["message"] == "returning block"]
+
+
+def _builder_config(builder: ExecutionClient) -> str:
+    return f"""
+[[engine.builders]]
+name = "{builder.name}"
+url = "{builder.engine_url}"
+jwt_secret_file = "{builder.secret_file}"
+"""

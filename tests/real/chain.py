@@ -22,7 +22,7 @@ class Wallet:
         return str(self._account.address)
 
     def lost_after(self, nonce: int) -> None:
-        """The transactions from ``nonce`` on were in a pool that is gone: sign them anew."""
+        """The transactions from ``nonce`` on never got into a block: sign them anew."""
         self._nonce = nonce
 
     def sign_transfer(self, wei: int = 1) -> str:

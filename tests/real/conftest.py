@@ -1,8 +1,9 @@
-"""Two real execution clients on one chain: the local EL and the builder."""
+"""Real execution clients on one chain: the local EL and its builders."""
 
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.real.chain import Wallet, genesis
 from tests.real.nodes import ExecutionClient, install
 
-GENESIS_AGE_S = 30
+GENESIS_AGE_S = 60  # a chain that runs faster than its block time begins in the past
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,42 @@ def _installed() -> None:
     install()
 
 
+@dataclass(frozen=True)
+class Market:
+    """Several builders; what is in a pool comes from ``wallet``, sent to that client alone."""
+
+    el: ExecutionClient
+    builders: tuple[ExecutionClient, ...]
+    wallet: Wallet
+    folder: pathlib.Path
+
+
 @pytest.fixture
 def chain(tmp_path: pathlib.Path) -> Iterator[Chain]:
     """Both clients started and at genesis; both are stopped afterwards whatever the test did to them."""
     public, private = Wallet(b"\x11" * 32), Wallet(b"\x22" * 32)
-    block_zero = genesis(int(time.time()) - GENESIS_AGE_S, [public, private])
-    el = ExecutionClient("el", tmp_path / "el", block_zero)
-    builder = ExecutionClient("builder", tmp_path / "builder", block_zero)
-    try:
-        el.start()
-        builder.start()
+    with _running(tmp_path, ["el", "builder"], [public, private]) as (el, builder):
         yield Chain(el, builder, public, private, tmp_path)
+
+
+@pytest.fixture
+def market(tmp_path: pathlib.Path) -> Iterator[Market]:
+    """The EL and the builders `first`, `second` and `empty`, as in ``chain``."""
+    wallet = Wallet(b"\x11" * 32)
+    with _running(tmp_path, ["el", "first", "second", "empty"], [wallet]) as (el, *builders):
+        yield Market(el, tuple(builders), wallet, tmp_path)
+
+
+@contextmanager
+def _running(folder: pathlib.Path, names: Sequence[str], wallets: list[Wallet]) -> Iterator[list[ExecutionClient]]:
+    block_zero = genesis(int(time.time()) - GENESIS_AGE_S, wallets)
+    clients = [ExecutionClient(name, folder / name, block_zero) for name in names]
+    try:
+        for client in clients:
+            client.process.start()  # side by side: each takes seconds
+        for client in clients:
+            client.process.wait_ready(client.ready)
+        yield clients
     finally:
-        builder.stop()
-        el.stop()
+        for client in reversed(clients):
+            client.stop()

@@ -39,7 +39,8 @@ class ExecutionClient:
         self.engine_url = f"http://127.0.0.1:{ports['rpcEnginePort']}"
         self.engine = RpcClient(self.engine_url, self.secret)
         self.rpc = RpcClient(f"http://127.0.0.1:{ports['rpcPort']}")
-        self.process = ChildProcess(name, self._command(folder, ports), folder / "output.log")
+        # It writes files of its own beside itself, log or no log.
+        self.process = ChildProcess(name, self._command(folder, ports), folder / "output.log", cwd=folder)
 
     def _command(self, folder: pathlib.Path, ports: dict[str, int]) -> list[str]:
         node = shutil.which("node")

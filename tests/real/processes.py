@@ -21,12 +21,18 @@ class ChildProcess:
     """One program in its own session, so that a signal reaches it and its children and nobody else."""
 
     def __init__(
-        self, name: str, command: Sequence[str], output: pathlib.Path, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        output: pathlib.Path,
+        env: Mapping[str, str] | None = None,
+        cwd: pathlib.Path | None = None,
     ) -> None:
         self.name = name
         self.output = output
         self._command = list(command)
         self._env = None if env is None else {**os.environ, **env}
+        self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -38,6 +44,7 @@ class ChildProcess:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=self._env,
+                cwd=self._cwd,
                 start_new_session=True,
             )
 

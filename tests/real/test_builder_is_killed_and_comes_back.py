@@ -7,7 +7,7 @@ import pytest
 
 from tests.real.appliance_process import Appliance
 from tests.real.conftest import Chain
-from tests.real.op_node import Block, OpNode, new_payload
+from tests.real.op_node import Block, OpNode, check_one_block_a_slot, new_payload
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
@@ -130,17 +130,9 @@ def _wait_until_it_is_trusted_again(scenario: Scenario) -> None:
 def _check_the_whole_chain(scenario: Scenario) -> None:
     blocks = scenario.op_node.blocks
     assert len(blocks) >= 20
-    assert [block.number for block in blocks] == list(range(1, len(blocks) + 1))
-    first = blocks[0].timestamp
-    assert [block.timestamp for block in blocks] == list(range(first, first + len(blocks)))
-    assert max(block.late_s for block in blocks) < 1.0, "a block was answered after its slot"
-    canonical = [scenario.chain.el.block(block.number) for block in blocks]
-    assert [found and found["hash"] for found in canonical] == [block.hash for block in blocks]
-    assert scenario.chain.el.block(len(blocks) + 1) is None
+    check_one_block_a_slot(blocks, scenario.chain.el)
     returned = scenario.appliance.returned_blocks()
     assert [line["hash"] for line in returned] == [block.hash for block in blocks]
     sources = Counter(line["context"] for line in returned)
     assert BUILDER_SLOTS + AGAIN_SLOTS <= sources["builder"] <= BUILDER_SLOTS + AGAIN_SLOTS + 1
     assert sources["l2"] == len(blocks) - sources["builder"]
-    parents = [block.payload["parentHash"] for block in blocks]
-    assert parents == [scenario.chain.genesis_hash, *(block.hash for block in blocks[:-1])]
