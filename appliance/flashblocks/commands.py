@@ -53,6 +53,14 @@ class Append:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Offer ``flashblock``, a second body for a key that is on disk, to the log: it refuses it and keeps it."""
+
+    flashblock: Flashblock
+    builder: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetState:
     """Record how a payload fared, after the appends before it."""
 
@@ -102,5 +110,5 @@ class Sealed:
     missing: int
 
 
-LogCommand = Append | SetState
+LogCommand = Append | SetState | Evidence
 Command = Validate | LogCommand | Dropped | Paused | Sealed | Fate

@@ -30,6 +30,7 @@ from appliance.flashblocks.commands import (
     Append,
     Command,
     Dropped,
+    Evidence,
     Fate,
     Paused,
     Reason,
@@ -278,6 +279,10 @@ class FlashblockSequence:
     def _take(self, known: Round, stream: BuilderStream, flashblock: Flashblock, now: float) -> None:
         notes = stream.take_and_tell(flashblock, now, published=stream is known.owner)
         self._commands += notes
+        # Once per stream, because it takes no more. A key that is not on disk yet could still be filled by it.
+        is_second_body = stream.refused is Reason.EQUIVOCATION and len(notes) > 1
+        if is_second_body and stream is known.owner and flashblock.index < known.logged:
+            self._commands.append(Evidence(flashblock, stream.builder))
         if not notes and known is not self._current:
             # It is kept all the same: the build may be asked for again.
             self._drop(Reason.REPLACED, stream, flashblock.index)

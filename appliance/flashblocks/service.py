@@ -21,6 +21,7 @@ from appliance.flashblocks.commands import (
     Append,
     Command,
     Dropped,
+    Evidence,
     Fate,
     LogCommand,
     Paused,
@@ -92,8 +93,8 @@ class FlashblockService:
             )
             for source in sources
         }
-        # Bounded by the machine: one append and at most three states per round that it remembers, and one
-        # validation per round. Nothing is dropped here. Work stays in until it is done.
+        # Bounded by the machine: one append, and at most three states and one piece of evidence per round that it
+        # remembers, and one validation per round. Nothing is dropped here. Work stays in until it is done.
         self._log_work: deque[LogCommand] = deque()
         self._validations: dict[int, Validate] = {}
         self._log_wakeup = trio.Event()
@@ -199,7 +200,7 @@ class FlashblockService:
 
     def _dispatch(self, command: Command) -> None:
         match command:
-            case Append() | SetState():
+            case Append() | SetState() | Evidence():
                 self._log_work.append(command)
                 self._log_wakeup.set()
             case Validate():
@@ -240,6 +241,9 @@ class FlashblockService:
             failure = await self._append(command)
             self._log_work.popleft()
             self._told(failure)
+        elif isinstance(command, Evidence):
+            await self._keep(command)
+            self._log_work.popleft()
         else:
             await self._set_state(command)
             self._log_work.popleft()
@@ -263,6 +267,14 @@ class FlashblockService:
         self._metrics.publish_seconds.observe(now - command.arrived_at)
         self._metrics.published.labels(command.builder).inc()
         return None
+
+    async def _keep(self, command: Evidence) -> None:
+        try:
+            await self._sink.append(command.flashblock, command.builder)
+        except EquivocationError as error:
+            log.warning("second body kept as evidence", builder=command.builder, reason=str(error))
+        except LogError as error:
+            log.error("second body not kept", builder=command.builder, reason=str(error))
 
     async def _set_state(self, command: SetState) -> None:
         try:

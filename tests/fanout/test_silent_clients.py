@@ -83,5 +83,5 @@ async def test_when_subscribers_take_every_place_a_newcomer_is_told_so(mock_cloc
 
         status, headers, _ = await (await server.client()).request()
 
-        assert (status, headers["retry-after"]) == (503, "5")
+        assert (status, headers["retry-after"]) == (429, "5")
         assert count_of(server, "refused") == 0  # the door said it, in words

@@ -537,6 +537,22 @@ async def serve_capture(request: WebSocketRequest) -> None:
         await connection.get_message()
 
 
+async def test_a_second_body_for_a_key_that_is_on_disk_is_kept_as_evidence(tmp_path: Path) -> None:
+    plane = make_plane()
+    async with open_flashlog(tmp_path) as flashlog:
+        plane.service._sink = flashlog
+        with trio.fail_after(20):
+            async with about_to_stop(plane):
+                plane.begin()
+                plane.receive(0)
+                plane.receive(1)  # is logged when it is known that the one before it was
+                await flashlog.wait_past(1)
+                second, _third = plane.receive(0, content="other"), plane.receive(0, content="third")
+        evidence = await flashlog.evidence()
+        assert flashlog.head == 2
+    assert [refused.body for refused in evidence] == [second.body]
+
+
 async def test_from_a_real_websocket_into_the_real_log(tmp_path: Path) -> None:
     payload = unichain_new_payload()["params"][0]
     build = StartedBuild(BuildId(1), payload["parentHash"], int(payload["timestamp"], 16))
