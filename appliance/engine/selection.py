@@ -68,7 +68,7 @@ class Selection:
         policy: Policy,
         unhealthy: frozenset[str] = frozenset(),
     ) -> None:
-        self._unhealthy = unhealthy
+        self.unhealthy = unhealthy
         self._order = order
         self._policy = policy
         self._promised: tuple[bytes, ...] = ()
@@ -173,7 +173,7 @@ class Selection:
         return sorted(self._policy(alive), key=self._place)
 
     def _place(self, offer: Offer) -> tuple[bool, int, bool]:
-        ill = offer.builder in self._unhealthy
+        ill = offer.builder in self.unhealthy
         return ill and offer.standing is Standing.PENDING, self._promise_class(offer), ill
 
     def _is_out(self, offer: Offer) -> bool:
@@ -194,9 +194,9 @@ class Selection:
 
     def _may_be_validated(self, offer: Offer, ranked: list[Offer]) -> bool:
         """An ill builder's block would keep the EL busy that others need, so it waits until they are out."""
-        if offer.builder not in self._unhealthy or (self._promised and offer.preserves):
+        if offer.builder not in self.unhealthy or (self._promised and offer.preserves):
             return True
-        awaited = (other for other in ranked if other.builder not in self._unhealthy)
+        awaited = (other for other in ranked if other.builder not in self.unhealthy)
         return self._overdue or all(other.standing is not Standing.PENDING for other in awaited)
 
     @staticmethod
