@@ -59,6 +59,9 @@ def pong(payload: bytes) -> bytes:
     return frame(Opcode.PONG, payload)
 
 
+LOGGED_BYTES: Final = 64 * 1024 * 1024
+"""Far above any flashblock: what the log holds was bounded when it came in, perhaps by another version."""
+
 MAX_REASON_BYTES = 123  # a control frame has 125 at most, the code takes two (RFC 6455, 5.5)
 
 
@@ -74,7 +77,7 @@ _NATIVE = {Encoding.TEXT: Variant.TEXT, Encoding.BROTLI: Variant.BROTLI}
 
 
 def _encode_text(entry: Entry) -> bytes:
-    return frame(Opcode.TEXT, plain_text(entry.body, entry.encoding))
+    return frame(Opcode.TEXT, plain_text(entry.body, entry.encoding, max_bytes=LOGGED_BYTES))
 
 
 def _encode_brotli(entry: Entry) -> bytes:

@@ -32,7 +32,7 @@ IMPORT_BATCH = 256
 BACKUP_PAGES = 1024
 
 MAX_LINE_BYTES = 64 * 2**20
-"""A line of an import; the largest body that a builder may send has 8 MiB, escapes can make it six times that."""
+"""A line of an import; the largest body that a builder may send has a few MiB, escapes can make it six times that."""
 
 
 @dataclass(frozen=True, slots=True)
