@@ -17,7 +17,8 @@ from appliance.net.http_client import HttpClient
 from appliance.supervisor import Appliance
 from tests.support.eventually import eventually
 
-ANY = "127.0.0.1:0"
+# An address that no other test uses: where nobody may listen any more, no other test's server may be found.
+ANY = "127.0.0.77:0"
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import rlp
-from eth_account import Account
 from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
+from appliance.devnet.accounts import Account
 from appliance.devnet.merkle import keccak, rlp_encode, rlp_integer
 from appliance.devnet.messages import hex_data
 

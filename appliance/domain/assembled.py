@@ -12,7 +12,8 @@ class AssembledPayload:
     ``execution_payload`` is the `ExecutionPayload` JSON object as newPayload takes it (V4 shape when the
     flashblocks carry a withdrawals root, else V3). ``transactions`` are the JSON strings (quotes included)
     that subscribers were already promised, in order. ``validated`` says that the local EL has already
-    answered VALID for exactly this block.
+    answered VALID for exactly this block. The rest is held against the payload attributes; ``withdrawals`` are
+    JSON objects.
     """
 
     payload_id: PayloadId
@@ -28,3 +29,7 @@ class AssembledPayload:
     transactions: tuple[bytes, ...]
     flashblocks: int
     validated: bool
+    fee_recipient: str | None = None
+    prev_randao: str | None = None
+    gas_limit: int | None = None
+    withdrawals: tuple[bytes, ...] | None = None

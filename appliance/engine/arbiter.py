@@ -325,7 +325,7 @@ class Arbiter:
         return next((name for name in self._builders if name not in self._unhealthy), self._builders[0])
 
     def _pass_on(self, request: ev.Requested) -> ev.Send:
-        return ev.Send(self._open(_Passed(request)), self._first(), request.body)
+        return ev.Send(self._open(_Passed(request)), self._first(), request.body, pass_through=True)
 
     def _mirror(self, request: ev.Requested, method: str) -> list[Command]:
         if not method.startswith("miner_"):

@@ -1,21 +1,25 @@
-"""The shell around one builder's lanes: two tasks that send what is queued, one call at a time each.
+"""The shell around one builder's lanes: three tasks that send what is queued, one call at a time each.
 
 Lasting requests (miner settings) are remembered, the newest of each kind, and sent again when the builder comes back.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
-from appliance.domain.errors import UnavailableError
+from appliance.domain.errors import RemoteError, UnavailableError
 from appliance.engine.events import Answered, Failed
-from appliance.engine.lanes import CHAIN_PARCELS, POOL_PARCELS, Lane, Parcel
+from appliance.engine.lanes import CHAIN_PARCELS, LASTING_PARCELS, POOL_PARCELS, Lane, Parcel
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.outcomes import Outcome
 from appliance.engine.reunion import Reunion
 from appliance.engine.upstream import Upstream
 from appliance.net.backoff import Backoff
 from appliance.net.http import HttpResponse
+
+_PASSING: Final = {401, 408, 429}
+"""Refusals that pass: clocks apart or a secret being changed, a timeout, too many requests."""
 
 
 class BuilderLink:
@@ -32,19 +36,21 @@ class BuilderLink:
         self._settings: dict[str, Parcel] = {}
         self._chain = _Queue(Lane(CHAIN_PARCELS))
         self._pool = _Queue(Lane(POOL_PARCELS))
+        self._lasting = _Queue(Lane(LASTING_PARCELS))
+        self._queues = (self._chain, self._pool, self._lasting)
 
     async def run(self) -> None:
         """Send for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._work, self._chain)
-            nursery.start_soon(self._work, self._pool)
+            for queue in self._queues:
+                nursery.start_soon(self._work, queue)
 
     def put(self, parcel: Parcel, *, in_order: bool) -> list[Failed]:
         """Queue a request; answers the outcomes of waiting calls that will never be made because of it."""
         if parcel.lasting and parcel.kind is not None:
             self._settings.pop(parcel.kind, None)  # the order in which they were set is kept
             self._settings[parcel.kind] = parcel
-        queue = self._chain if in_order else self._pool
+        queue = self._chain if in_order else self._lasting if parcel.lasting else self._pool
         dropped_before = queue.lane.dropped
         displaced = queue.lane.put(parcel)
         self._dropped.inc(queue.lane.dropped - dropped_before)
@@ -62,9 +68,9 @@ class BuilderLink:
         """What waits, and what was dropped."""
         return {
             **self.upstream.statistics(),
-            "waiting": len(self._chain.lane) + len(self._pool.lane),
+            "waiting": sum(len(queue.lane) for queue in self._queues),
             "settings": sorted(self._settings),
-            "dropped": self._chain.lane.dropped + self._pool.lane.dropped,
+            "dropped": sum(queue.lane.dropped for queue in self._queues),
         }
 
     async def _work(self, queue: "_Queue") -> None:
@@ -80,7 +86,13 @@ class BuilderLink:
 
     async def _deliver(self, parcel: Parcel) -> bool:
         try:
-            response = await self.upstream.post(parcel.make_body())
+            body = parcel.make_body()
+        except RemoteError:
+            # Another builder's block, which was chosen but cannot be read here: a copy less, and nothing to repeat.
+            self._failed.inc()
+            return True
+        try:
+            response = await self.upstream.post(body)
         except UnavailableError as error:
             self._failed.inc()
             self._reunion.missed()
@@ -89,13 +101,13 @@ class BuilderLink:
         if self._reunion.answered():
             self._replay(delivered=parcel)
         self._tell(parcel, response)
-        return response.status == 200
+        return _is_settled(response.status)
 
     def _replay(self, delivered: Parcel | None = None) -> None:
         for parcel in [each for each in self._settings.values() if each is not delivered]:
-            self._pool.lane.put(parcel)
+            self._lasting.lane.put(parcel)
             self._replayed.inc()
-        self._pool.waiting.unpark()
+        self._lasting.waiting.unpark()
 
     def _tell(self, parcel: Parcel, result: HttpResponse | UnavailableError) -> None:
         if parcel.call_id is None:
@@ -106,6 +118,11 @@ class BuilderLink:
         else:
             outcome = Answered(parcel.call_id, self.upstream.origin, result.status, result.body)
         self._report(outcome)
+
+
+def _is_settled(status: int) -> bool:
+    """Whether sending the same again would change nothing: a method that a builder does not have stays unknown."""
+    return status < 500 and status not in _PASSING
 
 
 class _Queue:

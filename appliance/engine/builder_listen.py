@@ -88,6 +88,7 @@ class BuilderListen:
             stopping=stopping,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="builder_listen",
+            on_head=self._frontend.on_head,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(self._executor.run)

@@ -28,6 +28,8 @@ class Phase(StrEnum):
     building --getPayload--> sealing --Sealed--> choosing --chosen--> answered
         |                                            `---nothing----> failed --getPayload--> sealing
         `--getPayload of the EL alone--> passed --getPayload that we can choose for--> sealing
+
+    answered --the EL calls the block INVALID after all--> failed
     """
 
     BUILDING = "building"
@@ -47,7 +49,8 @@ class BuildRecord:
     told of it: what cannot land is not shown. ``joined`` and ``absent`` hold the builders that have
     answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
     (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
-    was no block that we can read: it is passed on when there is nothing better.
+    was no block that we can read: it is passed on when there is nothing better. ``chosen_builder`` is None for
+    the EL's own. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
     """
 
     build: Build
@@ -68,7 +71,8 @@ class BuildRecord:
     selection: Selection | None = None
     last_word: bytes = b""
     chosen: Block | None = None
-    chosen_is_own: bool = False
+    chosen_builder: str | None = None
+    barred: dict[str, str] = field(default_factory=dict)
 
     @property
     def build_id(self) -> BuildId:
@@ -106,12 +110,7 @@ class BuildBook:
         """A new build; the oldest one is forgotten when there are too many."""
         self._last_id += 1
         build = Build(BuildId(self._last_id), call.head, attributes.timestamp, builders)
-        order = BuildOrder(
-            parent_hash=call.head,
-            timestamp=attributes.timestamp,
-            parent_beacon_block_root=attributes.parent_beacon_block_root,
-            transactions=attributes.transactions,
-        )
+        order = BuildOrder.asked(call.head, attributes)
         streamed = mode is ExecutionMode.ENABLED
         record = BuildRecord(build, order, call.params, mode, streamed)
         self._records[record.build_id] = record
@@ -137,6 +136,10 @@ class BuildBook:
         """The build that the EL gave this id to."""
         return self._by_payload_id.get(payload_id)
 
+    def by_block(self, block_hash: str) -> BuildRecord | None:
+        """The build that was answered with this block."""
+        return next((each for each in self._records.values() if each.chosen and _is(each.chosen, block_hash)), None)
+
     def remember_block(self, block_hash: str, number: int) -> None:
         """A block that op-node got; the oldest is forgotten when there are too many."""
         self._numbers[block_hash] = number
@@ -150,3 +153,7 @@ class BuildBook:
     def _forget(self, record: BuildRecord) -> None:
         for payload_id in [key for key, value in self._by_payload_id.items() if value is record]:
             del self._by_payload_id[payload_id]
+
+
+def _is(block: Block, block_hash: str) -> bool:
+    return block.block_hash.lower() == block_hash

@@ -10,10 +10,17 @@ from appliance.engine.selection import Selection
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """The EL's answer goes to op-node as it is; ``verbatim`` with any HTTP status too."""
+    """The EL's answer goes to op-node as it is, with any HTTP status."""
 
     request: Requested
-    verbatim: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockAtEl:
+    """The EL's word on op-node's newPayload of ``block_hash``, which may be ours; None when it cannot be read."""
+
+    request: Requested
+    block_hash: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +95,10 @@ class Completion:
     source: str
 
 
-Purpose = (
-    Forward
-    | ForkchoiceAtEl
-    | BuildAtBuilder
-    | PlainPayload
-    | LocalPayload
-    | BuilderPayload
-    | Judgement
-    | Completing
-    | Completion
-)
+Question = LocalPayload | BuilderPayload | Judgement | Completing | Completion
+"""Calls that are made for a choice."""
+
+Purpose = Forward | BlockAtEl | ForkchoiceAtEl | BuildAtBuilder | PlainPayload | Question
 
 
 class CallTable:

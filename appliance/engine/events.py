@@ -99,11 +99,15 @@ Event = Requested | Answered | Failed | Sealed | DeadlinePassed | ModeChanged | 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Call an upstream now, side by side with all other calls, and tell the outcome."""
+    """Call an upstream now, side by side with all other calls, and tell the outcome.
+
+    ``pass_through`` marks calls that no block depends on: they may wait for each other, but no call for them.
+    """
 
     call_id: CallId
     upstream: str
     body: bytes
+    pass_through: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 import trio
 
 from appliance.domain.assembled import AssembledPayload
-from appliance.domain.errors import UnavailableError
+from appliance.domain.errors import RemoteError, UnavailableError
 from appliance.domain.health import Health
 from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId
@@ -209,15 +209,20 @@ class Executor:
                 self._nursery.start_soon(self._wake, command)
 
     async def _send(self, command: ev.Send) -> None:
-        await self._call(command.call_id, self._upstreams[command.upstream], command.body)
+        upstream = self._upstreams[command.upstream]
+        await self._call(command.call_id, upstream, command.body, pass_through=command.pass_through)
 
     async def _validate(self, command: ev.Validate) -> None:
-        body = self._bodies.of(command.block, command.parent_beacon_block_root)
+        try:
+            body = self._bodies.of(command.block, command.parent_beacon_block_root)
+        except RemoteError as error:  # what a builder wrote costs its block, and nothing else
+            self._dispatch(ev.Failed(command.call_id, str(error)))
+            return
         await self._call(command.call_id, self._upstreams[EL], body)
 
-    async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes) -> None:
+    async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes, *, pass_through: bool = False) -> None:
         try:
-            response = await upstream.post(body)
+            response = await upstream.post(body, pass_through=pass_through)
         except UnavailableError as error:
             self._dispatch(ev.Failed(call_id, str(error)))
             return

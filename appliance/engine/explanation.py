@@ -58,8 +58,12 @@ def _won(record: BuildRecord, selection: Selection, offer: Offer) -> str:
 def _not_chosen(selection: Selection, offer: Offer, preferred: Offer | None) -> str:
     if offer.standing is Standing.LOST:
         return offer.reason
+    if offer.standing is not Standing.VALID and selection.overdue:
+        return f"still {offer.standing} at the deadline"
+    if offer.builder in selection.unhealthy:
+        return "its builder was unhealthy when the choice began"
     if offer.standing is not Standing.VALID:
-        return f"still {offer.standing} at the deadline" if selection.overdue else OVER
+        return OVER
     if selection.promised and not offer.preserves:
         return "it does not hold what was promised to subscribers"
     return f"the policy prefers {preferred.source}" if preferred else "the choice was given up"

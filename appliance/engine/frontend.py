@@ -10,7 +10,7 @@ from appliance.domain.errors import DecodeError
 from appliance.domain.health import Health, HealthFact
 from appliance.engine.events import JSON, Reply
 from appliance.engine.metrics import EngineMetrics
-from appliance.net.http import HttpRequest, HttpResponse
+from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from appliance.wire.engine import Call, ForkchoiceUpdated, GetPayload, Mirrored, NewPayload, Other, decode_call
 from appliance.wire.jsonrpc import (
@@ -70,30 +70,42 @@ class Frontend:
         self._unauthorized = metrics.unauthorized
         self._requests = {kind: metrics.requests.labels(name) for kind, name in _CALL_NAMES.items()}
 
-    async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one HTTP request; the probes need no token (rollup-boost's paths, on the same port)."""
-        if request.path == "/healthz":
+    def on_head(self, method: str, target: str, headers: Headers) -> HttpResponse | None:
+        """The answer to what needs no body, and to a call without a good token; None for a call to be read.
+
+        The probes need no token (rollup-boost's paths, on the same port).
+        """
+        path = HttpRequest(method, target, headers).path
+        if path == "/healthz":
             status = self._health()
             lines = [_HEALTH_TEXTS[status], *map(_fact_line, self._facts())]
             return HttpResponse(int(status), b"\n".join(lines), _TEXT)
-        if request.path in {"/readyz", "/livez"}:
+        if path in {"/readyz", "/livez"}:
             return HttpResponse(200, b"OK", _TEXT)
-        if request.method != "POST":
+        if method != "POST":
             return HttpResponse(405, b"JSON-RPC calls are POST requests\n", (*_TEXT, ("allow", "POST")))
         try:
-            jwt.verify(self._secret, request.headers.get("authorization"), self._wall_clock())
+            jwt.verify(self._secret, headers.get("authorization"), self._wall_clock())
         except jwt.Unauthorized as error:
             self._unauthorized.inc()
             return HttpResponse(401, f"{error}\n".encode(), _TEXT)
-        return await self._answer(request.body)
+        return None
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer one HTTP request. Looks at the head too, so that no call is served without a token anywhere."""
+        answer = self.on_head(request.method, request.target, request.headers)
+        return await self._answer(request.body) if answer is None else answer
 
     async def _answer(self, body: bytes) -> HttpResponse:
         try:
             if is_batch(body):
                 return await self._batch(body)
-            reply = await self._call(decode_request(body), body)
+            request = decode_request(body)
         except RequestError as error:
             return _json(encode_error(error.identifier, error.code, str(error)))
+        reply = await self._call(request, body)
+        if request.is_notification:
+            return HttpResponse(reply.status)  # JSON-RPC 2.0, 4.1: no answer, not even an error
         return HttpResponse(reply.status, reply.body, (("content-type", reply.content_type),))
 
     async def _call(self, request: Request, body: bytes) -> Reply:

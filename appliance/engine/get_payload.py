@@ -20,7 +20,7 @@ from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
 from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import PayloadSource, PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
-from appliance.engine.calls import BuilderPayload, CallTable, Completing, Completion, Judgement, LocalPayload
+from appliance.engine.calls import BuilderPayload, CallTable, Completing, Completion, Judgement, LocalPayload, Question
 from appliance.engine.completion import StateRoots
 from appliance.engine.events import (
     ASSEMBLED,
@@ -110,7 +110,7 @@ class PayloadChoice:
         selection = record.selection = Selection(record.order, record.builders, self._policy, self.unhealthy)
         commands: list[Command] = [WakeAt(record.build_id, record.deadline)] if record.builders else []
         commands.append(self._ask_local(record, selection))
-        if assembled is not None and record.mode is ExecutionMode.ENABLED:
+        if assembled is not None and _may_be_shown(record, assembled):
             commands += _lost(ASSEMBLED, "refused", selection.promise(assembled))
             _note_promise(selection.offers[ASSEMBLED], assembled, now)
         for builder in record.builders:
@@ -121,7 +121,7 @@ class PayloadChoice:
         """The emergency switch, for a build that is marked as disabled already."""
         selection = record.selection
         if selection is None:
-            if record.chosen is not None and not record.chosen_is_own:
+            if record.chosen is not None and record.chosen_builder is not None:
                 # Who asks again gets the EL's own: op-node may not have had the answer, and must not get it now.
                 record.phase, record.chosen = Phase.FAILED, None
             return []
@@ -144,12 +144,36 @@ class PayloadChoice:
         produced = Produced(builder, ok=False, reason=reason)
         return [produced, *self._advance(record, record.selection, now)]
 
+    def take_back(self, record: BuildRecord, reason: str) -> list[Command]:
+        """The block that was returned is INVALID after all: it is not returned again, nor is its builder asked.
+
+        Without this op-node, which orders the same build once more, would get the same block for ever.
+        """
+        builder, record.chosen_builder = record.chosen_builder, None
+        record.phase, record.chosen = Phase.FAILED, None
+        if builder is None:
+            return _lost(EL, "invalid", reason)
+        record.barred[builder] = reason
+        return _lost(builder, "invalid", reason)
+
     def on_deadline(self, record: BuildRecord, now: float) -> list[Command]:
         """What has come by now has to do."""
         if record.selection is None or now < record.deadline:
             return []
         record.selection.pass_deadline()
         return self._advance(record, record.selection, now)
+
+    def on_outcome(self, purpose: Question, outcome: Outcome, now: float) -> list[Command]:
+        """What came of a call that was made for a choice."""
+        match purpose:
+            case LocalPayload():
+                return self.on_local(purpose, outcome, now)
+            case BuilderPayload():
+                return self.on_builder(purpose, outcome, now)
+            case Judgement():
+                return self.on_verdict(purpose, outcome, now)
+            case Completing() | Completion():
+                return self.on_completion(purpose, outcome, now)
 
     def on_local(self, purpose: LocalPayload, outcome: Outcome, now: float) -> list[Command]:
         """The EL's own block."""
@@ -218,6 +242,9 @@ class PayloadChoice:
         return Send(self._calls.open(LocalPayload(record, selection)), EL, record.askers[0].body)
 
     def _ask_builder(self, record: BuildRecord, selection: Selection, builder: str) -> list[Command]:
+        if builder in record.barred:
+            selection.lose(builder, record.barred[builder])
+            return []
         payload_id = record.joined.get(builder)
         if payload_id is not None:
             # In a dry run op-node may have its answer already: then the call carries an id of ours.
@@ -281,7 +308,7 @@ class PayloadChoice:
         commands: list[Command] = [
             Reply(asker.ticket, _answer(block, asker.identifier, record.version)) for asker in record.askers
         ]
-        record.phase, record.chosen, record.chosen_is_own = Phase.ANSWERED, block, offer.is_local
+        record.phase, record.chosen, record.chosen_builder = Phase.ANSWERED, block, offer.builder
         record.askers = []
         self._book.remember_block(block.block_hash, block.block_number)
         commands.append(_returned(record, selection, offer, block, now))
@@ -298,6 +325,10 @@ class PayloadChoice:
         record.selection = None
         decided = Decided(explain(record, selection, preferred, returned, now))
         return [*_late(selection), *good_words(selection), decided]
+
+
+def _may_be_shown(record: BuildRecord, assembled: AssembledPayload) -> bool:
+    return record.mode is ExecutionMode.ENABLED and assembled.builder not in record.barred
 
 
 def _note_promise(offer: Offer, assembled: AssembledPayload, now: float) -> None:

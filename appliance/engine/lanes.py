@@ -1,12 +1,14 @@
 """What goes to one builder in the background: a bounded queue in which the newest of a kind replaces others.
 
-Each builder has two lanes. The chain's lane (newPayload, forkchoiceUpdated) keeps order, because a builder
-must know a parent before it can build on it; the pool's lane (transactions, miner settings) must not make
-the chain's wait. One call at a time runs on each.
+Each builder has three lanes. The chain's lane (newPayload, forkchoiceUpdated) keeps order, because a builder
+must know a parent before it can build on it; the pool's lane (transactions) must not make the chain's wait;
+and what lasts (miner settings) is sent until it arrives, which must not make transactions wait. One call at
+a time runs on each.
 
     full             the oldest parcel that nobody waits for, or that is expendable, and that need not last is
                      dropped; a builder that far behind catches up by its own sync
-    call fails       the parcel is gone, but a lasting one is put back unless a newer one of its kind waits
+    call fails       the parcel is gone, but a lasting one is put back, behind those of other kinds, unless a
+                     newer one of its kind waits
 """
 
 from collections import deque
@@ -18,6 +20,7 @@ from appliance.engine.events import CallId
 
 CHAIN_PARCELS: Final = 16
 POOL_PARCELS: Final = 256
+LASTING_PARCELS: Final = 16
 LANE_BYTES: Final = 32 * 1024 * 1024
 
 
@@ -71,11 +74,10 @@ class Lane:
         return parcel
 
     def put_back(self, parcel: Parcel) -> bool:
-        """Give a lasting parcel whose call failed its place back; False when it need not be sent again."""
+        """Queue a lasting parcel again whose call failed; False when it need not be sent again."""
         if not parcel.lasting or any(parcel.kind in waiting.replaces for waiting in self._parcels):
             return False
-        self._parcels.appendleft(parcel)
-        self._bytes += parcel.size
+        self._append(parcel)
         return True
 
     def _append(self, parcel: Parcel) -> None:

@@ -29,6 +29,8 @@ late or wrong.
     getPayload, unknown id or version  Seal what there is; Send to the EL alone; Reply
       while an order to build is open  wait for its answer: the id may be the one that is on its way
     newPayload                         Send to the EL, Copy to the builders
+      EL: INVALID, and it is a block     Reply as it came; the same order again is a new build, and the
+        that we returned                 builder of that block is not asked
     mirrored methods                   Send to the EL, Copy to the builders until it arrives (miner_*)
     HealthChanged                      from now on, builders that are ill are not waited for (selection.py), and
                                          those to be ignored are named in no command about the chain
@@ -46,20 +48,18 @@ What a call was for is kept under its call id (calls.py); choosing a block is ge
 selection.py. Every table is bounded: calls end with the shell's timeouts, builds by `builds.MAX_BUILDS`.
 """
 
+from typing import Final
+
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
 from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import PayloadId, PayloadSource, PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
 from appliance.engine.calls import (
+    BlockAtEl,
     BuildAtBuilder,
-    BuilderPayload,
     CallTable,
-    Completing,
-    Completion,
     ForkchoiceAtEl,
     Forward,
-    Judgement,
-    LocalPayload,
     PlainPayload,
 )
 from appliance.engine.events import (
@@ -102,8 +102,11 @@ from appliance.wire.engine import (
     NewPayload,
     decode_forkchoice,
     decode_payload,
+    decode_verdict,
 )
 from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
+
+_INVALID: Final = {PayloadStatus.INVALID, PayloadStatus.INVALID_BLOCK_HASH}
 
 
 class Multiplexer:
@@ -177,35 +180,32 @@ class Multiplexer:
                 return self._get_payload(request, call, now)
             case NewPayload() as call:
                 self._remember(call)
-                return [self._forward(request, verbatim=False), *self._copies(self._copy(request))]
+                send = Send(self._calls.open(BlockAtEl(request, call.block_hash)), EL, request.body)
+                return [send, *self._copies(self._copy(request))]
             case Mirrored(method):
-                return [self._forward(request, verbatim=True), *self._copies(_mirror(method, request.body))]
+                return [self._forward(request), *self._copies(_mirror(method, request.body))]
             case _:
-                return [self._forward(request, verbatim=True)]
+                return [self._forward(request)]
 
     def _on_outcome(self, event: Outcome, now: float) -> list[Command]:
         match self._calls.close(event.call_id):
-            case Forward() as purpose:
-                return _passed_on(purpose, event)
+            case Forward(request):
+                return _passed_on(request, event)
+            case BlockAtEl() as purpose:
+                return self._block_answered(purpose, event)
             case ForkchoiceAtEl() as purpose:
                 return [*self._forkchoice_answered(purpose, event), *self._order_answered(purpose)]
             case BuildAtBuilder() as purpose:
                 return self._builder_answered(purpose, event, now)
             case PlainPayload() as purpose:
                 return self._plain_payload(purpose, event, now)
-            case LocalPayload() as purpose:
-                return self._choice.on_local(purpose, event, now)
-            case BuilderPayload() as purpose:
-                return self._choice.on_builder(purpose, event, now)
-            case Judgement() as purpose:
-                return self._choice.on_verdict(purpose, event, now)
-            case Completing() | Completion() as purpose:
-                return self._choice.on_completion(purpose, event, now)
             case None:
                 return []
+            case purpose:
+                return self._choice.on_outcome(purpose, event, now)
 
-    def _forward(self, request: Requested, *, verbatim: bool) -> Send:
-        return Send(self._calls.open(Forward(request, verbatim)), EL, request.body)
+    def _forward(self, request: Requested) -> Send:
+        return Send(self._calls.open(Forward(request)), EL, request.body, pass_through=True)
 
     def _copy(self, request: Requested, latest_only: str | None = None) -> Copy:
         return Copy(request.body, latest_only, skip=self._choice.ignored)
@@ -234,6 +234,26 @@ class Multiplexer:
         stopped: list[Command] = [BuildAbandoned(record.build_id)] if running else []
         return stopped + self._choice.switch_off(record, now)
 
+    # --- new_payload ---
+
+    def _block_answered(self, purpose: BlockAtEl, outcome: Outcome) -> list[Command]:
+        try:
+            body = body_of(outcome)
+        except UnavailableError as error:
+            return _unanswered(purpose.request, error)
+        return [Reply(purpose.request.ticket, body), *self._taken_back(purpose.block_hash, body)]
+
+    def _taken_back(self, block_hash: str | None, body: bytes) -> list[Command]:
+        try:
+            verdict = decode_verdict(body)
+        except RemoteError:
+            return []
+        if verdict.status not in _INVALID or block_hash is None:
+            return []
+        record = self._book.by_block(block_hash)
+        reason = f"{EL} said {verdict.status} to op-node: {verdict.validation_error or 'without a reason'}"
+        return self._choice.take_back(record, reason) if record else []
+
     # --- forkchoice_updated ---
 
     def _forkchoice_updated(self, request: Requested, call: ForkchoiceUpdated) -> list[Command]:
@@ -249,10 +269,21 @@ class Multiplexer:
         return [*abandoned, *started, *self._build(request, record, record.builders)]
 
     def _start(self, call: ForkchoiceUpdated, attributes: Attributes) -> BuildRecord:
+        barred = self._barred(call.head, attributes.timestamp)
         # noTxPool: the block is given by its attributes alone, so there is nothing to build.
-        asked = tuple(name for name in self._builders if name not in self._choice.ignored)
+        left_out = self._choice.ignored | barred.keys()
+        asked = tuple(name for name in self._builders if name not in left_out)
         builders = asked if self._uses_builders and not attributes.no_tx_pool else ()
-        return self._book.start(call, attributes, builders, self._mode)
+        record = self._book.start(call, attributes, builders, self._mode)
+        record.barred.update(barred)
+        return record
+
+    def _barred(self, parent_hash: str, timestamp: int) -> dict[str, str]:
+        """Builders whose block for this very slot turned out INVALID."""
+        newest = self._book.newest()
+        if newest is None or (newest.order.parent_hash, newest.order.timestamp) != (parent_hash, timestamp):
+            return {}
+        return newest.barred
 
     def _same_build(self, call: ForkchoiceUpdated) -> BuildRecord | None:
         """The newest build, when op-node orders the very same again.
@@ -413,13 +444,10 @@ def _mirror(method: str, body: bytes) -> Copy:
     return Copy(body, latest_only=method if setting else None, lasting=setting, in_order=False)
 
 
-def _passed_on(purpose: Forward, outcome: Outcome) -> list[Command]:
-    if purpose.verbatim and isinstance(outcome, Answered):
-        return [Reply(purpose.request.ticket, outcome.body, outcome.status, outcome.content_type)]
-    try:
-        return [Reply(purpose.request.ticket, body_of(outcome))]
-    except UnavailableError as error:
-        return _unanswered(purpose.request, error)
+def _passed_on(request: Requested, outcome: Outcome) -> list[Command]:
+    if isinstance(outcome, Answered):
+        return [Reply(request.ticket, outcome.body, outcome.status, outcome.content_type)]
+    return _unanswered(request, UnavailableError(outcome.reason))
 
 
 def _unanswered(request: Requested, error: UnavailableError) -> list[Command]:

@@ -9,7 +9,7 @@ import msgspec
 from appliance.domain.assembled import AssembledPayload
 from appliance.engine.decisions import BlockFacts
 from appliance.engine.events import ASSEMBLED, EL
-from appliance.wire.engine import BuiltPayload
+from appliance.wire.engine import Attributes, BuiltPayload
 
 Block = BuiltPayload | AssembledPayload
 
@@ -80,18 +80,38 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class BuildOrder:
-    """What a build was asked for, as far as a block can be held against it."""
+    """What a build was asked for, as far as a block can be held against it; None is what was not asked."""
 
     parent_hash: str
     timestamp: int
     parent_beacon_block_root: str | None
     transactions: tuple[bytes, ...]
+    fee_recipient: str | None = None
+    prev_randao: str | None = None
+    gas_limit: int | None = None
+    withdrawals: tuple[bytes, ...] | None = None
+
+    @classmethod
+    def asked(cls, parent_hash: str, attributes: Attributes) -> "BuildOrder":
+        """What forkchoiceUpdated with attributes asks for."""
+        return cls(
+            parent_hash=parent_hash,
+            timestamp=attributes.timestamp,
+            parent_beacon_block_root=attributes.parent_beacon_block_root,
+            transactions=attributes.transactions,
+            fee_recipient=attributes.fee_recipient,
+            prev_randao=attributes.prev_randao,
+            gas_limit=attributes.gas_limit,
+            withdrawals=attributes.withdrawals,
+        )
 
     def objection(self, block: Block) -> str | None:
         """Why this block is not the one that was asked for; None when it is.
 
         VALID alone is not enough: the EL says it of every sound block, a stale one on another parent
-        included, and returning that would reorg the chain.
+        included, and returning that would reorg the chain. Nor may the other fields that the attributes fix
+        differ: verifiers derive the block from them, and would get another one. Source: op-node,
+        AttributesMatchBlock.
         """
         if block.parent_hash.lower() != self.parent_hash:
             return f"parent {block.parent_hash}, asked for {self.parent_hash}"
@@ -99,7 +119,36 @@ class BuildOrder:
             return f"timestamp {block.timestamp}, asked for {self.timestamp}"
         if not starts_with(block.transactions, self.transactions):
             return "does not begin with the transactions of the payload attributes"
-        return None
+        return self._other_attribute(block)
+
+    def _other_attribute(self, block: Block) -> str | None:
+        pairs = [
+            ("fee recipient", block.fee_recipient, self.fee_recipient),
+            ("prevRandao", block.prev_randao, self.prev_randao),
+            ("gas limit", block.gas_limit, self.gas_limit),
+        ]
+        if _has_beacon_root(block):
+            # newPayload is sent with the attributes' root, but op-node goes by the one in the answer.
+            pairs.append(("beacon root", block.parent_beacon_block_root, self.parent_beacon_block_root))
+        for name, have, want in pairs:
+            if want is not None and _folded(have) != _folded(want):
+                return f"{name} {str(have)[:80]}, asked for {want}"
+        return self._other_withdrawals(block)
+
+    def _other_withdrawals(self, block: Block) -> str | None:
+        want, have = self.withdrawals, block.withdrawals
+        # As bytes: on OP Stack there are none, so how an object may be written does not matter.
+        if want is None or (have is not None and len(have) == len(want) and starts_with(have, want)):
+            return None
+        return "other withdrawals than the payload attributes"
+
+
+def _has_beacon_root(block: Block) -> bool:
+    return not isinstance(block, BuiltPayload) or block.version >= 3
+
+
+def _folded(value: str | int | None) -> str | int | None:
+    return value.lower() if isinstance(value, str) else value
 
 
 def facts_of(block: Block) -> BlockFacts:

@@ -11,7 +11,8 @@
              holds what subscribers were promised. It is never waited for while anyone else has a block, and
              its block is not validated while anyone else's may still come.
     deadline pending offers no longer count: the best VALID block is chosen, the EL's own if there is no
-             better. With no block at all to return, the first one that turns out VALID is.
+             better. With no block at all to return, the first one that turns out VALID is; but only the EL
+             and blocks that have come are waited for, so with neither it is over.
 
 One validation runs at a time: an EL executes blocks one after the other, so a second one would only
 delay the first.
@@ -67,7 +68,7 @@ class Selection:
         policy: Policy,
         unhealthy: frozenset[str] = frozenset(),
     ) -> None:
-        self._unhealthy = unhealthy
+        self.unhealthy = unhealthy
         self._order = order
         self._policy = policy
         self._promised: tuple[bytes, ...] = ()
@@ -150,7 +151,7 @@ class Selection:
             self._lose(offer, f"{EL} said {verdict.status}{detail}")
 
     def pass_deadline(self) -> None:
-        """From now on only what is VALID counts."""
+        """From now on only what is VALID counts, and builders that have no block yet do not."""
         self._overdue = True
 
     def step(self) -> Step:
@@ -168,12 +169,16 @@ class Selection:
         return AskVerdict(candidate)
 
     def _ranked(self) -> list[Offer]:
-        alive = [offer for offer in self.offers.values() if offer.standing is not Standing.LOST]
+        alive = [offer for offer in self.offers.values() if not self._is_out(offer)]
         return sorted(self._policy(alive), key=self._place)
 
     def _place(self, offer: Offer) -> tuple[bool, int, bool]:
-        ill = offer.builder in self._unhealthy
+        ill = offer.builder in self.unhealthy
         return ill and offer.standing is Standing.PENDING, self._promise_class(offer), ill
+
+    def _is_out(self, offer: Offer) -> bool:
+        is_late = self._overdue and offer.standing is Standing.PENDING and not offer.is_local
+        return is_late or offer.standing is Standing.LOST
 
     def _promise_class(self, offer: Offer) -> int:
         if not self._promised:
@@ -189,9 +194,9 @@ class Selection:
 
     def _may_be_validated(self, offer: Offer, ranked: list[Offer]) -> bool:
         """An ill builder's block would keep the EL busy that others need, so it waits until they are out."""
-        if offer.builder not in self._unhealthy or (self._promised and offer.preserves):
+        if offer.builder not in self.unhealthy or (self._promised and offer.preserves):
             return True
-        awaited = (other for other in ranked if other.builder not in self._unhealthy)
+        awaited = (other for other in ranked if other.builder not in self.unhealthy)
         return self._overdue or all(other.standing is not Standing.PENDING for other in awaited)
 
     @staticmethod

@@ -30,7 +30,9 @@ _MIB: Final = 1024 * 1024
 
 def _default_limits() -> HttpLimits:
     # op-node keeps its few connections for hours; a block of 30 MB of transactions is 60 MB of hex.
-    return HttpLimits(max_connections=256, max_body_bytes=64 * _MIB, idle_timeout_s=600.0)
+    return HttpLimits(
+        max_connections=256, max_body_bytes=64 * _MIB, max_body_bytes_in_flight=256 * _MIB, idle_timeout_s=600.0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Engine:
             stopping=stopping,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="engine",
+            on_head=self._frontend.on_head,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(self._executor.run)

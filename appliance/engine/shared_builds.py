@@ -109,12 +109,7 @@ class SharedBuilds:
         if call.attributes is None:
             raise RuntimeError("a build has attributes")
         build = Build(BuildId(next(self._ids)), call.head, call.attributes.timestamp, builders)
-        order = BuildOrder(
-            parent_hash=call.head,
-            timestamp=call.attributes.timestamp,
-            parent_beacon_block_root=call.attributes.parent_beacon_block_root,
-            transactions=call.attributes.transactions,
-        )
+        order = BuildOrder.asked(call.head, call.attributes)
         started = self._builds[build.build_id] = SharedBuild(build, order, key_of(call), now)
         if len(self._builds) > MAX_BUILDS:
             self._builds.popitem(last=False)

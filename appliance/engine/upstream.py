@@ -10,7 +10,7 @@ import trio
 
 from appliance.domain.errors import UnavailableError
 from appliance.engine.metrics import EngineMetrics
-from appliance.net.http import HttpResponse
+from appliance.net.http import Headers, HttpResponse
 from appliance.net.http_client import HttpClient
 from appliance.wire import jwt
 
@@ -26,7 +26,8 @@ class Upstream:
     """Engine API calls to one URL, each with a token of this second (`wall_clock`, Unix seconds).
 
     ``timeout_s`` bounds a call as a whole, connecting included. An async context manager: it owns its
-    connections. Raises ConfigError for a URL that is none.
+    connections. Calls that are only passed through have connections of their own, so that many slow ones of them
+    never make a block wait. Raises ConfigError for a URL that is none.
     """
 
     def __init__(
@@ -38,11 +39,15 @@ class Upstream:
         *,
         timeout_s: float = 1.0,
         max_connections: int = 64,
+        max_pass_through: int = 32,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self._client = HttpClient(url, max_connections=max_connections, connect_timeout_s=timeout_s)
+        self._pass_through = HttpClient(url, max_connections=max_pass_through, connect_timeout_s=timeout_s)
         self._secret = secret
+        self._token = ""
+        self._headers = Headers()
         self._timeout_s = timeout_s
         self._wall_clock = wall_clock
         self._seconds = metrics.upstream_seconds.labels(name)
@@ -60,6 +65,7 @@ class Upstream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._client.close()
+        self._pass_through.close()
 
     def switched(self, is_off: Callable[[], bool]) -> Self:
         """This upstream, over the same connections, for calls that are not made while ``is_off`` says so.
@@ -75,15 +81,15 @@ class Upstream:
         """Name and URL without path and credentials, for people."""
         return f"{self.name} {self._client.origin}"
 
-    async def post(self, body: bytes) -> HttpResponse:
+    async def post(self, body: bytes, *, pass_through: bool = False) -> HttpResponse:
         """The answer, whatever its status; raises UnavailableError, its text names it and its URL."""
         if self._is_off():
             raise UnavailableError(f"{self.name}: builders are switched off")
-        token = jwt.sign(self._secret, self._wall_clock())
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        headers = self._signed_headers()
+        client = self._pass_through if pass_through else self._client
         started = trio.current_time()
         try:
-            response = await self._client.request("POST", None, headers, body, timeout_s=self._timeout_s)
+            response = await client.request("POST", None, headers, body, timeout_s=self._timeout_s)
         except UnavailableError as error:
             self._tally.failures += 1
             self._failed.inc()
@@ -91,10 +97,19 @@ class Upstream:
         self._seconds.observe(trio.current_time() - started)
         return response
 
+    def _signed_headers(self) -> Headers:
+        """Made once per second: `sign` answers the very same token until then."""
+        token = jwt.sign(self._secret, self._wall_clock())
+        if token is not self._token:
+            self._token = token
+            self._headers = Headers({"authorization": f"Bearer {token}", "content-type": "application/json"})
+        return self._headers
+
     def _named(self, error: UnavailableError) -> str:
         text = str(error)
         return f"{self.name}: {text}" if self._client.origin in text else f"{self.origin}: {text}"
 
     def statistics(self) -> dict[str, object]:
         """Its connections and calls, and how many calls had no answer."""
-        return {"name": self.name, "failures": self._tally.failures, **self._client.statistics()}
+        own = {"name": self.name, "failures": self._tally.failures}
+        return {**own, **self._client.statistics(), "pass_through": self._pass_through.statistics()}

@@ -64,6 +64,10 @@ def assemble(flashblocks: Sequence[Flashblock], *, builder: str, validated: bool
         transactions=tuple(bytes(transaction) for diff in diffs for transaction in diff.transactions),
         flashblocks=len(flashblocks),
         validated=validated,
+        fee_recipient=base.fee_recipient,
+        prev_randao=base.prev_randao,
+        gas_limit=int(base.gas_limit, 16),
+        withdrawals=tuple(bytes(withdrawal) for diff in diffs for withdrawal in diff.withdrawals),
     )
 
 

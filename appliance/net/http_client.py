@@ -117,7 +117,8 @@ class HttpClient:
 
     def _encode_head(self, method: str, target: str | None, headers: HeaderItems, body_size: int) -> bytes:
         given = headers if isinstance(headers, Headers) else Headers(headers)
-        merged = Headers.adopt({**self._own_headers, **given})
+        # By the items' view: unpacking a Mapping of ours would look each name up in Python.
+        merged = Headers.adopt(self._own_headers | dict(given.items()))
         return http_encoding.request_head(method, target or self._endpoint.target, merged, body_size)
 
     def _fixed_headers(self) -> dict[str, str]:

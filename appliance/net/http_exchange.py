@@ -28,7 +28,10 @@ class ClientConnection:
         self.reusable = False
 
     def is_quiet(self) -> bool:
-        """Nothing to read while idle. Otherwise the other side closed, or sent what nobody asked for."""
+        """Nothing came while idle. Otherwise the other side closed, or sent what nobody asked for.
+
+        This sees the kernel's buffer only; what TLS held already made ``reusable`` false.
+        """
         poll = select.poll()
         poll.register(transport_of(self._stream).socket.fileno(), select.POLLIN)
         return not poll.poll(0)
@@ -49,7 +52,7 @@ class ClientConnection:
         )
         try:
             response = await self._receive(parser)
-            self.reusable = sent and parser.keep_alive
+            self.reusable = sent and parser.keep_alive and await self._is_drained()
         except ParseError as error:
             raise BadResponse(f"bad answer from {self._origin}: {error.text}") from None
         finally:
@@ -78,6 +81,20 @@ class ClientConnection:
             if not data:
                 raise self._broken(anything_read)
             anything_read = True
+
+    async def _is_drained(self) -> bool:
+        """Nothing came behind the answer: one read of TLS may leave further records in trio's buffer.
+
+        The cancellation comes with the next turn of the loop, not before: a scope that is cancelled
+        already would end the read before it looks at that buffer. Shielded, since the answer is here.
+        """
+        if not isinstance(self._stream, trio.SSLStream):
+            return True
+        with trio.CancelScope(shield=True) as scope:
+            trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
+            await self._receive_some()
+            return False
+        return True
 
     async def _receive_some(self) -> bytes | bytearray:
         """A reset is an end like any other: what was read decides what it means."""

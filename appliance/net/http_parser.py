@@ -6,29 +6,55 @@ of a body that only the end of the connection tells. Promise: however the bytes 
 come out; bytes that are no HTTP raise `ParseError` and nothing else.
 """
 
+from collections.abc import Callable
+
 from httptools import HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
+from appliance.net.body_budget import BodyBudget
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.net.message_parser import LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
 
-__all__ = ["MAX_HEADERS", "ParseError", "RequestParser", "ResponseParser", "Stage"]
+__all__ = ["MAX_HEADERS", "HeadAnswered", "OnHead", "ParseError", "RequestParser", "ResponseParser", "Stage"]
+
+OnHead = Callable[[str, str, Headers], HttpResponse | None]
+"""(method, target, headers) of a head that is whole: its answer, if the body need not be read. Quick, never waits."""
+
+
+class HeadAnswered(ParseError):
+    """`OnHead` gave ``response`` to a request of ``method``: its body is not read, so nothing can follow it."""
+
+    def __init__(self, response: HttpResponse, method: str) -> None:
+        super().__init__(response.status, "answered at its head")
+        self.response = response
+        self.method = method
 
 
 class RequestParser(MessageParser[HttpRequestParser]):
     """Requests of one connection.
 
     Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body, 417 Expect, 431 header, 501 transfer
-    coding, 505 version.
+    coding, 503 no room in ``bodies``, 505 version; and `HeadAnswered` when ``on_head`` answers. Who takes a
+    request out gives its body's room back with `release_body`.
     After a request with ``upgrade`` the parser is done; what followed it is in ``rest``.
     """
 
     def __init__(
-        self, *, max_header_bytes: int, max_body_bytes: int, max_headers: int = MAX_HEADERS, peer: str = ""
+        self,
+        *,
+        max_header_bytes: int,
+        max_body_bytes: int,
+        max_headers: int = MAX_HEADERS,
+        peer: str = "",
+        on_head: OnHead | None = None,
+        bodies: BodyBudget | None = None,
     ) -> None:
         super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
         self.rest = b""
         self._parser = HttpRequestParser(self)
         self._peer = peer
+        self._on_head = on_head
+        self._bodies = BodyBudget(max_body_bytes) if bodies is None else bodies
+        self._pending_bytes = 0  # of the body that is coming in; what was taken out is its taker's to give back
         self._finished: list[HttpRequest] = []
         self._target = b""
         self._method = ""
@@ -55,6 +81,19 @@ class RequestParser(MessageParser[HttpRequestParser]):
         elif self._failure is not None:
             raise self._failure
         return finished
+
+    def close(self) -> None:
+        """Release the memory, and the room of bodies that nobody took."""
+        self._drop_body()
+        for request in self._finished:
+            self.release_body(request)
+        self._finished = []
+        self._on_head = None  # may refer to the session, which refers to us
+        super().close()
+
+    def release_body(self, request: HttpRequest) -> None:
+        """Nobody here needs the body of ``request`` any more."""
+        self._bodies.give_back(len(request.body))
 
     def take_expectation(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends the body; true once a request."""
@@ -112,6 +151,16 @@ class RequestParser(MessageParser[HttpRequestParser]):
         self._keep_alive = version == "1.1" and parser.should_keep_alive()
         if parser.should_upgrade():
             self._choose_upgrade()
+        if self._on_head is not None:
+            self._ask_on_head(self._on_head)
+        if not self._bodies.has_room(int(self._fields.get("content-length", "0"))):
+            raise self._no_room()
+
+    def _ask_on_head(self, on_head: OnHead) -> None:
+        response = on_head(self._method, self._target.decode("latin-1"), Headers.adopt(self._fields))
+        if response is not None:
+            self._failure = HeadAnswered(response, self._method)
+            raise self._failure
 
     def _check_head(self, version: str) -> None:
         fields = self._fields
@@ -143,10 +192,27 @@ class RequestParser(MessageParser[HttpRequestParser]):
     def _has_body(self) -> bool:
         return self._fields.get("content-length", "0").strip("0") != "" or "transfer-encoding" in self._fields
 
+    def on_body(self, data: bytes) -> None:
+        size = self._pending_bytes + len(data)
+        if not self._bodies.grow(self._pending_bytes, size):
+            self._drop_body()
+            raise self._no_room()
+        self._pending_bytes = size
+        super().on_body(data)
+
+    def _drop_body(self) -> None:
+        self._parts = []
+        self._bodies.give_back(self._pending_bytes)
+        self._pending_bytes = 0
+
+    def _no_room(self) -> ParseError:
+        return self._fail(503, "too many large bodies at a time")
+
     def on_message_complete(self) -> None:
         if self._skipped_upgrade:
             return
         body = self._take_body()
+        self._pending_bytes = 0
         self._finished.append(
             HttpRequest(
                 self._method,

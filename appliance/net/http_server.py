@@ -12,24 +12,26 @@ from typing import Final
 
 import trio
 
+from appliance.net import http_encoding
+from appliance.net.body_budget import BodyBudget
 from appliance.net.hangups import Hangups
+from appliance.net.http_parser import OnHead
 from appliance.net.http_session import Connection, Counters, Handler, HttpLimits, Session, Upgrade
 from appliance.net.listening import open_listener
 from appliance.telemetry.logging import get_logger
 
-__all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Upgrade", "open_listener", "serve_http"]
+__all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "OnHead", "Upgrade", "open_listener", "serve_http"]
 
 log = get_logger("net")
 
-# Accepting one connection takes 30 to 50 us, so a batch holds the loop for less than a millisecond.
-_ACCEPT_BATCH: Final = 16
+# Accepting one takes 30 to 50 us, and each is a task that then shakes hands: under a storm of clients that come back,
+# small batches halve the delay of everybody else (p99 of delivery 264 -> 115 ms with 2,000 resuming clients).
+_ACCEPT_BATCH: Final = 2
 _ACCEPT_PAUSE_S: Final = 0.1
 _VISIT_SLICE: Final = 100  # cancelling 100 sessions takes half a millisecond
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_BUSY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
-    b"content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n"
-)
+# Who connects and asks at once has its answer long before this; only who has waited longer can be replaced.
+_NEWCOMER_S: Final = 1.0
 
 
 class HttpServer:
@@ -37,6 +39,12 @@ class HttpServer:
 
     With ``cancel_on_disconnect`` a handler is cancelled when its client goes away (see `Hangups`);
     without it the handler runs to its end and the answer is dropped.
+
+    ``on_head`` sees every head before its body is read, and may answer it: then the connection is closed, and
+    such a request does not count as one. At the limit of connections, silent clients must not keep out those
+    who have something to ask: a new one takes the place of the connection that has waited longest among those
+    that never finished a request (or, with ``on_head``, a head that it let pass), if that has waited for
+    a second. When none has, the new one gets 503: in a flood newcomers do not close one another at once.
     """
 
     def __init__(
@@ -49,6 +57,7 @@ class HttpServer:
         drain_timeout_s: float,
         name: str = "http",
         cancel_on_disconnect: bool = False,
+        on_head: OnHead | None = None,
     ) -> None:
         self.name = name
         self.address = _address_of(listener)
@@ -58,9 +67,12 @@ class HttpServer:
         self._stopping = stopping
         self._drain_timeout_s = drain_timeout_s
         self._cancel_on_disconnect = cancel_on_disconnect
+        self._on_head = on_head
         self._hangups: Hangups | None = None
+        self._bodies = BodyBudget(limits.max_body_bytes_in_flight)
         self._connections = 0
         self._sessions: set[Session] = set()
+        self._silent: dict[Session, None] = {}  # in the order of their coming; some may have asked since
         self._accepted = self._refused = self._accept_pauses = 0
         self._counters = Counters()
         self._sweep_interval_s = _sweep_interval_s(limits)
@@ -76,6 +88,7 @@ class HttpServer:
             "accepted": self._accepted,
             "refused": self._refused,
             "accept_pauses": self._accept_pauses,
+            "body_bytes": self._bodies.taken,
             **self._counters.statistics(),
         }
 
@@ -139,13 +152,29 @@ class HttpServer:
         return True
 
     def _admit(self, accepted: socket.socket, peer: str, nursery: trio.Nursery) -> None:
-        if self._connections >= self._limits.max_connections:
+        if self._connections >= self._limits.max_connections and not self._make_room():
             self._refused += 1
             _refuse(accepted)
             return
         self._accepted += 1
         self._connections += 1
         nursery.start_soon(self._serve, accepted, peer)
+
+    def _make_room(self) -> bool:
+        """Replace the client that has been silent longest; false when there is none, or not for long enough.
+
+        It goes in the next turn of the loop: until then the limit is exceeded by a batch or two.
+        """
+        while self._silent:
+            session = next(iter(self._silent))
+            asks_nothing = session.asks_nothing()
+            if asks_nothing and trio.current_time() - session.began < _NEWCOMER_S:
+                return False
+            del self._silent[session]
+            if asks_nothing:
+                session.replace()
+                return True
+        return False
 
     async def _serve(self, accepted: socket.socket, peer: str) -> None:
         try:
@@ -165,18 +194,33 @@ class HttpServer:
     async def _talk_http(self, accepted: socket.socket, peer: str) -> tuple[Upgrade, bytes] | None:
         """Everything that only HTTP needs lives in the session, and is gone when this returns."""
         _prepare(accepted)
-        session = Session(accepted, peer, self._handler, self._limits, self._stopping, self._counters, self.name)
+        session = self._create_session(accepted, peer)
         fd = accepted.fileno()
         self._sessions.add(session)
+        self._silent[session] = None
         if self._hangups is not None:
             self._hangups.watch(fd, session.client_gone)
         try:
             return await session.run()
         finally:
             self._sessions.discard(session)
+            self._silent.pop(session, None)
             if self._hangups is not None:
                 self._hangups.forget(fd)
             session.release()
+
+    def _create_session(self, accepted: socket.socket, peer: str) -> Session:
+        return Session(
+            accepted,
+            peer,
+            self._handler,
+            self._limits,
+            self._stopping,
+            self._counters,
+            self.name,
+            bodies=self._bodies,
+            on_head=self._on_head,
+        )
 
     async def _sweep_for_ever(self) -> None:
         """Close what is past its deadline, which is noticed up to an eighth of the shortest timeout late."""
@@ -194,6 +238,7 @@ async def serve_http(
     drain_timeout_s: float,
     name: str = "http",
     cancel_on_disconnect: bool = False,
+    on_head: OnHead | None = None,
     task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run an `HttpServer`; its parameters, and ``started`` gets it."""
@@ -205,12 +250,14 @@ async def serve_http(
         drain_timeout_s=drain_timeout_s,
         name=name,
         cancel_on_disconnect=cancel_on_disconnect,
+        on_head=on_head,
     )
     await server.run(task_status=task_status)
 
 
 def _sweep_interval_s(limits: HttpLimits) -> float:
-    shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.idle_timeout_s, limits.write_timeout_s)
+    waits_s = (limits.first_request_timeout_s, limits.idle_timeout_s)
+    shortest_s = min(*waits_s, limits.header_timeout_s, limits.body_timeout_s, limits.write_timeout_s)
     return min(shortest_s / 8, 1.0)
 
 
@@ -224,7 +271,7 @@ def _refuse(accepted: socket.socket) -> None:
     """Say 503 and close, without a task: under a flood this must cost less than serving."""
     try:
         accepted.setblocking(False)
-        accepted.send(_BUSY)
+        accepted.send(http_encoding.BUSY)
         accepted.shutdown(socket.SHUT_WR)
         accepted.recv(65536)  # closing over an unread request would make a reset of it, and lose the 503
     except OSError:

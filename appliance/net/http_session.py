@@ -9,13 +9,15 @@ import socket as stdlib_socket
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Final
 
 import trio
 
 from appliance.net import http_encoding, socket_io
+from appliance.net.body_budget import BodyBudget
 from appliance.net.http import HeaderItems, Headers, HttpRequest, HttpResponse
-from appliance.net.http_parser import MAX_HEADERS, ParseError, RequestParser, Stage
+from appliance.net.http_parser import MAX_HEADERS, HeadAnswered, OnHead, ParseError, RequestParser, Stage
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("net")
@@ -32,17 +34,22 @@ _JOIN_BYTES: Final = 16384
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 16 * 1024 * 1024
 _TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
+_TEXT_RETRY: Final = Headers({**_TEXT, "retry-after": "1"})
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
     """What one server takes. Times in seconds.
 
-    Over ``max_connections`` a client gets 503. A head over ``max_header_bytes`` or ``max_headers`` fields is
-    431, a body over ``max_body_bytes`` 413 (before it is read, when Content-Length says so).
+    Over ``max_connections`` a new client takes the place of the one that has waited longest without asking
+    anything, or gets 503 (see `HttpServer`). A head over ``max_header_bytes`` or ``max_headers`` fields is
+    431, a body over ``max_body_bytes`` 413 (before it is read, when Content-Length says so). All bodies that
+    are coming in or being handled hold at most ``max_body_bytes_in_flight`` (the first 64 KiB of each are not
+    counted); one that does not fit gets 503 with Retry-After.
     ``header_timeout_s`` runs from the first byte of a request to the end of its head, ``body_timeout_s`` from there
-    to the end of its body; past either it is 408. ``idle_timeout_s`` is the wait for a request's first byte and
-    ``write_timeout_s`` the time for a whole answer to be taken; past either the connection is closed.
+    to the end of its body; past either it is 408. ``idle_timeout_s`` is the wait for a request's first byte (for
+    that of a connection's first request, ``first_request_timeout_s`` if shorter) and
+    ``write_timeout_s`` the time for a whole answer to be taken; past any of these the connection is closed.
     """
 
     max_connections: int = 1024
@@ -53,6 +60,12 @@ class HttpLimits:
     idle_timeout_s: float = 120.0
     write_timeout_s: float = 30.0
     max_headers: int = MAX_HEADERS
+    first_request_timeout_s: float = 10.0
+    max_body_bytes_in_flight: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.max_body_bytes_in_flight < self.max_body_bytes:
+            raise ValueError("a body of max_body_bytes would never fit into max_body_bytes_in_flight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +113,11 @@ class Counters:
     """What the sessions of one server did since its start."""
 
     requests: int = 0
+    answered_at_head: int = 0
+    replaced: int = 0
     upgrades: int = 0
     bad_requests: int = 0
+    no_room_for_body: int = 0
     request_timeouts: int = 0
     write_timeouts: int = 0
     cancelled_by_client: int = 0
@@ -131,7 +147,11 @@ class Session:
         stopping: trio.Event,
         counters: Counters,
         name: str,
+        *,
+        bodies: BodyBudget,
+        on_head: OnHead | None,
     ) -> None:
+        self.began = trio.current_time()
         self.deadline = math.inf
         self._connection = connection
         self._handler = handler
@@ -144,11 +164,16 @@ class Session:
             max_body_bytes=limits.max_body_bytes,
             max_headers=limits.max_headers,
             peer=peer,
+            on_head=None if on_head is None else partial(self._judge_head, on_head),
+            bodies=bodies,
         )
         self._scope = trio.CancelScope()
         self._phase = _Phase.WAITING
         self._timed_stage: Stage | None = None
         self._client_gone = False
+        self._asked = False
+        self._replaced = False
+        self._over = False
 
     async def run(self) -> tuple[Upgrade, bytes] | None:
         """Talk until the connection should close, or is upgraded: then the upgrade and the bytes behind it."""
@@ -175,6 +200,15 @@ class Session:
         if self._phase is _Phase.WAITING:
             self._scope.cancel()
 
+    def asks_nothing(self) -> bool:
+        """It waits for a client that never finished a request, or a head that the server's `OnHead` let pass."""
+        return not self._asked and self._phase in (_Phase.WAITING, _Phase.RECEIVING)
+
+    def replace(self) -> None:
+        """Another client needs the place; to be called while the session `asks_nothing`."""
+        self._replaced = True
+        self._scope.cancel()
+
     def client_gone(self) -> None:
         """The client hung up: its handler, running or about to run, is cancelled."""
         self._client_gone = True
@@ -188,7 +222,18 @@ class Session:
     async def _converse(self) -> Upgrade | None:
         parser = self._parser
         while data := await self._receive():
-            for number, request in enumerate(parser.feed(data)):
+            upgrade = await self._serve_each(parser.feed(data))
+            if upgrade is not None or self._over:
+                return upgrade
+            parser.check()
+            if parser.take_expectation():
+                await self._send(http_encoding.CONTINUE, b"")
+        return None
+
+    async def _serve_each(self, requests: list[HttpRequest]) -> Upgrade | None:
+        """Handle and answer; when it returns nothing here refers to a body any more."""
+        try:
+            for number, request in enumerate(requests):
                 if number:
                     await trio.lowlevel.checkpoint()  # pipelined requests must not hold the loop together
                 answer = await self._handle(request)
@@ -196,11 +241,12 @@ class Session:
                     await self._send(http_encoding.switching_head(Headers(answer.headers)), b"")
                     return answer
                 if not await self._answer(request, answer):
+                    self._over = True
                     return None
-            parser.check()
-            if parser.take_expectation():
-                await self._send(http_encoding.CONTINUE, b"")
-        return None
+            return None
+        finally:
+            for request in requests:
+                self._parser.release_body(request)
 
     async def _receive(self) -> bytes:
         """The next bytes, or none when there will be none."""
@@ -220,6 +266,8 @@ class Session:
         limits = self._limits
         if stage is Stage.START:
             timeout_s = limits.idle_timeout_s
+            if not self._asked:
+                timeout_s = min(timeout_s, limits.first_request_timeout_s)
             self._phase = _Phase.WAITING
         else:
             timeout_s = limits.header_timeout_s if stage is Stage.HEAD else limits.body_timeout_s
@@ -229,6 +277,7 @@ class Session:
 
     async def _handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
         self._counters.requests += 1
+        self._asked = True
         self._phase = _Phase.HANDLING
         self._timed_stage = None
         self.deadline = math.inf
@@ -246,6 +295,17 @@ class Session:
             self._counters.handler_failures += 1
             log.exception("handler failed", server=self._name, method=request.method)
             return HttpResponse(500, b"internal error\n", _TEXT)
+
+    def _judge_head(self, on_head: OnHead, method: str, target: str, headers: Headers) -> HttpResponse | None:
+        """The parser's `OnHead`: the server's one, which must not end the connection without an answer."""
+        try:
+            response = on_head(method, target, headers)
+        except Exception:
+            self._counters.handler_failures += 1
+            log.exception("on_head failed", server=self._name, method=method)
+            return HttpResponse(500, b"internal error\n", _TEXT)
+        self._asked = self._asked or response is None
+        return response
 
     async def _answer(self, request: HttpRequest, response: HttpResponse) -> bool:
         """Send the response; true when the connection goes on."""
@@ -287,7 +347,11 @@ class Session:
     def _judge_cancelled(self) -> ParseError | None:
         """The scope was cancelled: by whom, and what to say to the client."""
         counters = self._counters
-        if self._phase is _Phase.RECEIVING:
+        if self._replaced:
+            counters.replaced += 1
+            if self._phase is _Phase.RECEIVING:  # to who said nothing, an answer would be one to a later request
+                socket_io.send_now(self._connection, http_encoding.BUSY)
+        elif self._phase is _Phase.RECEIVING:
             counters.request_timeouts += 1
             return ParseError(408, "the request did not arrive in time")
         if self._phase is _Phase.ANSWERING:
@@ -297,13 +361,27 @@ class Session:
         return None
 
     async def _refuse(self, failure: ParseError) -> None:
-        if failure.status != 408:
-            self._counters.bad_requests += 1
-        body = failure.text.encode("latin-1", "replace") + b"\n"
-        head = http_encoding.response_head(failure.status, _TEXT, len(body), close=True)
+        self._phase = _Phase.ANSWERING
+        response = self._refusal(failure)
+        head, body = self._encode(response, close=True)
+        if isinstance(failure, HeadAnswered) and failure.method == "HEAD":
+            body = b""
         with trio.move_on_after(_LINGER_S):
             await socket_io.send_all(self._connection, head + body)
             await self._linger()
+
+    def _refusal(self, failure: ParseError) -> HttpResponse:
+        """Count it, and say it."""
+        counters = self._counters
+        if isinstance(failure, HeadAnswered):
+            counters.answered_at_head += 1
+            return failure.response
+        if failure.status == 503:
+            counters.no_room_for_body += 1
+        elif failure.status != 408:
+            counters.bad_requests += 1
+        body = failure.text.encode("latin-1", "replace") + b"\n"
+        return HttpResponse(failure.status, body, _TEXT_RETRY if failure.status == 503 else _TEXT)
 
     async def _linger(self) -> None:
         """Close our direction and read until the client closes its own, within bounds."""

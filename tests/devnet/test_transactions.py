@@ -1,9 +1,9 @@
 import pytest
 import rlp
-from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.devnet.accounts import Account
 from appliance.devnet.messages import hex_data, unhex
 from appliance.devnet.transactions import (
     InvalidTransactionError,

@@ -10,6 +10,8 @@ from appliance.domain.payloads import PayloadId, PayloadStatus
 ROOT = "0x" + "be" * 32
 DEPOSIT = "0x7e" + "00" * 8
 PARENT = "0x" + "aa" * 32
+FEE_RECIPIENT = "0x" + "4a" * 20
+GAS_LIMIT = 30_000_000
 TIMESTAMP = 1_700_000_000
 
 
@@ -32,6 +34,11 @@ class Block:
     padding: int = 0
     value: int = 1
     state_root: str | None = None
+    fee_recipient: str | None = FEE_RECIPIENT
+    prev_randao: str | None = ROOT
+    gas_limit: int | None = GAS_LIMIT
+    withdrawals: tuple[str, ...] | None = ()
+    beacon_root: str | None = ROOT
 
     @property
     def hash(self) -> str:
@@ -48,7 +55,10 @@ class Block:
             "gasUsed": hex(self.gas_used),
             "extraData": "0x" + "00" * self.padding,
             "transactions": [*self.deposits, *self.transactions],
-            "withdrawals": [],
+            "feeRecipient": self.fee_recipient,
+            "prevRandao": self.prev_randao,
+            "gasLimit": None if self.gas_limit is None else hex(self.gas_limit),
+            "withdrawals": None if self.withdrawals is None else list(self.withdrawals),
             "withdrawalsRoot": ROOT,
             "builtBy": self.name,
         }
@@ -60,7 +70,7 @@ class Block:
             "blockValue": hex(self.value),
             "blobsBundle": {"commitments": [], "proofs": [], "blobs": []},
             "shouldOverrideBuilder": False,
-            "parentBeaconBlockRoot": ROOT,
+            "parentBeaconBlockRoot": self.beacon_root,
             "executionRequests": [],
         }
         return result(self.payload() if version == 1 else envelope, identifier)
@@ -76,12 +86,18 @@ class Block:
             parent_hash=self.parent,
             gas_used=self.gas_used,
             timestamp=self.timestamp,
-            parent_beacon_block_root=ROOT,
+            parent_beacon_block_root=self.beacon_root or "",
             has_withdrawals_root=True,
             execution_payload=json.dumps(self.payload()).encode(),
             transactions=tuple(json.dumps(transaction).encode() for transaction in transactions),
             flashblocks=3,
             validated=validated,
+            fee_recipient=self.fee_recipient,
+            prev_randao=self.prev_randao,
+            gas_limit=self.gas_limit,
+            withdrawals=None
+            if self.withdrawals is None
+            else tuple(b'"%b"' % each.encode() for each in self.withdrawals),
         )
 
 
@@ -102,11 +118,11 @@ def build(
     attributes: dict[str, object] = {
         "timestamp": hex(timestamp),
         "prevRandao": ROOT,
-        "suggestedFeeRecipient": "0x" + "42" * 20,
+        "suggestedFeeRecipient": FEE_RECIPIENT,
         "withdrawals": [],
         "parentBeaconBlockRoot": ROOT,
         "transactions": [DEPOSIT],
-        "gasLimit": "0x1c9c380",
+        "gasLimit": hex(GAS_LIMIT),
     }
     if no_tx_pool is not None:
         attributes["noTxPool"] = no_tx_pool

@@ -70,10 +70,10 @@ class Rig:
     stopping: trio.Event
     finished: trio.Event = field(default_factory=trio.Event)
 
-    async def post(self, body: bytes, token: str | None = None) -> HttpResponse:
-        """As op-node does."""
+    async def post(self, body: bytes, token: str | None = None, client: HttpClient | None = None) -> HttpResponse:
+        """As op-node does; with another ``client``, as someone else beside it."""
         token = token or f"Bearer {jwt.sign(SECRET, time.time())}"
-        return await self.client.request("POST", "/", {"authorization": token}, body, timeout_s=20)
+        return await (client or self.client).request("POST", "/", {"authorization": token}, body, timeout_s=20)
 
     async def ask(self, body: bytes) -> bytes:
         """A call that is answered with HTTP 200."""

@@ -39,7 +39,7 @@ def payload_id_of(play: PoolPlaybook, ticket: ev.Ticket) -> object:
 
 def other_build(head: str = m.PARENT, identifier: object = 1) -> bytes:
     """An order of another sequencer: the same parent, another fee recipient."""
-    return m.build(head, identifier=identifier).replace(b"42" * 20, b"43" * 20)
+    return m.build(head, identifier=identifier).replace(m.FEE_RECIPIENT.encode(), b"0x" + b"43" * 20)
 
 
 # --- orders to build ---

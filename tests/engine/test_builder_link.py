@@ -1,13 +1,16 @@
-"""A builder's two lanes on real sockets: order, patience, and outcomes for who waits."""
+"""A builder's lanes on real sockets: order, patience, and outcomes for who waits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from prometheus_client import CollectorRegistry
 
+from appliance.domain.errors import DecodeError
 from appliance.engine.builder_link import BuilderLink
 from appliance.engine.events import Answered, CallId, Copy, Failed, SendInOrder
+from appliance.engine.lanes import Parcel
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.outcomes import Outcome
 from appliance.engine.parcels import parcel_of_copy, parcel_of_order
@@ -106,6 +109,44 @@ async def test_a_lasting_setting_is_sent_until_it_arrives_and_others_are_not() -
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("status", [400, 404, 405, 413])
+async def test_a_setting_that_is_refused_for_good_is_not_sent_again(status: int) -> None:
+    async with bench() as it:
+        it.builder.behaviours["miner_setExtra"] = answers(b"no such method", status)
+        it.copy(m.request("miner_setExtra", ["0x01"]), kind="miner_setExtra", lasting=True, in_order=False)
+        it.copy(m.request("miner_setGasLimit", ["0x01"]), kind="miner_setGasLimit", lasting=True, in_order=False)
+        await it.builder.wait_for("miner_setGasLimit")
+        assert len(it.builder.bodies("miner_setExtra")) == 1
+        assert it.link.statistics()["waiting"] == 0
+
+
+@pytest.mark.parametrize("status", [401, 408, 429, 500, 503])
+async def test_a_setting_that_may_be_taken_later_is_sent_again_and_holds_nothing_up(status: int) -> None:
+    async with bench() as it:
+        it.builder.behaviours["miner_setExtra"] = answers(b"not now", status)
+        it.copy(m.request("miner_setExtra", ["0x01"]), kind="miner_setExtra", lasting=True, in_order=False)
+        await it.builder.wait_for("miner_setExtra", 2)
+        for number in range(3):
+            it.copy(m.request("eth_sendRawTransaction", [hex(number)]), in_order=False)
+        it.copy(m.request("miner_setGasLimit", ["0x01"]), kind="miner_setGasLimit", lasting=True, in_order=False)
+        await it.builder.wait_for("eth_sendRawTransaction", 3)
+        await it.builder.wait_for("miner_setGasLimit")
+        it.builder.behaviours["miner_setExtra"] = answers(m.result(True))
+        with trio.fail_after(10):
+            while it.link.statistics()["waiting"]:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_a_body_that_cannot_be_made_is_dropped_and_the_next_goes_out() -> None:
+    def refuse() -> bytes:
+        raise DecodeError("getPayload answer: too deep")
+
+    async with bench() as it:
+        it.link.put(Parcel(refuse, size=1), in_order=True)
+        it.copy(m.new_payload(m.Block("b")))
+        assert await it.builder.wait_for("engine_newPayloadV4") == [m.new_payload(m.Block("b"))]
+
+
 async def test_statistics_tell_what_waits() -> None:
     async with bench() as it:
         it.builder.behaviours["engine_newPayloadV4"] = hangs
@@ -175,6 +216,9 @@ async def test_a_builder_that_never_reads_holds_a_bounded_queue() -> None:
     async with bench() as it:
         it.builder.behaviours["engine_newPayloadV4"] = hangs
         it.builder.behaviours["eth_sendRawTransaction"] = hangs
+        it.builder.behaviours["miner_setExtra"] = hangs
+        it.copy(setting("first"), kind="miner_setExtra", lasting=True, in_order=False)
+        await it.builder.wait_for("miner_setExtra")
         it.copy(m.new_payload(m.Block("sent")))
         it.copy(m.request("eth_sendRawTransaction", ["0x01"]), in_order=False)
         await it.builder.wait_for("engine_newPayloadV4")

@@ -87,6 +87,9 @@ async def test_it_asks_for_its_own_secret() -> None:
     async with pool("alpha") as it:
         assert (await it.post(m.forkchoice(), secret=b"\x77" * 32)).status == 401
         assert (await it.post(m.forkchoice())).status == 200
+        server = it.listen.statistics()["server"]
+        assert isinstance(server, dict)
+        assert (server["answered_at_head"], server["requests"]) == (1, 1), "a body without a good token is not read"
 
 
 async def test_one_order_twice_is_one_build_and_a_block_for_both() -> None:

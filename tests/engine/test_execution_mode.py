@@ -391,3 +391,16 @@ def test_disabled_builders_that_are_to_be_ignored_change_nothing() -> None:
     play.switch(ENABLED)
     play.ask(m.build(timestamp=m.TIMESTAMP + 2))
     assert [call.builder for call in play.all_of(ev.SendInOrder)] == ["beta"]
+
+
+def test_of_an_unhealthy_builder_it_is_told_that_it_was() -> None:
+    play = building()
+    play.tell(ev.HealthChanged(frozenset({"alpha"})))
+    play.ask(m.get_payload())
+    play.answer("alpha", m.Block("alpha").answer())
+    play.answer("beta", m.Block("beta").answer())
+    play.judge(m.verdict())
+    ill = decision(play).candidate("alpha")
+    assert decision(play).preferred == "beta"
+    assert ill is not None
+    assert ill.why == "its builder was unhealthy when the choice began"

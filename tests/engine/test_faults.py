@@ -1,14 +1,18 @@
 """The engine on real sockets while its upstreams misbehave: a block every time, in time."""
 
 import json
+import sys
 import time
+from functools import partial
 
 import pytest
 import trio
 import trio.lowlevel
 
+from appliance.domain.errors import DecodeError
 from appliance.engine.service import EngineSettings
 from appliance.net.http import HttpRequest, HttpResponse
+from appliance.net.http_client import HttpClient
 from tests.engine import messages as m
 from tests.engine.fakes import Behaviour, FakeUpstream, RecordingStream, accepts, answers, block, gated, hangs
 from tests.engine.rig import EL_ID, LOCAL, SECRET, Rig, block_of, rig
@@ -31,6 +35,52 @@ async def test_a_builder_that_hangs_costs_no_more_than_the_deadline() -> None:
         assert it.metric("engine_candidates_lost_total", source="alpha", kind="late") == 1
 
 
+async def test_a_payload_that_is_asked_for_before_it_is_named_is_fenced() -> None:
+    gate, stream = trio.Event(), RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        it.el.behaviours["engine_forkchoiceUpdatedV3"] = gated(gate, accepts(EL_ID))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.order_build)
+            await it.joined(stream, "alpha")
+
+            async def ask() -> None:
+                assert await it.ask(m.get_payload(EL_ID)) == block_of("alpha").answer()
+
+            nursery.start_soon(ask)
+            while it.metric("engine_requests_total", call="get_payload") < 1:
+                await trio.lowlevel.checkpoint()
+            gate.set()
+        assert stream.names()[-3:] == ["build_confirmed", "seal", "payload_returned"]
+
+
+async def test_calls_that_hang_at_the_el_do_not_make_a_build_wait() -> None:
+    """More of them than all connections to the EL together."""
+    async with rig(settings=SOON) as it:
+        it.el.behaviours["debug_traceBlock"] = hangs
+        trace = m.request("debug_traceBlock", [])
+        async with HttpClient(it.client.origin, max_connections=100) as other, trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(partial(it.post, trace, client=other))
+            await it.el.wait_for("debug_traceBlock", 32)
+            with trio.fail_after(2):
+                await it.order_build()
+                assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+            assert len(it.el.bodies("debug_traceBlock")) == 32
+            nursery.cancel_scope.cancel()
+
+
+async def test_with_no_block_anywhere_a_hung_builder_costs_no_more_than_the_deadline() -> None:
+    async with rig("alpha", settings=SOON) as it:
+        for method in it.builders["alpha"].behaviours:
+            it.builders["alpha"].behaviours[method] = hangs
+        await it.ask(m.new_payload(m.Block("parent")))
+        await it.order_build()
+        it.el.behaviours["engine_getPayloadV4"] = answers(m.error())
+        started = time.monotonic()
+        assert await it.ask(m.get_payload(EL_ID)) == m.error()
+        assert 0.15 <= time.monotonic() - started < 1.0
+
+
 async def test_a_builder_that_never_answers_the_order_costs_no_more_than_the_deadline() -> None:
     async with rig("alpha", settings=SOON) as it:
         it.builders["alpha"].behaviours["engine_forkchoiceUpdatedV3"] = hangs
@@ -38,6 +88,35 @@ async def test_a_builder_that_never_answers_the_order_costs_no_more_than_the_dea
         assert json.loads(await it.ask(m.build()))["result"]["payloadId"] == EL_ID
         assert time.monotonic() - started < 0.15, "the EL's answer is not held by builders"
         assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+
+
+async def test_a_body_nested_to_the_recursion_limit_does_not_end_the_engine() -> None:
+    """Its stack is not the same where it is read first, where newPayload is made of it, and in a builder's lane."""
+    stream = RecordingStream()
+    limit = sys.getrecursionlimit()
+    async with rig("alpha", stream=stream) as it:
+        for number, depth in enumerate(range(limit - 80, limit - 20)):
+            stream.calls.clear()
+            theirs = m.Block(f"alpha's {number}", timestamp=m.TIMESTAMP + number)
+            deep = theirs.answer(99)[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
+            it.builders["alpha"].behaviours["engine_getPayloadV4"] = answers(deep)
+            await it.ask(m.build(timestamp=m.TIMESTAMP + number))
+            await it.joined(stream, "alpha")
+            answer = json.loads(await it.ask(m.get_payload(EL_ID)))
+            assert answer["result"]["executionPayload"]["blockHash"] in {theirs.hash, LOCAL.hash}
+
+
+async def test_a_block_of_which_no_new_payload_can_be_made_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bytes:
+        raise DecodeError("getPayload answer: too deep")
+
+    monkeypatch.setattr("appliance.engine.parcels.new_payload_request", refuse)
+    stream = RecordingStream()
+    async with rig("alpha", stream=stream) as it:
+        await it.order_build()
+        await it.joined(stream, "alpha")
+        assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
+        assert it.metric("engine_candidates_lost_total", source="alpha", kind="unjudged") == 1
 
 
 async def test_a_builder_whose_payload_id_comes_late_is_still_used() -> None:

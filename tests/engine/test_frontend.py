@@ -140,6 +140,19 @@ async def test_the_machines_status_and_type_are_passed_on(face: Face) -> None:
     assert (response.status, response.body, response.headers["content-type"]) == (404, b"x", "text/html")
 
 
+@pytest.mark.parametrize("reply", [Reply(Ticket(1), m.error(), failure="l2: down"), Reply(Ticket(1), b"x", 503)])
+async def test_a_notification_is_done_but_not_answered(face: Face, reply: Reply) -> None:
+    body = b'{"jsonrpc":"2.0","method":"eth_x","params":[]}'
+    face.machine.replies[body] = reply
+    response = await face.post(body)
+    assert (response.status, response.body) == (reply.status, b"")
+    assert [asked for _, _, asked in face.machine.asked] == [body]
+
+
+async def test_an_id_of_null_wants_an_answer(face: Face) -> None:
+    assert (await face.post(b'{"id":null,"method":"eth_x"}')).body == m.result("ok", None)
+
+
 # --- batches ---
 
 

@@ -1,6 +1,7 @@
 """getPayload as a playbook: who is asked, what is chosen, and when."""
 
 import json
+import sys
 
 import pytest
 
@@ -155,6 +156,11 @@ def test_a_builder_without_a_block_is_passed_over(body: bytes, status: int, reas
     [
         (m.Block("stale", parent="0x" + "bb" * 32), "parent 0xbbbb"),
         (m.Block("old", timestamp=m.TIMESTAMP - 2), f"timestamp {m.TIMESTAMP - 2}"),
+        (m.Block("greedy", fee_recipient="0x" + "66" * 20), "fee recipient 0x6666"),
+        (m.Block("lucky", prev_randao="0x" + "66" * 32), "prevRandao 0x6666"),
+        (m.Block("wide", gas_limit=1), "gas limit 1"),
+        (m.Block("rich", withdrawals=("1",)), "other withdrawals"),
+        (m.Block("rootless", beacon_root=None), "beacon root None"),
         (m.Block("forgetful", deposits=()), "does not begin with the transactions"),
         (m.Block("other", deposits=("0x7e11",)), "does not begin with the transactions"),
     ],
@@ -228,10 +234,34 @@ def test_a_builders_block_saves_the_slot_when_the_el_has_none() -> None:
     play = building(("alpha",))
     ticket = play.ask(m.get_payload())
     play.answer(EL, m.error())
+    play.pass_time(0.9)
+    play.answer("alpha", ALPHA.answer())
+    play.pass_time(0.1)
+    assert play.reply_to(ticket) is None, "its verdict is waited for, there is nothing else"
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == ALPHA.answer()
+
+
+def test_a_builders_block_past_the_deadline_counts_as_long_as_the_els_is_awaited() -> None:
+    play = building(("alpha",))
+    ticket = play.ask(m.get_payload())
     play.pass_time(1.0)
     play.answer("alpha", ALPHA.answer())
     play.judge(m.verdict())
     assert play.body_for(ticket) == ALPHA.answer()
+
+
+def test_without_a_block_of_the_el_builders_are_not_awaited_past_the_deadline() -> None:
+    play = building()
+    ticket = play.ask(m.get_payload(identifier="x"))
+    play.answer(EL, m.error(identifier="x"))
+    play.answer("beta", BETA.answer())
+    play.pass_time(1.0)
+    assert play.reply_to(ticket) is None
+    play.judge(m.verdict("INVALID"))
+    assert play.body_for(ticket) == m.error(identifier="x")
+    assert lost(play)["alpha"] == ("late", "still pending at the deadline")
+    assert [each.upstream for each in play.all_of(ev.Produced) if not each.ok] == ["beta", "alpha"]
 
 
 # --- nothing to return ---
@@ -324,6 +354,65 @@ def test_an_absent_builder_is_not_waited_for() -> None:
         (EL, True),
         ("beta", False),
     ]
+
+
+# --- getPayload before the EL's answer to the order ---
+
+
+def test_a_payload_that_is_asked_for_early_is_fenced_and_chosen_once_the_el_has_named_it() -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    play.answer("alpha", m.forkchoice_answer("0x0a"))
+    play.new()
+    ticket = play.ask(m.get_payload())
+    assert play.new() == []
+    play.now += 0.3
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    kinds = [type(command) for command in play.new()]
+    assert kinds == [Reply, ev.HeadChanged, ev.BuildConfirmed, Seal, ev.WakeAt, ev.Send, ev.Send]
+    assert play.alarms[0].at == play.now + 0.7, "op-node has waited for a while already"
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == ALPHA.answer()
+
+
+def test_an_early_request_for_another_payload_goes_to_the_el_once_that_has_answered() -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    ticket = play.ask(m.get_payload("0x99"))
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    assert play.all_of(Seal) == []
+    play.answer(EL, m.error())
+    assert play.body_for(ticket) == m.error()
+
+
+@pytest.mark.parametrize("answer", [m.forkchoice_answer(None, "SYNCING"), m.forkchoice_answer(None), m.error(-38003)])
+def test_early_requests_go_to_the_el_when_it_does_not_build(answer: bytes) -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    tickets = [play.ask(m.get_payload("0x99", identifier=number)) for number in range(2)]
+    play.answer(EL, answer)
+    for _ in tickets:
+        play.answer(EL, LOCAL.answer())
+    assert [play.body_for(ticket) for ticket in tickets] == [LOCAL.answer()] * 2
+    assert play.all_of(Seal) == []
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_early_requests_go_to_the_el_once_every_order_is_answered_or_it_is_down(newer: bool) -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    ticket = play.ask(m.get_payload("0x99"))
+    if newer:
+        play.ask(m.build(timestamp=m.TIMESTAMP + 2))
+        play.answer(EL, m.forkchoice_answer("0x0e"))
+        assert len(play.calls(EL)) == 1, "the newer one may still be the one that is meant"
+        play.answer(EL, m.forkchoice_answer("0x0f"))
+    else:
+        play.fail(EL)
+    (call,) = [call for call in play.calls(EL) if call.body == m.get_payload("0x99")]
+    play.tell(ev.Answered(call.call_id, "l2", 200, m.error()))
+    assert play.body_for(ticket) == m.error()
 
 
 # --- what flashblocks promised ---
@@ -436,6 +525,122 @@ def test_one_block_under_two_payload_ids_is_no_trouble() -> None:
     play.answer("alpha", ALPHA.answer())
     play.judge(m.verdict())
     assert play.body_for(first) == play.body_for(second) == ALPHA.answer()
+
+
+def nested(block: m.Block, identifier: int, depth: int) -> bytes:
+    """An answer with one more member that holds arrays in arrays."""
+    return block.answer(identifier)[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
+
+
+@pytest.mark.parametrize("identifier", [1, 99])
+def test_an_answer_nested_to_the_recursion_limit_is_refused_or_returned_and_never_raises(identifier: int) -> None:
+    """What could be read when it came is not read again for the answer, where the stack may be deeper."""
+    limit = sys.getrecursionlimit()
+    outcomes = set()
+    for depth in range(limit - 200, limit):
+        play = building(("alpha",))
+        tickets = {number: play.ask(m.get_payload(identifier=number)) for number in (1, 2)}
+        play.answer("alpha", nested(ALPHA, identifier, depth))
+        outcomes.add(play.validating())
+        if play.validating() is None:
+            continue
+        play.judge(m.verdict())
+        for number, ticket in tickets.items():
+            assert play.body_for(ticket).startswith(b'{"jsonrpc":')
+            assert b'"id":%d,' % number in play.body_for(ticket).replace(b" ", b"")
+    assert outcomes == {ALPHA.hash, None}
+
+
+# --- a block that turns out INVALID at op-node ---
+
+
+def rejected(status: str = "INVALID") -> Playbook:
+    """alpha's block was returned; then the EL says something else of it to op-node, which orders the build again."""
+    play = building()
+    play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    play.answer("beta", BETA.answer())
+    ticket = play.ask(m.new_payload(ALPHA))
+    play.answer(EL, m.verdict(status, "bad root"))
+    assert play.body_for(ticket) == m.verdict(status, "bad root")
+    return play
+
+
+@pytest.mark.parametrize("status", ["INVALID", "INVALID_BLOCK_HASH"])
+def test_a_block_that_op_node_was_told_is_invalid_is_not_returned_again(status: str) -> None:
+    play = rejected(status)
+    assert lost(play)["alpha"] == ("invalid", f"l2 said {status} to op-node: bad root")
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    first, second = play.all_of(ev.BuildStarted)
+    assert (first.build.builders, second.build.builders) == (("alpha", "beta"), ("beta",))
+    ticket = play.ask(m.get_payload())
+    play.answer(EL, LOCAL.answer())
+    play.fail("beta")
+    assert play.body_for(ticket) == LOCAL.answer()
+
+
+def test_builders_are_barred_one_after_the_other_and_for_this_slot_alone() -> None:
+    play = rejected()
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.answer("beta", m.forkchoice_answer("0x01"))
+    play.ask(m.get_payload())
+    play.answer("beta", BETA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    play.ask(m.new_payload(BETA))
+    play.answer(EL, m.verdict("INVALID"))
+    play.ask(m.build())
+    play.ask(m.build(timestamp=m.TIMESTAMP + 2))
+    builders = [each.build.builders for each in play.all_of(ev.BuildStarted)]
+    assert builders == [("alpha", "beta"), ("beta",), (), ("alpha", "beta")]
+
+
+def test_asked_again_without_a_new_order_the_invalid_block_is_not_among_the_offers() -> None:
+    play = rejected()
+    play.assembled = ALPHA.assembled(validated=True)
+    ticket = play.ask(m.get_payload())
+    assert play.calls("alpha") == []
+    play.answer("beta", BETA.answer())
+    play.judge(m.verdict())
+    assert play.body_for(ticket) == BETA.answer()
+
+
+def test_the_els_own_block_that_is_invalid_is_built_anew() -> None:
+    play = building(("alpha",))
+    play.ask(m.get_payload())
+    play.fail("alpha")
+    play.answer(EL, LOCAL.answer())
+    play.ask(m.new_payload(LOCAL))
+    play.answer(EL, m.verdict("INVALID"))
+    play.ask(m.build())
+    assert [each.build.builders for each in play.all_of(ev.BuildStarted)] == [("alpha",), ("alpha",)]
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (m.new_payload(ALPHA), m.verdict("VALID")),
+        (m.new_payload(ALPHA), m.verdict("SYNCING")),
+        (m.new_payload(ALPHA), m.error()),
+        (m.new_payload(BETA), m.verdict("INVALID")),
+        (m.request("engine_newPayloadV4", []), m.verdict("INVALID")),
+    ],
+)
+def test_no_other_word_on_a_block_takes_it_back(body: bytes, answer: bytes) -> None:
+    play = building(("alpha",))
+    play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    play.ask(body)
+    play.answer(EL, answer)
+    play.ask(m.build())
+    assert len(play.all_of(ev.BuildStarted)) == 1
+    assert play.body_for(play.ask(m.get_payload())) == ALPHA.answer()
 
 
 # --- the EL alone ---

@@ -84,14 +84,14 @@ def test_a_lane_is_bounded_in_bytes() -> None:
     assert lane.dropped == 6
 
 
-def test_a_lasting_parcel_gets_its_place_back() -> None:
+def test_a_lasting_parcel_is_put_back_behind_the_others() -> None:
     lane = Lane(3)
     lane.put(setting(b"s1"))
     lane.put(plain(b"p"))
     failed = lane.take()
     assert failed is not None
     assert lane.put_back(failed)
-    assert drain(lane) == [b"s1", b"p"]
+    assert drain(lane) == [b"p", b"s1"]
 
 
 def test_a_lasting_parcel_is_not_put_back_before_a_newer_one() -> None:

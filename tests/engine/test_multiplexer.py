@@ -31,7 +31,7 @@ def play() -> Playbook:
 )
 def test_other_methods_go_to_the_el_alone_and_come_back_as_they_are(play: Playbook, body: bytes) -> None:
     ticket = play.ask(body)
-    assert play.new() == [Send(play.open[0].call_id, EL, body)]
+    assert play.new() == [Send(play.open[0].call_id, EL, body, pass_through=True)]
     play.answer(EL, b"\x00 anything", status=503)
     assert play.new() == [Reply(ticket, b"\x00 anything", 503)]
 

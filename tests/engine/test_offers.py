@@ -1,5 +1,7 @@
 """Is this the block that was asked for?"""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.engine.events import EL
 from appliance.engine.offers import BuildOrder, Offer, starts_with
+from appliance.wire.engine import decode_payload
 from tests.engine import messages as m
 
 ORDER = BuildOrder(m.PARENT, m.TIMESTAMP, m.ROOT, (b'"%b"' % m.DEPOSIT.encode(),))
@@ -25,6 +28,48 @@ ORDER = BuildOrder(m.PARENT, m.TIMESTAMP, m.ROOT, (b'"%b"' % m.DEPOSIT.encode(),
 )
 def test_objections(block: m.Block, objection: str | None) -> None:
     assert ORDER.objection(block.assembled()) == objection
+
+
+FULL_ORDER = replace(
+    ORDER, fee_recipient=m.FEE_RECIPIENT, prev_randao=m.ROOT.upper(), gas_limit=m.GAS_LIMIT, withdrawals=()
+)
+
+
+@pytest.mark.parametrize(
+    ("block", "objection"),
+    [
+        (m.Block("right"), None),
+        (m.Block("loud", fee_recipient=m.FEE_RECIPIENT.upper(), beacon_root=m.ROOT.upper()), None),
+        (m.Block("greedy", fee_recipient="0x66"), f"fee recipient 0x66, asked for {m.FEE_RECIPIENT}"),
+        (m.Block("nobody's", fee_recipient=None), f"fee recipient None, asked for {m.FEE_RECIPIENT}"),
+        (m.Block("lucky", prev_randao="0x66" + "f" * 500), f"prevRandao 0x66{'f' * 76}, asked for {m.ROOT.upper()}"),
+        (m.Block("wide", gas_limit=m.GAS_LIMIT + 1), f"gas limit {m.GAS_LIMIT + 1}, asked for {m.GAS_LIMIT}"),
+        (m.Block("unbound", gas_limit=None), f"gas limit None, asked for {m.GAS_LIMIT}"),
+        (m.Block("paid out", withdrawals=("1",)), "other withdrawals than the payload attributes"),
+        (m.Block("pre-Canyon", withdrawals=None), "other withdrawals than the payload attributes"),
+        (m.Block("rootless", beacon_root="0x66"), f"beacon root 0x66, asked for {m.ROOT}"),
+    ],
+)
+def test_what_the_attributes_fix_may_not_differ(block: m.Block, objection: str | None) -> None:
+    assert FULL_ORDER.objection(block.assembled()) == objection
+    assert FULL_ORDER.objection(decode_payload(block.answer(), 4)) == objection
+
+
+def test_what_the_attributes_do_not_have_is_the_builders_affair() -> None:
+    block = m.Block("own", fee_recipient="0x66", prev_randao=None, gas_limit=1, withdrawals=("1",), beacon_root=None)
+    assert replace(ORDER, parent_beacon_block_root=None).objection(decode_payload(block.answer(), 4)) is None
+
+
+def test_withdrawals_are_compared_one_by_one() -> None:
+    order = replace(ORDER, withdrawals=(b'"1"', b'"2"'))
+    assert order.objection(m.Block("same", withdrawals=("1", "2")).assembled()) is None
+    for other in (("1",), ("1", "3"), ("1", "2", "3")):
+        assert order.objection(m.Block("other", withdrawals=other).assembled()) is not None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_versions_without_a_beacon_root_are_not_asked_for_one(version: int) -> None:
+    assert FULL_ORDER.objection(decode_payload(m.Block("b", beacon_root=None).answer(version=version), version)) is None
 
 
 @given(st.lists(st.binary(max_size=3)), st.lists(st.binary(max_size=3)))

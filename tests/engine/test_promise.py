@@ -112,6 +112,8 @@ class Adversary:
             timestamp=self.draw(st.sampled_from(TIMESTAMPS)),
             gas_used=self.draw(st.sampled_from([1_000, 1_000_000])),
             deposits=self.draw(st.sampled_from([(m.DEPOSIT,), (m.DEPOSIT,), ()])),
+            beacon_root=self.draw(st.sampled_from([m.ROOT, m.ROOT, m.ROOT, None])),
+            gas_limit=self.draw(st.sampled_from([m.GAS_LIMIT, m.GAS_LIMIT, m.GAS_LIMIT, 1])),
             transactions=self.draw(st.sampled_from([(), ("0x02aa",), ("0x02aa", "0x02ab"), ("0x02ba",)])),
         )
 
@@ -136,6 +138,8 @@ class Adversary:
         payload = answer["result"]["executionPayload"]
         assert payload["blockHash"] in self.valid, "returned without the EL's VALID"
         assert int(payload["timestamp"], 16) == self.orders[payload_id], "not the block that was asked for"
+        assert answer["result"]["parentBeaconBlockRoot"] == m.ROOT, "op-node would hold another block"
+        assert payload["gasLimit"] == hex(m.GAS_LIMIT), "not the block that verifiers derive"
         assert payload["transactions"][:1] == [m.DEPOSIT], "without what the attributes force"
 
 

@@ -121,7 +121,7 @@ def test_two_payload_ids_for_one_block_are_both_answered_with_it() -> None:
     play.answer(EL, m.forkchoice_answer("0x0e"))
     play.answer("alpha", m.forkchoice_answer("0x00"))
     again = json.loads(m.build())
-    again["params"][1]["suggestedFeeRecipient"] = "0x" + "43" * 20
+    again["params"][0]["safeBlockHash"] = m.block_hash("safe")
     first = play.ask(m.get_payload("0x0e"))
     play.ask(json.dumps(again).encode())
     play.answer(EL, m.forkchoice_answer("0x0f"), nth=1)

@@ -99,6 +99,13 @@ def test_past_the_deadline_with_nothing_valid_validation_goes_on(selection: Sele
     assert chosen(selection.step()) == "beta", "alpha is not waited for any more"
 
 
+def test_past_the_deadline_builders_without_a_block_are_given_up(selection: Selection) -> None:
+    selection.pass_deadline()
+    assert selection.step() == Wait(), "the EL's block is still to come"
+    selection.lose(EL, "down")
+    assert selection.step() == GiveUp()
+
+
 def test_the_promise_comes_before_the_policy() -> None:
     selection = Selection(ORDER, ("alpha", "beta"), gas_used)
     poor = m.Block("poor", gas_used=1, transactions=("0x02aa",))

@@ -47,6 +47,18 @@ async def test_each_call_has_a_token_of_its_own_second() -> None:
     assert registry.get_sample_value("engine_upstream_seconds_count", {"upstream": "l2"}) == 3
 
 
+async def test_headers_are_made_once_per_second() -> None:
+    now = 1_700_000_000.0
+    upstream = Upstream(
+        "l2", "http://127.0.0.1:1", SECRET, EngineMetrics.create(CollectorRegistry()), wall_clock=lambda: now
+    )
+    first = upstream._signed_headers()
+    now += 0.9
+    assert upstream._signed_headers() is first
+    now += 0.2
+    assert upstream._signed_headers()["authorization"] != first["authorization"]
+
+
 async def test_a_failure_names_the_upstream_and_its_url_and_is_counted() -> None:
     listener = open_listener("127.0.0.1:0")
     address = "{}:{}".format(*listener.getsockname())

@@ -47,6 +47,8 @@ def test_what_decisions_need_is_beside_the_assembled_payload() -> None:
     assert assembled.parent_hash == payload["parentHash"]
     assert assembled.gas_used == int(payload["gasUsed"], 16)
     assert assembled.timestamp == int(payload["timestamp"], 16)
+    assert (assembled.fee_recipient, assembled.prev_randao) == (payload["feeRecipient"], payload["prevRandao"])
+    assert (assembled.gas_limit, assembled.withdrawals) == (int(payload["gasLimit"], 16), ())
     assert [json.loads(transaction) for transaction in assembled.transactions] == payload["transactions"]
 
 

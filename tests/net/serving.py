@@ -11,7 +11,7 @@ import h11
 import trio
 
 from appliance.net.http import HttpRequest, HttpResponse
-from appliance.net.http_server import Handler, HttpLimits, HttpServer, serve_http
+from appliance.net.http_server import Handler, HttpLimits, HttpServer, OnHead, serve_http
 
 _numbers = itertools.count()
 
@@ -123,6 +123,7 @@ async def running(
     drain_timeout_s: float = 5,
     listener: socket.socket | None = None,
     cancel_on_disconnect: bool = False,
+    on_head: OnHead | None = None,
 ) -> AsyncGenerator[Running, None]:
     """Serve ``handler`` until the block is left; then stop and wait for the drain."""
     listener = unix_listener() if listener is None else listener
@@ -138,6 +139,7 @@ async def running(
             drain_timeout_s=drain_timeout_s,
             name="test",
             cancel_on_disconnect=cancel_on_disconnect,
+            on_head=on_head,
             task_status=task_status,
         )
 

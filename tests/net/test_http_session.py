@@ -18,6 +18,7 @@ LIMITS = HttpLimits(
     header_timeout_s=8,
     body_timeout_s=16,
     idle_timeout_s=80,
+    first_request_timeout_s=80,
     write_timeout_s=24,
 )
 TICK_S = 1  # how late the sweeper may notice: an eighth of the shortest timeout, at most a second

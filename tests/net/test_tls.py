@@ -1,10 +1,13 @@
 """https and wss, with a certificate of our own."""
 
+import socket
+
 import pytest
 import trio
 
 from appliance.net.errors import ConnectFailed, TimedOut
 from appliance.net.http_client import HttpClient
+from appliance.net.opening import transport_of
 from tests.net.upstreams import Conversation, Upstream, client_tls, echo_bodies, upstream
 
 
@@ -69,3 +72,54 @@ async def test_a_kept_tls_connection_that_the_upstream_closed_is_replaced() -> N
             assert (await client.request("GET", timeout_s=5)).body == b"%d" % number
             await there.conversations[number].ended.wait()
             await trio.testing.wait_all_tasks_blocked()
+
+
+async def send_in_one_segment(conversation: Conversation, *records: bytes) -> None:
+    """Each of ``records`` is a TLS record of its own, and the client's one read brings them all."""
+    tcp = transport_of(conversation.stream)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    for record in records:
+        await conversation.send(record)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nforeign", b"HTTP/1.1 408 \r\n", b"\0"],
+    ids=["an answer", "half a head", "garbage"],
+)
+async def test_a_second_record_behind_the_answer_is_never_taken_for_the_next_answer(behind: bytes) -> None:
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        body = b"%d" % conversation.number
+        await send_in_one_segment(conversation, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + body, behind)
+        await conversation.wait_closed()
+
+    async with upstream(script, tls=True) as there, tls_client(there) as client:
+        for number in range(3):
+            assert (await client.request("GET", timeout_s=5)).body == b"%d" % number
+            assert client.statistics()["idle"] == 0
+
+
+async def test_session_tickets_are_no_reason_to_close() -> None:
+    """TLS 1.3 servers send them behind the handshake, so they may come with the first answer."""
+    async with upstream(echo_bodies, tls=True) as there, tls_client(there) as client:
+        for _ in range(20):
+            await client.request("POST", body=b"x", timeout_s=5)
+            assert client.statistics()["idle"] == 1
+
+        assert len(there.conversations) == 1
+
+
+async def test_looking_behind_the_answer_takes_no_time() -> None:
+    """A deadline that passes in that very turn of the loop does not cost the answer that is here."""
+
+    async with upstream(echo_bodies, tls=True) as there, tls_client(there) as client:
+        await client.request("POST", body=b"x", timeout_s=5)
+        (connection,) = client._pool.clear()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            drained = await connection._is_drained()
+
+        assert drained
+        connection.close()

@@ -83,6 +83,8 @@ def test_forkchoice_with_attributes_of_any_version(version: int) -> None:
         "transactions": ["0x7e01", "0x02"],
         "noTxPool": False,
         "gasLimit": "0x1",
+        "suggestedFeeRecipient": "0x66",
+        "withdrawals": [],
         "parentBeaconBlockRoot": REAL_ROOT,
         "somethingNew": {"a": [1]},
     }
@@ -93,6 +95,8 @@ def test_forkchoice_with_attributes_of_any_version(version: int) -> None:
     assert decoded.attributes.no_tx_pool is False
     assert decoded.attributes.transactions == (b'"0x7e01"', b'"0x02"')
     assert decoded.attributes.parent_beacon_block_root == REAL_ROOT
+    assert (decoded.attributes.fee_recipient, decoded.attributes.prev_randao) == ("0x66", None)
+    assert (decoded.attributes.gas_limit, decoded.attributes.withdrawals) == (1, ())
 
 
 def test_real_payload_attributes_are_read() -> None:
@@ -241,6 +245,8 @@ def test_a_payload_is_judged_by_its_fields(version: int) -> None:
     assert payload.parent_hash == REAL_PAYLOAD["parentHash"]
     assert payload.gas_used == int(REAL_PAYLOAD["gasUsed"], 16)
     assert [json.loads(bytes(raw)) for raw in payload.transactions] == REAL_PAYLOAD["transactions"]
+    assert (payload.fee_recipient, payload.prev_randao) == (REAL_PAYLOAD["feeRecipient"], REAL_PAYLOAD["prevRandao"])
+    assert (payload.gas_limit, payload.withdrawals) == (int(REAL_PAYLOAD["gasLimit"], 16), ())
     assert payload.parent_beacon_block_root == (None if version == 1 else REAL_ROOT)
 
 
