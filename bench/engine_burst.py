@@ -105,10 +105,11 @@ def judge(burst: Burst, rate: float) -> list[Check]:
     slow = burst.builders[1]
     behind = [copies.name for copies in (burst.el, *burst.builders[:-1]) if not copies.has_last]
     took = burst.took_ms
+    p99 = f"{took.p99:.2f} ms, directly {burst.direct_ms.p99:.2f}"
     least = rate * RATE_TARGET
     return [
         Check("burst: FCU held", f">= {least:.0f}/s", f"{burst.rate:.0f}/s", burst.rate >= least),
-        Check("burst: FCU p99", f"< {P99_TARGET_MS:g} ms", f"{took.p99:.2f} ms", took.p99 < P99_TARGET_MS),
+        Check("burst: FCU p99", f"< {P99_TARGET_MS:g} ms", p99, took.p99 < P99_TARGET_MS),
         Check("burst: the EL has each one", str(burst.sent), str(burst.el.count), burst.el.count == burst.sent),
         Check("burst: a slow builder's copies", "coalesced", f"{slow.count} of {burst.sent}", slow.count < burst.sent),
         Check("burst: without the last head", "nobody", ", ".join(behind) or "nobody", not behind),
