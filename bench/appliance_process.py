@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Self
 
 from bench.children import ChildError
@@ -17,15 +18,27 @@ STOP_TIMEOUT_S = 15.0
 
 
 class ApplianceProcess:
-    """One process with engine, flashblocks, log and fan-out on one event loop."""
+    """One process with engine, flashblocks, log and fan-out on one event loop.
 
-    def __init__(self, folder: pathlib.Path, el_port: int, builder_port: int, subscribers: int) -> None:
+    Builders stand in the order of their ports; the first one's flashblocks are listened to.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        el_port: int,
+        builder_ports: Sequence[int],
+        *,
+        subscribers: int = 1,
+        builder_deadline_ms: int = 1000,
+    ) -> None:
         self.engine_port, self.fanout_port = free_port(), free_port()
         self.secret = secrets.token_bytes(32)
         secret_file = folder / "jwt.hex"
         secret_file.write_text(self.secret.hex())
         config = folder / "appliance.toml"
-        config.write_text(self._config(folder, secret_file, el_port, builder_port, subscribers))
+        text = self._config(folder, secret_file, el_port, subscribers, builder_deadline_ms)
+        config.write_text(text + _builders(builder_ports, secret_file))
         self._output = folder / "output.log"
         with self._output.open("wb") as file:
             command = [sys.executable, "-m", "appliance", "run", "--config", str(config)]
@@ -37,7 +50,7 @@ class ApplianceProcess:
             raise
 
     def _config(
-        self, folder: pathlib.Path, secret: pathlib.Path, el_port: int, builder_port: int, subscribers: int
+        self, folder: pathlib.Path, secret: pathlib.Path, el_port: int, subscribers: int, builder_deadline_ms: int
     ) -> str:
         return f"""
 [store]
@@ -47,16 +60,11 @@ folder = "{folder / "data"}"
 listen = "127.0.0.1:{self.engine_port}"
 debug_listen = "127.0.0.1:0"
 jwt_secret_file = "{secret}"
+builder_deadline_ms = {builder_deadline_ms}
 
 [engine.l2]
 url = "http://127.0.0.1:{el_port}"
 jwt_secret_file = "{secret}"
-
-[[engine.builders]]
-name = "builder"
-url = "http://127.0.0.1:{builder_port}"
-jwt_secret_file = "{secret}"
-flashblocks_url = "ws://127.0.0.1:{builder_port}/"
 
 [flashblocks]
 validation = "structural"
@@ -95,6 +103,20 @@ level = "warning"
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _builders(ports: Sequence[int], secret: pathlib.Path) -> str:
+    text = ""
+    for number, port in enumerate(ports, 1):
+        text += f"""
+[[engine.builders]]
+name = "builder-{number}"
+url = "http://127.0.0.1:{port}"
+jwt_secret_file = "{secret}"
+"""
+        if number == 1:
+            text += f'flashblocks_url = "ws://127.0.0.1:{port}/"\n'
+    return text
 
 
 def free_port() -> int:

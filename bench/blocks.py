@@ -2,6 +2,8 @@
 
 import json
 
+from bench.children import ChildError
+
 PARENT_HASH = "0x" + "aa" * 32
 ZERO_HASH = "0x" + "00" * 32
 EL, BUILDER = "el", "builder"
@@ -63,9 +65,9 @@ def _result(transactions: list[str]) -> bytes:
     return json.dumps(result, separators=(",", ":")).encode()
 
 
-def forkchoice_updated(number: int) -> bytes:
+def forkchoice_updated(number: int, head: str = PARENT_HASH) -> bytes:
     """Without attributes."""
-    return _request(number, "engine_forkchoiceUpdatedV3", [_state(), None])
+    return _request(number, "engine_forkchoiceUpdatedV3", [{**_state(), "headBlockHash": head}, None])
 
 
 def build(number: int, timestamp: int, *, l2_only: bool) -> bytes:
@@ -82,6 +84,14 @@ def build(number: int, timestamp: int, *, l2_only: bool) -> bytes:
         "eip1559Params": "0x000000fa00000006",
     }
     return _request(number, "engine_forkchoiceUpdatedV3", [_state(), attributes])
+
+
+def payload_id(answer: bytes) -> str:
+    """The id in the answer to `build`; ChildError when no build was begun."""
+    result = json.loads(answer).get("result") or {}
+    if not result.get("payloadId"):
+        raise ChildError(f"no payload id in {answer[:300]!r}")
+    return str(result["payloadId"])
 
 
 def get_payload(number: int, payload_id: str) -> bytes:

@@ -1,20 +1,19 @@
 """`python -m bench.engine`: what the appliance adds to the Engine API's latency, alone and while it serves subscribers.
 
 Each request is sent twice in a row, once to the execution client itself and once through the appliance, in
-alternating order. The execution client and the builder are other processes that answer at once.
+alternating order. The execution client and the builder are other processes that answer at once. Two more
+parts measure what a builder costs that hangs, and bursts of forkchoiceUpdated.
 """
 
 import argparse
 import gc
-import json
 import pathlib
 import random
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Protocol
 
 import msgspec
@@ -22,13 +21,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import blocks
-from bench.appliance_process import ApplianceProcess
-from bench.caller import Caller, CallError
+from bench import blocks, engine_burst, engine_hanging
+from bench.caller import CallError
 from bench.children import Child, ChildError
 from bench.machine import Machine, cpu_s, describe, raise_file_limit
 from bench.output import Check, Progress, checks_table, make_console, progress, write_json
 from bench.percentiles import Summary
+from bench.processes import Processes, started
 from bench.subscribers import Deliveries, Subscribers
 
 ALONE, LOADED = "alone", "loaded"
@@ -41,22 +40,29 @@ EL_BUILD_S = 0.005  # between a build of the EL alone and its getPayload
 # it lasts. Not before a tenth, so that the flashblock is in the log: getPayload is the fence for it.
 BUILDER_BUILD = (0.1, 0.95)
 FIRST_TIMESTAMP = 0x66000000
-JUDGED_BYTES = 10_240
+JUDGED_BYTES, LARGE_BYTES = 10_240, 3_145_728
 P50_TARGET_MS, P99_TARGET_MS, LATE_TARGET_MS = 1.0, 5.0, 200.0
+LARGE_TARGET = 0.25  # of the direct call
+LATENCY, HANGING, BURST = PARTS = ("latency", "hanging", "burst")
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The size of a run. One slot, one flashblock: ``rate`` is of both."""
+    """The size of a run. One slot, one flashblock: ``rate`` is of both; ``burst_rate`` is of FCU a second."""
 
-    sizes: tuple[int, ...] = (10_240, 307_200, 3_145_728)
+    parts: tuple[str, ...] = PARTS
+    sizes: tuple[int, ...] = (JUDGED_BYTES, 307_200, LARGE_BYTES)
     samples: int = 100
     subscribers: int = 5000
     message_size: int = 20_480
     rate: float = 5.0
     receivers: int = 2
+    builders: tuple[int, ...] = (1, 3, 8)
+    hanging_slots: int = 60
+    burst_rate: float = 500.0
+    burst_seconds: float = 5.0
 
 
-QUICK = Settings(samples=8, subscribers=500, receivers=1)
+QUICK = Settings(samples=8, subscribers=500, receivers=1, builders=(1, 3), hanging_slots=20, burst_seconds=2.0)
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -77,15 +83,23 @@ class Latency(msgspec.Struct, frozen=True):
         return self.through_ms.p99 - self.direct_ms.p99
 
 
+class Latencies(msgspec.Struct, frozen=True):
+    """The first part. ``busy`` is the appliance's CPU while loaded, 1.0 is one core."""
+
+    latencies: list[Latency]
+    deliveries: Deliveries | None = None
+    busy: float = 0.0
+    slots_per_s: float = 0.0
+
+
 class Result(msgspec.Struct, frozen=True):
-    """The whole run, as the JSON file has it. ``busy`` is the appliance's CPU while loaded, 1.0 is one core."""
+    """The whole run, as the JSON file has it; parts that were not wanted are None."""
 
     machine: Machine
     settings: Settings
-    latencies: list[Latency]
-    deliveries: Deliveries | None
-    busy: float
-    slots_per_s: float
+    latency: Latencies | None
+    hanging: list[engine_hanging.Hanging] | None
+    burst: engine_burst.Burst | None
     checks: list[Check]
 
 
@@ -129,7 +143,7 @@ class Driver:
         direct, through = self._pair(BUILD, body)
         time.sleep(wait_s)
         self._pair(FCU, blocks.forkchoice_updated(self._next()))
-        asked = [blocks.get_payload(self._next(), _payload_id(answer)) for answer in (direct, through)]
+        asked = [blocks.get_payload(self._next(), blocks.payload_id(answer)) for answer in (direct, through)]
         role = blocks.EL if l2_only else blocks.BUILDER
         _, answer = self._pair(request, *asked)
         if blocks.HASH_PREFIX[role].encode() not in answer[:4096]:
@@ -150,56 +164,44 @@ class Driver:
         return self._number
 
 
-def _payload_id(answer: bytes) -> str:
-    result = json.loads(answer).get("result") or {}
-    if not result.get("payloadId"):
-        raise ChildError(f"no payload id in {answer[:300]!r}")
-    return str(result["payloadId"])
-
-
 class Bench:
     """Steers the processes through one run."""
 
     def __init__(
         self,
         settings: Settings,
-        upstreams: tuple[Child, Child],
-        appliance: ApplianceProcess,
+        processes: Processes,
         subscribers: Subscribers,
         driver: Driver,
     ) -> None:
         self._settings = settings
-        self._upstreams = upstreams
-        self._appliance = appliance
+        self._processes = processes
         self._subscribers = subscribers
         self._driver = driver
-        self._slots_s: list[float] = []
 
-    def run(self, folder: pathlib.Path, note: Progress) -> Result:
-        machine = describe()
+    def run(self, note: Progress) -> Latencies:
         latencies = [one for size in self._settings.sizes for one in self._measure(ALONE, size, note)]
         if not self._settings.subscribers:
-            return Result(machine, self._settings, latencies, None, 0.0, 0.0, judge(latencies, None))
+            return Latencies(latencies)
+        appliance = self._processes.appliance
         note(f"connecting {self._settings.subscribers} subscribers")
-        self._subscribers.connect(LOADED, self._appliance.fanout_port, "/ws", 1)
+        self._subscribers.connect(LOADED, appliance.fanout_port, "/ws", 1)
         self._builder.ask("stream", bytes=self._settings.message_size)
-        began, used_s = time.monotonic(), cpu_s(self._appliance.pid)
+        began, used_s = time.monotonic(), cpu_s(appliance.pid)
         for size in self._settings.sizes:
             latencies += self._measure(LOADED, size, note)
         took_s = time.monotonic() - began
-        busy = (cpu_s(self._appliance.pid) - used_s) / took_s
-        deliveries, slots = self._collect(folder)
-        checks = judge(latencies, deliveries)
-        return Result(machine, self._settings, latencies, deliveries, busy, slots / took_s, checks)
+        busy = (cpu_s(appliance.pid) - used_s) / took_s
+        deliveries, slots = self._collect(self._processes.folder)
+        return Latencies(latencies, deliveries, busy, slots / took_s)
 
     @property
     def _builder(self) -> Child:
-        return self._upstreams[1]
+        return self._processes.builders[0]
 
     def _measure(self, load: str, size: int, note: Progress) -> list[Latency]:
         note(f"{load}: {self._settings.samples} blocks of {size:,} bytes")
-        for upstream in self._upstreams:
-            upstream.ask("size", bytes=size)
+        self._processes.resize(size)
         samples = self._driver.run(self._settings.samples, 1 / self._settings.rate)
         return [
             Latency(load, size, request, *(Summary.of(taken).scaled(1e3) for taken in samples[request]))
@@ -213,8 +215,10 @@ class Bench:
 
 
 def judge(latencies: Sequence[Latency], deliveries: Deliveries | None) -> list[Check]:
-    """The targets, which are about 10 KB."""
+    """The targets, which are about 10 KB and, for getPayload alone, 3 MB."""
     checks = [check for one in latencies if one.size == JUDGED_BYTES for check in _judge_latency(one)]
+    large = [one for one in latencies if one.size == LARGE_BYTES and one.load == ALONE]
+    checks += [_judge_large(one) for one in large if one.request in (GET_EL, GET_BUILDER)]
     if deliveries is None:
         return checks
     latest_ms = deliveries.delay_ms.max
@@ -243,32 +247,49 @@ def _judge_latency(one: Latency) -> list[Check]:
     ]
 
 
+def _judge_large(one: Latency) -> Check:
+    share = one.added_p50_ms / one.direct_ms.p50
+    return Check(
+        f"{one.load}: {one.request} of 3 MB, added p50", f"<= {LARGE_TARGET:.0%}", f"{share:.0%}", share <= LARGE_TARGET
+    )
+
+
 def run(settings: Settings, console: Console) -> Result:
     """One whole run; ChildError or CallError when a process fails."""
+    machine = describe()
+    latency, hanging, burst = None, None, None
+    checks: list[Check] = []
+    with progress(console) as note:
+        if LATENCY in settings.parts:
+            latency = _run_latency(settings, note)
+            checks += judge(latency.latencies, latency.deliveries)
+        if HANGING in settings.parts:
+            hanging = engine_hanging.measure(settings.builders, settings.hanging_slots, note)
+            checks += engine_hanging.judge(hanging)
+        if BURST in settings.parts:
+            burst = engine_burst.measure(settings.burst_rate, settings.burst_seconds, note)
+            checks += engine_burst.judge(burst, settings.burst_rate)
+    return Result(machine, settings, latency, hanging, burst, checks)
+
+
+def _run_latency(settings: Settings, note: Progress) -> Latencies:
     with ExitStack() as stack:
-        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        note = stack.enter_context(progress(console))
         note("starting the processes")
-        el = stack.enter_context(Child("bench.upstreams", blocks.EL))
-        builder = stack.enter_context(Child("bench.upstreams", blocks.BUILDER))
+        processes = stack.enter_context(started(1, subscribers=settings.subscribers))
         receivers = [stack.enter_context(Child("bench.receiver")) for _ in range(settings.receivers)]
-        ports = (el.ready["port"], builder.ready["port"])
-        appliance = stack.enter_context(ApplianceProcess(folder, *ports, settings.subscribers + 1))
-        direct = stack.enter_context(closing(Caller(el.ready["port"], appliance.secret)))
-        through = stack.enter_context(closing(Caller(appliance.engine_port, appliance.secret)))
         gc.freeze()
         subscribers = Subscribers(settings.subscribers, receivers)
-        bench = Bench(settings, (el, builder), appliance, subscribers, Driver(direct, through))
-        return bench.run(folder, note)
+        driver = Driver(processes.direct, processes.through)
+        return Bench(settings, processes, subscribers, driver).run(note)
 
 
-def table(result: Result) -> Table:
+def table(latencies: Sequence[Latency]) -> Table:
     shown = Table(title="latency in ms: directly, and what the appliance adds", title_justify="left", box=box.SIMPLE)
     for heading in ("", "payload", "request"):
         shown.add_column(heading)
     for heading in ("direct p50", "p99", "added p50", "p99", "ratio p50", "p99", "samples"):
         shown.add_column(heading, justify="right")
-    for one in result.latencies:
+    for one in latencies:
         direct, through = one.direct_ms, one.through_ms
         times = [f"{value:.2f}" for value in (direct.p50, direct.p99, one.added_p50_ms, one.added_p99_ms)]
         ratios = [f"{through.p50 / direct.p50:.1f} x", f"{through.p99 / direct.p99:.1f} x"]
@@ -279,37 +300,50 @@ def table(result: Result) -> Table:
 
 def show(result: Result, console: Console) -> None:
     console.print(f"machine: {result.machine}")
-    console.print(table(result))
-    if result.deliveries is not None:
-        got, delay = result.deliveries, result.deliveries.delay_ms
-        console.print(
-            f"loaded: {result.settings.subscribers} subscribers, {result.slots_per_s:.1f} messages a second, "
-            f"appliance {result.busy:.0%} of a core; {got.count} deliveries, p50 {delay.p50:.0f} ms, "
-            f"p99 {delay.p99:.0f} ms, max {delay.max:.0f} ms, lost {got.lost}, twice {got.duplicated}, "
-            f"closed {got.closed}"
-        )
+    if result.latency is not None:
+        console.print(table(result.latency.latencies))
+        if result.latency.deliveries is not None:
+            console.print(_describe_load(result.latency, result.latency.deliveries, result.settings.subscribers))
+    if result.hanging is not None:
+        console.print(engine_hanging.table(result.hanging))
+    if result.burst is not None:
+        console.print(engine_burst.describe(result.burst))
     console.print(checks_table(result.checks))
+
+
+def _describe_load(latency: Latencies, got: Deliveries, subscribers: int) -> str:
+    delay = got.delay_ms
+    return (
+        f"loaded: {subscribers} subscribers, {latency.slots_per_s:.1f} messages a second, "
+        f"appliance {latency.busy:.0%} of a core; {got.count} deliveries, p50 {delay.p50:.0f} ms, "
+        f"p99 {delay.p99:.0f} ms, max {delay.max:.0f} ms, lost {got.lost}, twice {got.duplicated}, "
+        f"closed {got.closed}"
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Settings, pathlib.Path | None]:
     """Settings from the command line: `--quick` changes the defaults, what is given wins."""
     defaults = Settings()
     parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small run of less than 20 s")
+    parser.add_argument("--quick", action="store_true", help="a small run of about 30 s")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="of the bench, default all")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="BYTES", help=f"of a payload, default {defaults.sizes}")
     parser.add_argument("--samples", type=int, help=f"blocks of each size, default {defaults.samples}")
     parser.add_argument("--subscribers", type=int, help=f"0 for none at all, default {defaults.subscribers}")
     parser.add_argument("--message-size", type=int, help=f"bytes, default {defaults.message_size}")
     parser.add_argument("--rate", type=float, help=f"messages a second, default {defaults.rate:g}")
     parser.add_argument("--receivers", type=int, help=f"client processes, default {defaults.receivers}")
+    parser.add_argument("--builders", type=int, nargs="+", metavar="N", help=f"default {defaults.builders}")
+    parser.add_argument("--hanging-slots", type=int, help=f"of each phase, default {defaults.hanging_slots}")
+    parser.add_argument("--burst-rate", type=float, help=f"FCU a second, default {defaults.burst_rate:g}")
+    parser.add_argument("--burst-seconds", type=float, help=f"default {defaults.burst_seconds:g}")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the result there too")
     given = vars(parser.parse_args(arguments))
     if given.pop("quick"):
         defaults = QUICK
     file: pathlib.Path | None = given.pop("json")
-    if given["sizes"] is not None:
-        given["sizes"] = tuple(given["sizes"])
-    changes = {name: value for name, value in given.items() if value is not None}
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    changes = {name: value for name, value in {**given, **lists}.items() if value is not None}
     return msgspec.structs.replace(defaults, **changes), file
 
 

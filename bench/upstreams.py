@@ -6,7 +6,8 @@ with a block of the size that was asked for. The builder also has a websocket: w
 it sends one flashblock with index 0, which names its payload.
 
 Requests: ``size`` (bytes of a getPayload answer), ``stream`` (bytes of a flashblock, 0 for none),
-``published`` (answers the times of the flashblocks sent so far).
+``published`` (answers the times of the flashblocks sent so far), ``hang`` (take requests and answer none),
+``delay`` (seconds before each answer, everybody waits), ``forkchoices`` (answers how many came, and the last head).
 """
 
 import base64
@@ -34,6 +35,7 @@ _METHOD = re.compile(rb'"method" *: *"([^"]+)"')
 _ID = re.compile(rb'"id" *: *("[^"]*"|[0-9]+|null)')
 _BLOCK_HASH = re.compile(rb'"blockHash" *: *"(0x[0-9a-f]{64})"')
 _TIMESTAMP = re.compile(rb'"timestamp" *: *"(0x[0-9a-f]+)"')
+_HEAD = re.compile(rb'"headBlockHash" *: *"(0x[0-9a-f]{64})"')
 _PAYLOAD_ID = re.compile(rb'"(0x[0-9a-f]{16})"')
 KEPT_BUILDS = 64
 _EDGE = 1024  # the envelope is at the begin or at the end of a body
@@ -47,6 +49,8 @@ class Upstream:
         self._role = role
         self._template = PayloadTemplate(role, 0)
         self._timestamps: dict[int, bytes] = {}  # of the last builds
+        self.forkchoices = 0
+        self.head = b""
 
     def resize(self, size: int) -> None:
         """How large a getPayload answer is from now on."""
@@ -76,6 +80,8 @@ class Upstream:
         return b"null", None
 
     def _forkchoice_updated(self, body: bytes) -> tuple[bytes, int | None]:
+        head = _HEAD.search(body)
+        self.forkchoices, self.head = self.forkchoices + 1, head.group(1) if head else b""
         status = b'{"payloadStatus":{"status":"VALID","latestValidHash":null,"validationError":null},"payloadId":'
         timestamp = _TIMESTAMP.search(body)
         if timestamp is None:
@@ -129,6 +135,8 @@ class Server:
         self._requests = b""
         self._stream_bytes = 0
         self._published: dict[int, float] = {}
+        self._hangs = False
+        self._delay_s = 0.0
 
     def run(self) -> None:
         """Until stdin ends."""
@@ -182,6 +190,9 @@ class Server:
             connection.subscribed = True
 
     def _answer(self, connection: Connection, body: bytes) -> None:
+        if self._hangs:
+            return
+        time.sleep(self._delay_s)
         answer, build = self._upstream.answer(body)
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
         connection.socket.sendall(head + answer)
@@ -213,6 +224,12 @@ class Server:
             self._stream_bytes = request["bytes"]
         elif request["do"] == "published":
             return {"published": sorted(self._published.items())}
+        elif request["do"] == "hang":
+            self._hangs = True
+        elif request["do"] == "delay":
+            self._delay_s = request["seconds"]
+        elif request["do"] == "forkchoices":
+            return {"count": self._upstream.forkchoices, "head": self._upstream.head.decode()}
         return {}
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench import engine, fanout
+from bench import engine, engine_hanging, fanout
 from bench.output import write_json
 
 pytestmark = pytest.mark.slow
@@ -39,16 +39,49 @@ def test_fanout_counts_every_delivery(tmp_path: pathlib.Path) -> None:
 
 def test_engine_measures_every_request_alone_and_loaded() -> None:
     settings = engine.Settings(
-        sizes=(10_240, 100_000), samples=4, subscribers=10, message_size=2048, rate=20.0, receivers=1
+        parts=(engine.LATENCY,),
+        sizes=(10_240, 100_000),
+        samples=4,
+        subscribers=10,
+        message_size=2048,
+        rate=20.0,
+        receivers=1,
     )
     console = quiet()
     result = engine.run(settings, console)
-    assert len(result.latencies) == 2 * 2 * len(engine.REQUESTS)
-    assert {one.through_ms.count for one in result.latencies} == {4, 8}  # a slot has two builds and two heads
-    assert result.deliveries is not None
+    assert (result.hanging, result.burst) == (None, None)
+    assert result.latency is not None
+    assert len(result.latency.latencies) == 2 * 2 * len(engine.REQUESTS)
+    assert {one.through_ms.count for one in result.latency.latencies} == {4, 8}  # a slot has two builds and two heads
+    deliveries = result.latency.deliveries
+    assert deliveries is not None
     # On a busy machine a flashblock may come after its getPayload, which is the fence: then nobody gets it.
-    assert result.deliveries.count + result.deliveries.lost == 10 * 2 * (4 + engine.WARM_UP)
-    assert (result.deliveries.duplicated, result.deliveries.closed) == (0, 0)
+    assert deliveries.count + deliveries.lost == 10 * 2 * (4 + engine.WARM_UP)
+    assert (deliveries.duplicated, deliveries.closed) == (0, 0)
     engine.show(result, console)
     assert "getPayload: builder's block" in written(console)
-    assert msgspec.json.decode(msgspec.json.encode(result))["latencies"]
+    assert msgspec.json.decode(msgspec.json.encode(result))["latency"]["latencies"]
+
+
+def test_engine_measures_a_builder_that_hangs_and_a_burst() -> None:
+    settings = engine.Settings(
+        parts=(engine.HANGING, engine.BURST), builders=(2,), hanging_slots=6, burst_rate=100.0, burst_seconds=0.5
+    )
+    console = quiet()
+    result = engine.run(settings, console)
+    assert result.latency is None
+    assert result.hanging is not None
+    (hanging,) = result.hanging
+    assert hanging.builders == 2
+    assert hanging.well.get_payload_ms.count == hanging.hanging.get_payload_ms.count == 6
+    assert hanging.well.fcu_ms.count == 6 * engine_hanging.FORKCHOICES
+    assert 1 <= hanging.waited < 6  # until it is ill
+    assert hanging.hanging.get_payload_ms.max > engine_hanging.DEADLINE_MS
+    burst = result.burst
+    assert burst is not None
+    assert burst.sent == burst.el.count == burst.took_ms.count == 50
+    assert burst.builders[1].count < 50
+    assert [copies.has_last for copies in (burst.el, *burst.builders[:2])] == [True] * 3
+    engine.show(result, console)
+    assert "one hangs" in written(console)
+    assert "came to: execution client 50" in " ".join(written(console).split())

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from bench import engine, fanout
+from bench import engine, engine_burst, engine_hanging, fanout
 from bench.fanout import Memory
 from bench.percentiles import Summary
 from bench.subscribers import Deliveries
@@ -55,3 +55,38 @@ def test_engine_targets_are_about_small_payloads() -> None:
         ("300 ms", False),
         ("0", True),
     ]
+
+
+def test_the_target_for_large_payloads_is_a_share_of_the_direct_call() -> None:
+    direct = Summary(9, 4.0, 5.0, 6.0)
+    near, far = (Summary(9, p50, 9.0, 9.0) for p50 in (5.0, 6.0))
+    found = [
+        engine.Latency(engine.ALONE, engine.LARGE_BYTES, engine.GET_EL, direct, near),
+        engine.Latency(engine.ALONE, engine.LARGE_BYTES, engine.GET_BUILDER, direct, far),
+        engine.Latency(engine.LOADED, engine.LARGE_BYTES, engine.GET_EL, direct, far),
+    ]
+    assert [(check.measured, check.met) for check in engine.judge(found, None)] == [("25%", True), ("50%", False)]
+
+
+def test_a_builder_that_hangs_costs_its_deadline_and_nothing_else() -> None:
+    quick, late = Summary(9, 1.0, 1.5, 2.0), Summary(9, 1.0, 320.0, 320.0)
+    well = engine_hanging.Requests(quick, quick, quick, 1.0)
+    waited = engine_hanging.Requests(quick, quick, late, 1.0)
+    found = engine_hanging.Hanging(3, well, waited, 3)
+    assert found.beyond_ms == pytest.approx(320 - engine_hanging.DEADLINE_MS - 1.0)
+    assert [check.met for check in engine_hanging.judge([found])] == [False, True, True, True, True]
+    slowed = engine_hanging.Hanging(3, well, engine_hanging.Requests(late, quick, quick, 1.0), 0)
+    assert [check.met for check in engine_hanging.judge([slowed])] == [True, True, False, True, True]
+
+
+def test_burst_targets() -> None:
+    took = Summary(100, 1.0, 9.0, 9.5)
+    every = engine_burst.Copies("execution client", 100, has_last=True)
+    slow = engine_burst.Copies("slow builder", 30, has_last=True)
+    stuck = engine_burst.Copies("builder that hangs", 0, has_last=False)
+    good = engine_burst.Burst(100, 500.0, took, 0.3, took, every, [every, slow, stuck])
+    assert [check.met for check in engine_burst.judge(good, 500.0)] == [True] * 5
+    old = engine_burst.Copies("slow builder", 100, has_last=False)
+    short = engine_burst.Copies("execution client", 99, has_last=True)
+    bad = engine_burst.Burst(100, 450.0, Summary(100, 1.0, 11.0, 12.0), 0.3, took, short, [every, old, stuck])
+    assert [check.met for check in engine_burst.judge(bad, 500.0)] == [False] * 5

@@ -72,9 +72,7 @@ format = "json"
     def switch(self, mode: str) -> str:
         """`appliance mode` as the operator types it; what it prints."""
         command = [*COMMAND, "mode", mode, "--url", f"http://127.0.0.1:{self._admin_port}"]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20.0, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20.0, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
