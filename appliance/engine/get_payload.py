@@ -88,7 +88,7 @@ class PayloadChoice:
     def ask(self, record: BuildRecord, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """op-node wants the block: start choosing, join a choice that is running, or repeat its result."""
         if record.phase is Phase.ANSWERED and record.chosen is not None:
-            return [Reply(request.ticket, _answer(record.chosen, request.identifier, record.version))]
+            return [Reply(request.ticket, _answer(record, record.chosen, request.identifier))]
         record.askers.append(request)
         if record.phase in {Phase.SEALING, Phase.CHOOSING}:
             return []
@@ -305,10 +305,10 @@ class PayloadChoice:
 
     def _return_block(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
         block = offer.taken()
-        commands: list[Command] = [
-            Reply(asker.ticket, _answer(block, asker.identifier, record.version)) for asker in record.askers
-        ]
         record.phase, record.chosen, record.chosen_builder = Phase.ANSWERED, block, offer.builder
+        commands: list[Command] = [
+            Reply(asker.ticket, _answer(record, block, asker.identifier)) for asker in record.askers
+        ]
         record.askers = []
         self._book.remember_block(block.block_hash, block.block_number)
         commands.append(_returned(record, selection, offer, block, now))
@@ -337,10 +337,12 @@ def _note_promise(offer: Offer, assembled: AssembledPayload, now: float) -> None
         offer.verdict = PayloadStatus.VALID
 
 
-def _answer(block: Block, identifier: bytes, version: int) -> bytes:
+def _answer(record: BuildRecord, block: Block, identifier: bytes) -> bytes:
     if isinstance(block, BuiltPayload):
-        return payload_answer(block, identifier)
-    return assembled_answer(block, identifier, version)
+        # The EL's own block is passed on as it is; a builder's must say what op-node will read.
+        root = record.order.parent_beacon_block_root if record.chosen_builder is not None else None
+        return payload_answer(block, identifier, root)
+    return assembled_answer(block, identifier, record.version)
 
 
 def _give_up(record: BuildRecord, selection: Selection) -> list[Command]:

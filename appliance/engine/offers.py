@@ -144,7 +144,8 @@ class BuildOrder:
 
 
 def _has_beacon_root(block: Block) -> bool:
-    return not isinstance(block, BuiltPayload) or block.version >= 3
+    """Whether op-node would read a root in this answer; where a builder names none, the order's is put in."""
+    return not isinstance(block, BuiltPayload) or (block.version >= 3 and block.names_beacon_root)
 
 
 def _folded(value: str | int | None) -> str | int | None:

@@ -8,7 +8,7 @@ decoded in a request is `Other`: the execution client is the one to refuse it.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -243,6 +243,7 @@ class BuiltPayload:
     gas_limit: int | None
     withdrawals: tuple[bytes, ...] | None
     block_value: int | None = None
+    names_beacon_root: bool = True
 
 
 Result = TypeVar("Result")
@@ -292,7 +293,7 @@ class _Payload(msgspec.Struct, rename="camel"):
 
 class _Envelope(msgspec.Struct, rename="camel"):
     execution_payload: _Payload
-    parent_beacon_block_root: str | None = None
+    parent_beacon_block_root: str | msgspec.UnsetType | None = msgspec.UNSET
     block_value: str | None = None
 
 
@@ -337,7 +338,11 @@ def decode_payload(body: bytes, version: int) -> BuiltPayload:
         return _built(version, body, identifier, result, payload, None)
     envelope = decode_part(_envelope_decoder, result, "getPayload answer")
     root, value = envelope.parent_beacon_block_root, _block_value(envelope.block_value)
-    return _built(version, body, identifier, result, envelope.execution_payload, root, value)
+    payload = envelope.execution_payload
+    if isinstance(root, msgspec.UnsetType):
+        # Ethereum's own answer has no such key, it is OP Stack's; `payload_answer` can put it in.
+        return replace(_built(version, body, identifier, result, payload, None, value), names_beacon_root=False)
+    return _built(version, body, identifier, result, payload, root, value)
 
 
 def refuse_error(body: bytes) -> None:

@@ -69,8 +69,15 @@ def _new_payload(version: int, payload: bytes | msgspec.Raw, root: str | None, r
     return b"".join((*parts, b"]}"))
 
 
-def payload_answer(payload: BuiltPayload, identifier: bytes) -> bytes:
-    """The answer under ``identifier``: the very bytes that came where that is their id already. Never fails."""
+def payload_answer(payload: BuiltPayload, identifier: bytes, root: str | None = None) -> bytes:
+    """The answer under ``identifier``: the very bytes that came where that is their id already. Never fails.
+
+    With ``root``, the attributes' parent beacon block root, it is put into an answer of V3 or later that has none:
+    op-node takes it from there, and an answer of a client that follows Ethereum's specification lacks it.
+    """
+    if root is not None and payload.version >= 3 and not payload.names_beacon_root:
+        _, _, rest = bytes(payload.result).partition(b"{")
+        return encode_result(identifier, b'{"parentBeaconBlockRoot":%b,%b' % (msgspec.json.encode(root), rest))
     if payload.identifier == identifier:
         return payload.body
     return encode_result(identifier, payload.result)
