@@ -292,6 +292,8 @@ class FlashblockSequence:
         current = self._current
         if current is None or not current.is_open:
             return
+        if current.owner is None and current.lead is not None and not self._may_publish(current, current.lead):
+            current.lead = None  # chosen before another round showed this payload id
         free = [stream for stream in current.streams.values() if self._may_publish(current, stream)]
         current.choose_lead(free)
         if current.lead is not None:

@@ -10,7 +10,7 @@ from appliance.flashblocks import sequence
 from appliance.flashblocks.assembly import assemble
 from appliance.flashblocks.commands import Reason
 from appliance.flashblocks.sequence import RETRY_DELAY_S, VALIDATION_TRIES
-from tests.flashblocks.making import make_flashblock, payload_id
+from tests.flashblocks.making import OTHER_PARENT, make_base, make_flashblock, payload_id
 from tests.flashblocks.playbook import P, Playbook
 
 Q = payload_id(2)
@@ -271,3 +271,22 @@ def test_a_block_of_fewer_flashblocks_than_the_el_called_valid_is_put_together()
     sealed = book.seal()
     assert len(book.handed) == 1
     assert sealed == assemble(book.handed, builder="alpha", validated=True)
+
+
+def test_a_lead_that_was_chosen_before_another_round_showed_its_payload_id_is_not_shown() -> None:
+    book = begun()
+    book.send(0)  # validation is asked for, and its answer comes only after the next build
+    first = book.to_validate[-1].validation_id
+    book.start(2, parent_hash=OTHER_PARENT)
+    book.confirm(2)
+    book.join(2)
+    other = make_flashblock(P, 0, "other", base=make_base(parent_hash=OTHER_PARENT))
+    book.sequence.flashblock("alpha", other, book.now)
+    book.verdict()
+    book.appended()
+    assert book.handed == [other]
+    book.sequence.validated(first, PayloadStatus.VALID)
+    book.start(3)
+    book.confirm(3)
+    book.join(3)  # the first build asked for again: its round, and its lead, go on
+    assert book.handed == [other]
