@@ -16,6 +16,7 @@ from appliance.engine.metrics import EngineMetrics
 from appliance.engine.policies import policy_named
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.service import EngineSettings, check_names
+from appliance.engine.serving import facts_for_status, serve
 from appliance.engine.upstream import Upstream
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpServer
@@ -90,11 +91,7 @@ class BuilderListen:
             name="builder_listen",
             on_head=self._frontend.on_head,
         )
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._executor.run)
-            nursery.start_soon(self._health.run)
-            await self._server.run(task_status=task_status)
-            nursery.cancel_scope.cancel()
+        await serve(self._server, self._executor, self._health, task_status=task_status)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one HTTP request of another appliance."""
@@ -110,11 +107,10 @@ class BuilderListen:
 
     def statistics(self) -> dict[str, object]:
         """For `/api/v1/status`."""
-        facts = [{"name": fact.name, "healthy": fact.healthy, "reason": fact.reason} for fact in self.facts()]
         return {
             "policy": self._settings.policy,
             "health": int(self.health()),
-            "facts": facts,
+            "facts": facts_for_status(self.facts()),
             **self._executor.statistics(),
             "server": self._server.statistics() if self._server else None,
         }

@@ -21,6 +21,7 @@ from appliance.engine.multiplexer import Multiplexer
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.policies import policy_named
 from appliance.engine.ports import FlashblockStream
+from appliance.engine.serving import facts_for_status, serve
 from appliance.engine.upstream import Upstream
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpLimits, HttpServer
@@ -132,11 +133,7 @@ class Engine:
             name="engine",
             on_head=self._frontend.on_head,
         )
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._executor.run)
-            nursery.start_soon(self._health.run)
-            await self._server.run(task_status=task_status)
-            nursery.cancel_scope.cancel()
+        await serve(self._server, self._executor, self._health, task_status=task_status)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one HTTP request of op-node or op-conductor."""
@@ -156,15 +153,11 @@ class Engine:
             "policy": self._settings.policy,
             "mode": self._switch.status.as_object(),
             "health": int(self.health()),
-            "facts": [_as_object(fact) for fact in self.facts()],
+            "facts": facts_for_status(self.facts()),
             "l2": self._el.statistics(),
             **self._executor.statistics(),
             "server": self._server.statistics() if self._server else None,
         }
-
-
-def _as_object(fact: HealthFact) -> dict[str, object]:
-    return {"name": fact.name, "healthy": fact.healthy, "reason": fact.reason}
 
 
 def check_names(names: tuple[str, ...]) -> None:
