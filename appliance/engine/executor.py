@@ -31,6 +31,7 @@ from appliance.engine.parcels import (
 )
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
+from appliance.engine.right_of_way import RightOfWay
 from appliance.engine.upstream import Upstream, UpstreamCall
 from appliance.telemetry.logging import get_logger
 from appliance.wire.engine import Call
@@ -116,7 +117,10 @@ class Executor:
         if el is not None:
             self._upstreams[EL] = el
         self._ignore_unhealthy = ignore_unhealthy
-        self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics) for builder in builders}
+        self._way = RightOfWay()
+        # Without an EL it is the builders' answers that a request waits for: they give way to nobody.
+        way = None if el is None else self._way
+        self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics, way) for builder in builders}
         self._stream = stream
         self._health = health
         self._observer = Observer(metrics)
@@ -142,6 +146,7 @@ class Executor:
         self._last_ticket += 1
         ticket = Ticket(self._last_ticket)
         waiter = self._waiting[ticket] = _Waiter()
+        self._way.enter()
         try:
             calls = self._take_in(ev.Requested(ticket, call, identifier, body))
             if len(calls) == 1:
@@ -153,6 +158,7 @@ class Executor:
                 await waiter.done.wait()
         finally:
             del self._waiting[ticket]
+            self._way.leave()
         return waiter.taken()
 
     def health_changed(self, status: Health, unhealthy: frozenset[str]) -> None:
