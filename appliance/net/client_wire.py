@@ -58,6 +58,8 @@ class PlainWire:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._socket.fileno(), select.POLLIN)
 
     def send_now(self, parts: Parts) -> Parts:
         """One system call."""
@@ -81,7 +83,7 @@ class PlainWire:
 
     def is_quiet(self) -> bool:
         """One system call."""
-        return _is_quiet(self._socket.fileno())
+        return not self._poll.poll(0)
 
     def close(self) -> None:
         """Who waits for the socket is woken."""
@@ -129,7 +131,9 @@ class TlsWire:
 
     def is_quiet(self) -> bool:
         """This sees the kernel's buffer only; for what TLS holds `is_drained` was asked before."""
-        return _is_quiet(transport_of(self._stream).socket.fileno())
+        poll = select.poll()
+        poll.register(transport_of(self._stream).socket.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """Without a goodbye."""
@@ -140,9 +144,3 @@ class TlsWire:
             return await self._stream.receive_some(max_bytes)
         except trio.BrokenResourceError:
             return b""
-
-
-def _is_quiet(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return not poll.poll(0)

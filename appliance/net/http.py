@@ -1,6 +1,6 @@
 """HTTP messages as the server, the client and every handler see them: plain values, no I/O."""
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
 from urllib.parse import parse_qsl
 
@@ -18,9 +18,10 @@ class Headers(Mapping[str, str]):
     the path of every request.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_lines", "_values")
 
     def __init__(self, items: HeaderItems = ()) -> None:
+        self._lines: bytes | None = None
         self._values: dict[str, str] = {}
         for name, value in items.items() if isinstance(items, Mapping) else items:
             lower = name.lower()
@@ -46,6 +47,12 @@ class Headers(Mapping[str, str]):
     def __contains__(self, name: object) -> bool:
         return name in self._values
 
+    def lines(self, encode: Callable[["Headers"], bytes]) -> bytes:
+        """What ``encode`` makes of these headers, made once: those of a constant or of an upstream serve many messages."""
+        if self._lines is None:
+            self._lines = encode(self)
+        return self._lines
+
     def items(self) -> ItemsView[str, str]:
         """The dict's own view: the mixin's one looks every name up again."""
         return self._values.items()
@@ -59,6 +66,7 @@ class HttpRequest(msgspec.Struct, frozen=True, dict=True):
 
     ``target`` is the request target as it came (origin form or absolute form). ``peer`` is the IP address
     of the other end, without port; an IPv4 address that came over an IPv6 socket is in dotted form.
+    ``admitted`` says that the server's `OnHead` has seen this head and let it pass.
     ``keep_alive`` says whether the client will go on with this connection. ``upgrade`` says that it asks
     for a websocket, so that the handler may answer with `Upgrade`.
     """
@@ -70,6 +78,7 @@ class HttpRequest(msgspec.Struct, frozen=True, dict=True):
     peer: str = ""
     keep_alive: bool = True
     upgrade: bool = False
+    admitted: bool = False
 
     @property
     def path(self) -> str:

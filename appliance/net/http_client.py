@@ -48,6 +48,7 @@ class HttpClient:
         self._permits = trio.Semaphore(max_connections)
         self._pool: ConnectionPool[ClientConnection] = ConnectionPool(idle_timeout_s=idle_timeout_s)
         self._own_headers = self._fixed_headers()
+        self._merged: tuple[Headers | None, Headers] = None, Headers()
         self._closed = False
         self._requests = self._retried = self._timed_out = self._opened = 0
 
@@ -130,10 +131,18 @@ class HttpClient:
         return pending
 
     def _encode_head(self, method: str, target: str | None, headers: HeaderItems, body_size: int) -> bytes:
+        return http_encoding.request_head(method, target or self._endpoint.target, self._merge(headers), body_size)
+
+    def _merge(self, headers: HeaderItems) -> Headers:
+        """With our own ones. The same object again, which an upstream's is for a second, is encoded already."""
+        if headers is self._merged[0]:
+            return self._merged[1]
         given = headers if isinstance(headers, Headers) else Headers(headers)
         # By the items' view: unpacking a Mapping of ours would look each name up in Python.
         merged = Headers.adopt(self._own_headers | dict(given.items()))
-        return http_encoding.request_head(method, target or self._endpoint.target, merged, body_size)
+        if given is headers:
+            self._merged = given, merged
+        return merged
 
     def _fixed_headers(self) -> dict[str, str]:
         headers = {"host": self._endpoint.authority}

@@ -227,6 +227,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
                 self._peer,
                 self._keep_alive,
                 self._websocket,
+                admitted=self._on_head is not None,
             )
         )
 
