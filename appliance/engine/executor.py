@@ -17,6 +17,7 @@ from appliance.domain.health import Health
 from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
+from appliance.engine.afterwards import Afterwards
 from appliance.engine.builder_link import BuilderLink
 from appliance.engine.events import EL, Command, Event, Ticket
 from appliance.engine.health_watch import HealthWatch
@@ -124,6 +125,7 @@ class Executor:
         self._stream = stream
         self._health = health
         self._observer = Observer(metrics)
+        self._afterwards = Afterwards(self._observer.observe, self._way)
         self._bodies = NewPayloadBodies()
         # Bounded by the server's connections: each request waits here once.
         self._waiting: dict[Ticket, _Waiter] = {}
@@ -136,6 +138,7 @@ class Executor:
         """Make calls until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._afterwards.run)
             for link in self._links.values():
                 nursery.start_soon(link.run)
             task_status.started()
@@ -185,11 +188,13 @@ class Executor:
 
     @property
     def history(self) -> PayloadHistory:
-        """The last decisions."""
+        """The last decisions, none of them left out."""
+        self._afterwards.make_all()
         return self._observer.history
 
     def statistics(self) -> dict[str, object]:
         """The machine, the blocks that were returned, and the builders' lanes."""
+        self._afterwards.make_all()
         return {
             "head": self._machine.head,
             "blocks": self._observer.statistics(),
@@ -249,7 +254,7 @@ class Executor:
                 | ev.BlockCameLate()
                 | ev.OrderTurnedAway()
             ):
-                self._observer.observe(command)
+                self._afterwards.put(command)
             case ev.Produced():
                 self._health.produced(command)
             case _:

@@ -14,9 +14,7 @@ BUSY: Final = (
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _STATUS_WITHOUT_BODY: Final = frozenset({204, 304})
 
 # They speak of one connection, so each hop writes its own (RFC 9110, 7.6.1).
