@@ -93,7 +93,7 @@ class Frontend:
         return None
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one HTTP request. Looks at heads that the server has not admitted: no call is served without a token."""
+        """Answer one HTTP request. A head that the server has not admitted is judged here: no call without a token."""
         if not request.admitted:
             answer = self.on_head(request.method, request.target, request.headers)
             if answer is not None:

@@ -48,7 +48,7 @@ class Headers(Mapping[str, str]):
         return name in self._values
 
     def lines(self, encode: Callable[["Headers"], bytes]) -> bytes:
-        """What ``encode`` makes of these headers, made once: those of a constant or of an upstream serve many messages."""
+        """What ``encode`` makes of these headers, made once: a constant's or an upstream's serve many messages."""
         if self._lines is None:
             self._lines = encode(self)
         return self._lines
