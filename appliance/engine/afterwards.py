@@ -1,53 +1,81 @@
-"""What need not be done before op-node has its answer: the log line, metrics and the record of a decision.
+"""op-node first: what need not be done before it has its answer is done behind it.
 
-They take a tenth of the time of a getPayload. They are done in their order, in the next turns of the loop: when no
-request is open, or after 2 ms.
+That is builders' copies, the log line, metrics and the record of a choice: each takes a tenth of a millisecond of the
+loop, just when the execution client's answer comes. They are done in their order, in a turn of the loop of their own:
+
+    no request is open       in the next turn
+    the last one is answered in the turn after
+    one stays open           2 ms after the first thing began to wait: an order to build must not wait for a slow
+                             execution client
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from appliance.engine.events import Observation
-from appliance.engine.right_of_way import RightOfWay
+MAX_WAIT_S: Final = 0.002
+"""Longer than a quick answer takes, and nothing beside the time of a block."""
 
 MAX_WAITING: Final = 1024
-"""Observations that wait; when there are more, the oldest are made at once: nothing is lost."""
+"""Things that wait; when there are more, the oldest is done at once: nothing is lost."""
 
 
 class Afterwards:
-    """Observations that wait for their turn. `run` must be running, and makes what is left when it is cancelled."""
+    """Things to do soon. `run` must be running, and does what is left when it is cancelled."""
 
-    def __init__(self, observe: Callable[[Observation], None], way: RightOfWay) -> None:
-        self._observe = observe
-        self._way = way
-        self._waiting: deque[Observation] = deque()
+    def __init__(self, max_wait_s: float = MAX_WAIT_S) -> None:
+        self._max_wait_s = max_wait_s
+        self._open = 0
+        self._waiting: deque[Callable[[], None]] = deque()
         self._idle = trio.lowlevel.ParkingLot()
+        self._patience = trio.CancelScope()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, observation: Observation) -> None:
-        """Make it soon."""
-        self._waiting.append(observation)
-        if len(self._waiting) > MAX_WAITING:
-            self._observe(self._waiting.popleft())
-        self._idle.unpark()
+    def request_came(self) -> None:
+        """Somebody waits for an answer."""
+        self._open += 1
 
-    def make_all(self) -> None:
-        """Now: for who wants to see what was observed."""
+    def request_answered(self) -> None:
+        """It is there; what its task does without waiting, such as sending it, comes before what waits here."""
+        self._open -= 1
+        if self._waiting and not self._open:
+            self._idle.unpark()
+
+    def put(self, do: Callable[[], None]) -> None:
+        """Do it soon, behind what waits."""
+        self._waiting.append(do)
+        if len(self._waiting) > MAX_WAITING:
+            self._waiting.popleft()()
+        if not self._open:
+            self._idle.unpark()
+        elif self._patience.deadline == math.inf:
+            # The task is not woken for this: a turn of the loop more would be in the answer's way.
+            self._patience.deadline = trio.current_time() + self._max_wait_s
+
+    def do_all(self) -> None:
+        """Now: for who wants to see what came of it."""
         while self._waiting:
-            self._observe(self._waiting.popleft())
+            self._waiting.popleft()()
 
     async def run(self) -> None:
         """Until cancelled."""
         try:
             while True:
-                if not self._waiting:
-                    await self._idle.park()
-                await self._way.give()
-                self.make_all()
+                with trio.CancelScope() as self._patience:
+                    await self._wait()
+                self.do_all()
         finally:
-            self.make_all()
+            self.do_all()
+
+    async def _wait(self) -> None:
+        if self._waiting and not self._open:
+            await trio.lowlevel.checkpoint()  # put before this ran
+        else:
+            if self._waiting:
+                self._patience.deadline = trio.current_time() + self._max_wait_s
+            await self._idle.park()

@@ -14,7 +14,6 @@ from appliance.engine.lanes import CHAIN_PARCELS, LASTING_PARCELS, POOL_PARCELS,
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.outcomes import Outcome
 from appliance.engine.reunion import Reunion
-from appliance.engine.right_of_way import RightOfWay
 from appliance.engine.upstream import Upstream
 from appliance.net.backoff import Backoff
 from appliance.net.http import HttpResponse
@@ -24,21 +23,11 @@ _PASSING: Final = {401, 408, 429}
 
 
 class BuilderLink:
-    """Background requests to one builder. ``report`` gets the outcome of calls that someone waits for.
+    """Background requests to one builder. ``report`` gets the outcome of calls that someone waits for."""
 
-    With ``way`` they give way to what op-node waits for.
-    """
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        report: Callable[[Outcome], None],
-        metrics: EngineMetrics,
-        way: RightOfWay | None = None,
-    ) -> None:
+    def __init__(self, upstream: Upstream, report: Callable[[Outcome], None], metrics: EngineMetrics) -> None:
         self.upstream = upstream
         self._report = report
-        self._way = way or RightOfWay()
         self._failed = metrics.copies_failed.labels(upstream.name)
         self._dropped = metrics.copies_dropped.labels(upstream.name)
         self._replayed = metrics.settings_replayed.labels(upstream.name)
@@ -87,13 +76,10 @@ class BuilderLink:
     async def _work(self, queue: "_Queue") -> None:
         backoff = Backoff()
         while True:
-            if not queue.lane:
-                await queue.waiting.park()
-            await self._way.give()
             parcel = queue.lane.take()
             if parcel is None:
-                continue  # it gave way to a call of another kind, or was dropped meanwhile
-            if await self._deliver(parcel) or not queue.lane.put_back(parcel):
+                await queue.waiting.park()
+            elif await self._deliver(parcel) or not queue.lane.put_back(parcel):
                 backoff.reset()
             else:
                 await trio.sleep(backoff.next())

@@ -7,6 +7,7 @@ once and one after the other on the loop, so the machine needs no lock.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -32,7 +33,6 @@ from appliance.engine.parcels import (
 )
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
-from appliance.engine.right_of_way import RightOfWay
 from appliance.engine.upstream import Upstream, UpstreamCall
 from appliance.telemetry.logging import get_logger
 from appliance.wire.engine import Call
@@ -46,7 +46,7 @@ class _Waiter:
     __slots__ = ("done", "reply")
 
     def __init__(self) -> None:
-        self.done = trio.Event()
+        self.done: trio.Event | None = None  # where it waits for another task
         self.reply: ev.Reply | None = None
 
     def taken(self) -> ev.Reply:
@@ -64,6 +64,10 @@ class _Call:
     def __init__(self, call_id: ev.CallId, call: UpstreamCall) -> None:
         self.call_id = call_id
         self._call = call
+
+    def count(self) -> None:
+        """In metrics, once it is over."""
+        self._call.count()
 
     async def outcome(self) -> Event:
         """What came of it."""
@@ -118,14 +122,13 @@ class Executor:
         if el is not None:
             self._upstreams[EL] = el
         self._ignore_unhealthy = ignore_unhealthy
-        self._way = RightOfWay()
-        # Without an EL it is the builders' answers that a request waits for: they give way to nobody.
-        way = None if el is None else self._way
-        self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics, way) for builder in builders}
+        self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics) for builder in builders}
         self._stream = stream
         self._health = health
         self._observer = Observer(metrics)
-        self._afterwards = Afterwards(self._observer.observe, self._way)
+        self._afterwards = Afterwards()
+        # Without an EL it is the builders' answers that a request waits for: their orders give way to nobody.
+        self._queue_at_once = el is None
         self._bodies = NewPayloadBodies()
         # Bounded by the server's connections: each request waits here once.
         self._waiting: dict[Ticket, _Waiter] = {}
@@ -149,7 +152,7 @@ class Executor:
         self._last_ticket += 1
         ticket = Ticket(self._last_ticket)
         waiter = self._waiting[ticket] = _Waiter()
-        self._way.enter()
+        self._afterwards.request_came()
         try:
             calls = self._take_in(ev.Requested(ticket, call, identifier, body))
             if len(calls) == 1:
@@ -158,10 +161,11 @@ class Executor:
             else:
                 self._let_run(calls)
             if waiter.reply is None:
+                waiter.done = trio.Event()
                 await waiter.done.wait()
         finally:
             del self._waiting[ticket]
-            self._way.leave()
+            self._afterwards.request_answered()
         return waiter.taken()
 
     def health_changed(self, status: Health, unhealthy: frozenset[str]) -> None:
@@ -189,12 +193,12 @@ class Executor:
     @property
     def history(self) -> PayloadHistory:
         """The last decisions, none of them left out."""
-        self._afterwards.make_all()
+        self._afterwards.do_all()
         return self._observer.history
 
     def statistics(self) -> dict[str, object]:
         """The machine, the blocks that were returned, and the builders' lanes."""
-        self._afterwards.make_all()
+        self._afterwards.do_all()
         return {
             "head": self._machine.head,
             "blocks": self._observer.statistics(),
@@ -223,7 +227,9 @@ class Executor:
         """See a call through, and of those that its outcome leads to the first: a task less to start."""
         following: _Call | None = call
         while following is not None:
-            calls = self._take_in(await following.outcome())
+            outcome = await following.outcome()
+            self._afterwards.put(following.count)
+            calls = self._take_in(outcome)
             following = calls.pop(0) if calls else None
             self._let_run(calls)
 
@@ -233,6 +239,7 @@ class Executor:
         except trio.Cancelled:  # only when the server stops at once; the machine still learns of each call's end
             self._dispatch(ev.Failed(call.call_id, "the appliance is stopping"))
             raise
+        self._afterwards.put(call.count)
         self._dispatch(outcome)
 
     def _carry_out(self, command: Command) -> Iterable[Event]:
@@ -243,7 +250,9 @@ class Executor:
             case ev.Send() | ev.Validate() | ev.WakeAt():
                 return self._start(command)
             case ev.SendInOrder() | ev.Copy() | ev.Announce():
-                return self._queue(command)
+                if self._queue_at_once:
+                    return self._queue(command)
+                self._afterwards.put(partial(self._queue_later, command))
             case ev.Seal(build_id):
                 return [ev.Sealed(build_id, self._seal(build_id))]
             case (
@@ -254,7 +263,7 @@ class Executor:
                 | ev.BlockCameLate()
                 | ev.OrderTurnedAway()
             ):
-                self._afterwards.put(command)
+                self._afterwards.put(partial(self._observer.observe, command))
             case ev.Produced():
                 self._health.produced(command)
             case _:
@@ -265,7 +274,8 @@ class Executor:
         waiter = self._waiting.get(reply.ticket)
         if waiter is not None:  # else the connection is gone, and the reply with it
             waiter.reply = reply
-            waiter.done.set()
+            if waiter.done is not None:
+                waiter.done.set()
 
     def _start(self, command: ev.Send | ev.Validate | ev.WakeAt) -> Iterable[Event]:
         match command:
@@ -304,6 +314,10 @@ class Executor:
     async def _wake(self, command: ev.WakeAt) -> None:
         await trio.sleep_until(command.at)
         self._dispatch(ev.DeadlinePassed(command.build_id))
+
+    def _queue_later(self, command: ev.SendInOrder | ev.Copy | ev.Announce) -> None:
+        for event in self._queue(command):
+            self._dispatch(event)
 
     def _queue(self, command: ev.SendInOrder | ev.Copy | ev.Announce) -> Iterable[Event]:
         match command:

@@ -83,7 +83,11 @@ class Upstream:
 
     async def post(self, body: bytes, *, pass_through: bool = False) -> HttpResponse:
         """The answer, whatever its status; raises UnavailableError, its text names it and its URL."""
-        return await self.begin(body, pass_through=pass_through).response()
+        call = self.begin(body, pass_through=pass_through)
+        try:
+            return await call.response()
+        finally:
+            call.count()
 
     def begin(self, body: bytes, *, pass_through: bool = False) -> "UpstreamCall":
         """`post` in two steps: where a connection is idle, the call goes out before this returns.
@@ -96,15 +100,18 @@ class Upstream:
         request = client.begin("POST", None, self._signed_headers(), body, timeout_s=self._timeout_s)
         return UpstreamCall(self, request)
 
-    def answered(self, began: float) -> None:
-        """Count a call that was answered."""
-        self._seconds.observe(trio.current_time() - began)
+    def count(self, seconds: float | None) -> None:
+        """A call that was answered after so many seconds, or was not."""
+        if seconds is None:
+            self._tally.failures += 1
+            self._failed.inc()
+        else:
+            self._seconds.observe(seconds)
 
-    def failed(self, error: UnavailableError) -> UnavailableError:
-        """Count a call that was not, and name the upstream in its error."""
-        self._tally.failures += 1
-        self._failed.inc()
-        return UnavailableError(self._named(error))
+    def named(self, error: UnavailableError) -> UnavailableError:
+        """The same error with the upstream's name and URL in it."""
+        text = str(error)
+        return UnavailableError(f"{self.name}: {text}" if self._client.origin in text else f"{self.origin}: {text}")
 
     def _signed_headers(self) -> Headers:
         """Made once per second: `sign` answers the very same token until then."""
@@ -113,10 +120,6 @@ class Upstream:
             self._token = token
             self._headers = Headers({"authorization": f"Bearer {token}", "content-type": "application/json"})
         return self._headers
-
-    def _named(self, error: UnavailableError) -> str:
-        text = str(error)
-        return f"{self.name}: {text}" if self._client.origin in text else f"{self.origin}: {text}"
 
     def statistics(self) -> dict[str, object]:
         """Its connections and calls, and how many calls had no answer."""
@@ -127,21 +130,29 @@ class Upstream:
 class UpstreamCall:
     """A call that is on its way, or waits for a connection."""
 
-    __slots__ = ("_began", "_request", "upstream")
+    __slots__ = ("_began", "_over", "_request", "_seconds", "upstream")
 
     def __init__(self, upstream: Upstream, request: PendingRequest) -> None:
         self.upstream = upstream
         self._request = request
         self._began = trio.current_time()
+        self._seconds: float | None = None
+        self._over = False
 
     async def response(self) -> HttpResponse:
         """The answer, whatever its status; raises UnavailableError, its text names the upstream and its URL."""
         try:
             response = await self._request.response()
         except UnavailableError as error:
-            raise self.upstream.failed(error) from error
-        self.upstream.answered(self._began)
+            self._over = True
+            raise self.upstream.named(error) from error
+        self._over, self._seconds = True, trio.current_time() - self._began
         return response
+
+    def count(self) -> None:
+        """In metrics: once the caller has done what is urgent. A call that was cancelled counts as none."""
+        if self._over:
+            self.upstream.count(self._seconds)
 
     def abandon(self) -> None:
         """Nobody will await it."""

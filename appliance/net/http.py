@@ -20,9 +20,11 @@ class Headers(Mapping[str, str]):
 
     __slots__ = ("_lines", "_values")
 
-    def __init__(self, items: HeaderItems = ()) -> None:
+    def __init__(self, items: HeaderItems = (), adopted: dict[str, str] | None = None) -> None:
         self._lines: bytes | None = None
-        self._values: dict[str, str] = {}
+        self._values: dict[str, str] = {} if adopted is None else adopted
+        if adopted is not None:
+            return  # several times for each message: not even asked what kind of items there are
         for name, value in items.items() if isinstance(items, Mapping) else items:
             lower = name.lower()
             before = self._values.get(lower)
@@ -31,9 +33,7 @@ class Headers(Mapping[str, str]):
     @classmethod
     def adopt(cls, values: dict[str, str]) -> "Headers":
         """Take over a dict whose names are lower-case already; the caller gives it up."""
-        headers = cls()
-        headers._values = values
-        return headers
+        return cls((), values)
 
     def __getitem__(self, name: str) -> str:
         return self._values[name]

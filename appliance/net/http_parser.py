@@ -248,12 +248,17 @@ class ResponseParser(MessageParser[HttpResponseParser]):
     ) -> None:
         super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
         self.keep_alive = False
+        self.renewable = True  # unless llhttp was left in the middle of a message
         self._parser = HttpResponseParser(self)
         self._head_only = method == "HEAD"
         self._response: HttpResponse | None = None
         self._status = 0
         self._over = False
         self._until_end = False
+
+    def renew(self) -> None:
+        """Go on with the next response of the same connection; only after a whole one with ``keep_alive``."""
+        self.keep_alive = self._over = self._until_end = False
 
     def feed(self, data: bytes | bytearray) -> list[HttpResponse]:
         """The response, once ``data`` completes it; at most one. Raises `ParseError`.
@@ -284,6 +289,7 @@ class ResponseParser(MessageParser[HttpResponseParser]):
     def close_body(self, body: BodyBuffer) -> HttpResponse:
         """All of the body has come. Nothing behind it was read: it is exactly as long as the head said."""
         self._over = True
+        self.renewable = False
         return HttpResponse(self._status, body.take(), Headers.adopt(self._fields))
 
     def feed_eof(self) -> list[HttpResponse]:
@@ -313,6 +319,7 @@ class ResponseParser(MessageParser[HttpResponseParser]):
         self._take_fields(LINE_OVERHEAD)
         self._check_head(self._parser.get_http_version())
         if self._status in (204, 304) or (self._head_only and self._status >= 200):
+            self.renewable = False
             # No body, whatever Content-Length says (RFC 9112, 6.3). llhttp may wait for one all the
             # same, so it sees nothing after this, and the connection serves no other request.
             self._finish()

@@ -91,6 +91,9 @@ async def test_new_payload_and_forkchoice_reach_builders_in_order() -> None:
         alpha = it.builders["alpha"]
         await alpha.wait_for("engine_newPayloadV4")
         await alpha.wait_for("engine_forkchoiceUpdatedV3")
+        with trio.fail_after(10):
+            while m.build(LOCAL.hash) not in alpha.requests:
+                await trio.lowlevel.checkpoint()
         order = [body for body in alpha.requests if b"eth_getBlockByNumber" not in body]
         assert order[0] == m.new_payload(LOCAL)
         assert order[-1] == m.build(LOCAL.hash)
