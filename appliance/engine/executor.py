@@ -7,8 +7,9 @@ once and one after the other on the loop, so the machine needs no lock.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -34,10 +35,15 @@ from appliance.engine.parcels import (
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.upstream import Upstream, UpstreamCall
+from appliance.net.body_buffer import BodyBuffer
+from appliance.net.early_answer import EarlyAnswer
+from appliance.net.http import Headers
 from appliance.telemetry.logging import get_logger
 from appliance.wire.engine import Call
 
 log = get_logger("engine")
+
+JSON_HEADERS: Final = Headers({"content-type": ev.JSON})
 
 
 class _Waiter:
@@ -59,24 +65,31 @@ class _Waiter:
 class _Call:
     """A call that was begun, for the machine's ``call_id``."""
 
-    __slots__ = ("_call", "call_id")
+    __slots__ = ("_call", "_relays", "call_id")
 
-    def __init__(self, call_id: ev.CallId, call: UpstreamCall) -> None:
+    def __init__(self, call_id: ev.CallId, call: UpstreamCall, *, relays: bool) -> None:
         self.call_id = call_id
         self._call = call
+        self._relays = relays
 
     def count(self) -> None:
         """In metrics, once it is over."""
         self._call.count()
 
-    async def outcome(self) -> Event:
-        """What came of it."""
+    async def outcome(self, early: EarlyAnswer | None = None) -> Event:
+        """What came of it. A large answer that may be relayed goes to ``early`` as it comes."""
+        watch = partial(_relay, early) if early is not None and self._relays else None
         try:
-            response = await self._call.response()
+            response = await self._call.response(watch)
         except UnavailableError as error:
             return ev.Failed(self.call_id, str(error))
         content_type = response.headers.get("content-type", ev.JSON)
         return ev.Answered(self.call_id, self._call.upstream.origin, response.status, response.body, content_type)
+
+
+def _relay(early: EarlyAnswer, status: int, body: BodyBuffer) -> None:
+    if status == 200:
+        early.offer(status, JSON_HEADERS, body.size, body.so_far())
 
 
 class Machine(Protocol):
@@ -147,8 +160,11 @@ class Executor:
             task_status.started()
             await trio.sleep_forever()
 
-    async def ask(self, call: Call, identifier: bytes, body: bytes) -> ev.Reply:
-        """Put one call of op-node to the machine and wait for its reply."""
+    async def ask(self, call: Call, identifier: bytes, body: bytes, early: EarlyAnswer | None = None) -> ev.Reply:
+        """Put one call of op-node to the machine and wait for its reply.
+
+        Of a large reply that only passes through here ``early`` gets each part as it comes.
+        """
         self._last_ticket += 1
         ticket = Ticket(self._last_ticket)
         waiter = self._waiting[ticket] = _Waiter()
@@ -157,7 +173,7 @@ class Executor:
             calls = self._take_in(ev.Requested(ticket, call, identifier, body))
             if len(calls) == 1:
                 # Nothing else can bring the reply: awaited here, it costs no task and no turn of the loop.
-                await self._see_through(calls[0])
+                await self._see_through(calls[0], waiter, early)
             else:
                 self._let_run(calls)
             if waiter.reply is None:
@@ -233,14 +249,18 @@ class Executor:
             following = calls.pop(0) if calls else None
             self._let_run(calls)
 
-    async def _see_through(self, call: "_Call") -> None:
+    async def _see_through(self, call: "_Call", waiter: "_Waiter", early: EarlyAnswer | None) -> None:
         try:
-            outcome = await call.outcome()
+            outcome = await call.outcome(early)
+            if early is not None and early.begun and isinstance(outcome, ev.Answered):
+                await early.flush(memoryview(outcome.body))
         except trio.Cancelled:  # only when the server stops at once; the machine still learns of each call's end
             self._dispatch(ev.Failed(call.call_id, "the appliance is stopping"))
             raise
         self._afterwards.put(call.count)
         self._dispatch(outcome)
+        if early is not None and early.begun and isinstance(outcome, ev.Answered) and waiter.reply is not None:
+            waiter.reply = replace(waiter.reply, body=outcome.body)  # what is out already
 
     def _carry_out(self, command: Command) -> Iterable[Event]:
         """Answers the events that a command makes at once."""
@@ -279,12 +299,13 @@ class Executor:
 
     def _start(self, command: ev.Send | ev.Validate | ev.WakeAt) -> Iterable[Event]:
         match command:
-            case ev.Send(call_id, name, body, pass_through):
-                return self._begin(call_id, self._upstreams[name], body, pass_through=pass_through)
+            case ev.Send(call_id, name, body, pass_through, relay):
+                return self._begin(call_id, self._upstreams[name], body, pass_through=pass_through, relay=relay)
             case ev.Validate():
                 return self._validate(command)
             case ev.WakeAt():
-                self._tasks.start_soon(self._wake, command)
+                # The deadline is a point in time: it does not matter when its task starts.
+                self._afterwards.put(partial(self._tasks.start_soon, self._wake, command))
                 return ()
 
     def _validate(self, command: ev.Validate) -> Iterable[Event]:
@@ -295,14 +316,20 @@ class Executor:
         return self._begin(command.call_id, self._upstreams[EL], body)
 
     def _begin(
-        self, call_id: ev.CallId, upstream: Upstream, body: bytes, *, pass_through: bool = False
+        self,
+        call_id: ev.CallId,
+        upstream: Upstream,
+        body: bytes,
+        *,
+        pass_through: bool = False,
+        relay: bool = False,
     ) -> Iterable[Event]:
         """The call goes out now; who took the event in sees to its end."""
         try:
             call = upstream.begin(body, pass_through=pass_through)
         except UnavailableError as error:
             return [ev.Failed(call_id, str(error))]
-        self._begun.append(_Call(call_id, call))
+        self._begun.append(_Call(call_id, call, relays=relay))
         return ()
 
     @property

@@ -12,6 +12,7 @@ from appliance.domain.errors import UnavailableError
 from appliance.engine.metrics import EngineMetrics
 from appliance.net.http import Headers, HttpResponse
 from appliance.net.http_client import HttpClient, PendingRequest
+from appliance.net.http_exchange import BodyWatch
 from appliance.wire import jwt
 
 
@@ -139,10 +140,13 @@ class UpstreamCall:
         self._seconds: float | None = None
         self._over = False
 
-    async def response(self) -> HttpResponse:
-        """The answer, whatever its status; raises UnavailableError, its text names the upstream and its URL."""
+    async def response(self, watch: BodyWatch | None = None) -> HttpResponse:
+        """The answer, whatever its status; raises UnavailableError, its text names the upstream and its URL.
+
+        ``watch`` sees a large body come.
+        """
         try:
-            response = await self._request.response()
+            response = await self._request.response(watch)
         except UnavailableError as error:
             self._over = True
             raise self.upstream.named(error) from error

@@ -20,11 +20,6 @@ class BodyBuffer:
             self._filled += len(part)
 
     @property
-    def filled(self) -> int:
-        """Bytes that have come."""
-        return self._filled
-
-    @property
     def room(self) -> memoryview:
         """Where the next bytes go; empty when all have come."""
         return self._view[self._filled :]
@@ -33,11 +28,16 @@ class BodyBuffer:
         """So many bytes were written into `room`."""
         self._filled += count
 
-    def part(self, begin: int) -> memoryview:
-        """What has come from byte ``begin`` on."""
-        return self._view[begin : self._filled]
+    @property
+    def size(self) -> int:
+        """Bytes that it will have."""
+        return self._size
+
+    def so_far(self) -> memoryview:
+        """What has come."""
+        return self._view[: self._filled]
 
     def take(self) -> bytes:
-        """The whole body; the buffer is done. All views of it must have been released."""
+        """The whole body; the buffer is done."""
         self._view.release()
         return self._store.getvalue()

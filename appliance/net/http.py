@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import msgspec
+
+if TYPE_CHECKING:
+    from appliance.net.early_answer import EarlyAnswer
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 """What callers may write for headers; names in any case."""
@@ -66,6 +70,7 @@ class HttpRequest(msgspec.Struct, frozen=True, dict=True):
 
     ``target`` is the request target as it came (origin form or absolute form). ``peer`` is the IP address
     of the other end, without port; an IPv4 address that came over an IPv6 socket is in dotted form.
+    ``early`` lets a handler begin its answer before all of it is there; None where no server is behind it.
     ``admitted`` says that the server's `OnHead` has seen this head and let it pass.
     ``keep_alive`` says whether the client will go on with this connection. ``upgrade`` says that it asks
     for a websocket, so that the handler may answer with `Upgrade`.
@@ -79,6 +84,7 @@ class HttpRequest(msgspec.Struct, frozen=True, dict=True):
     keep_alive: bool = True
     upgrade: bool = False
     admitted: bool = False
+    early: "EarlyAnswer | None" = None
 
     @property
     def path(self) -> str:

@@ -10,7 +10,7 @@ from appliance.net import http_encoding
 from appliance.net.connection_pool import ConnectionPool
 from appliance.net.errors import ConnectionBroken, TimedOut
 from appliance.net.http import HeaderItems, Headers, HttpResponse
-from appliance.net.http_exchange import ClientConnection
+from appliance.net.http_exchange import BodyWatch, ClientConnection
 from appliance.net.opening import open_stream, parse_url
 
 _MAX_HEADER_BYTES: Final = 64 * 1024
@@ -207,7 +207,17 @@ class PendingRequest:
     Who does not await `response` must `abandon` it: it holds a permit and a connection.
     """
 
-    __slots__ = ("_body", "_client", "_connection", "_deadline", "_head", "_method", "_permitted", "_timeout_s")
+    __slots__ = (
+        "_body",
+        "_client",
+        "_connection",
+        "_deadline",
+        "_head",
+        "_method",
+        "_permitted",
+        "_timeout_s",
+        "_watch",
+    )
 
     def __init__(self, client: HttpClient, method: str, head: bytes, body: bytes, timeout_s: float) -> None:
         self._client = client
@@ -218,6 +228,7 @@ class PendingRequest:
         self._deadline = trio.current_time() + timeout_s
         self._connection: ClientConnection | None = None
         self._permitted = False
+        self._watch: BodyWatch | None = None
 
     def try_begin(self) -> None:
         """Send on an idle connection, where there is one."""
@@ -225,8 +236,9 @@ class PendingRequest:
         if self._permitted:
             self._begin_on_idle()
 
-    async def response(self) -> HttpResponse:
-        """The answer; raises what `HttpClient.request` raises."""
+    async def response(self, watch: BodyWatch | None = None) -> HttpResponse:
+        """The answer; raises what `HttpClient.request` raises. ``watch`` sees a large body come (`BodyWatch`)."""
+        self._watch = watch
         with trio.CancelScope(deadline=self._deadline):
             try:
                 if not self._permitted:
@@ -267,7 +279,7 @@ class PendingRequest:
                 self._connection.begin(self._head, self._body)
 
     async def _finish(self, connection: ClientConnection) -> HttpResponse:
-        response = await connection.finish(self._method)
+        response = await connection.finish(self._method, self._watch)
         self._connection = None
         self._client.put_back(connection)
         return response

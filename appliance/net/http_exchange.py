@@ -1,10 +1,11 @@
 """One request and its answer on one connection."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 import trio
 
+from appliance.net.body_buffer import BodyBuffer
 from appliance.net.client_wire import wire_of
 from appliance.net.errors import BadResponse, ConnectionBroken
 from appliance.net.http import HttpResponse
@@ -13,6 +14,9 @@ from appliance.net.opening import Stream
 
 # Up to here head and body go out in one copy; larger bodies are not copied.
 _JOIN_BYTES: Final = 16384
+BodyWatch: TypeAlias = Callable[[int, BodyBuffer], None]
+"""(HTTP status, the body so far): told each time that more of a large body of known length has come."""
+
 _BROKEN: Final = (OSError, trio.BrokenResourceError)
 
 
@@ -53,16 +57,16 @@ class ClientConnection:
         except _BROKEN:
             self._broken, self._unsent = True, ()
 
-    async def finish(self, method: str) -> HttpResponse:
+    async def finish(self, method: str, watch: BodyWatch | None = None) -> HttpResponse:
         """Send the rest and receive the answer; ``reusable`` says afterwards whether to keep the connection.
 
-        Raises `ConnectionBroken` and `BadResponse`.
+        ``watch`` sees a large body come. Raises `ConnectionBroken` and `BadResponse`.
         """
         if self._unsent:
             await self._send_rest()
         parser = self._take_parser(method)
         try:
-            response = await self._receive(parser)
+            response = await self._receive(parser, watch)
             self.reusable = not self._broken and parser.keep_alive and await self._wire.is_drained()
         except ParseError as error:
             raise BadResponse(f"bad answer from {self._origin}: {error.text}") from None
@@ -93,7 +97,7 @@ class ClientConnection:
         except _BROKEN:
             self._broken = True
 
-    async def _receive(self, parser: ResponseParser) -> HttpResponse:
+    async def _receive(self, parser: ResponseParser, watch: BodyWatch | None) -> HttpResponse:
         anything_read = False
         while True:
             data = await self._wire.receive()
@@ -104,9 +108,9 @@ class ClientConnection:
                 raise self._hung_up(anything_read)
             anything_read = True
             if parser.has_large_body():
-                return await self._receive_body(parser)
+                return await self._receive_body(parser, watch)
 
-    async def _receive_body(self, parser: ResponseParser) -> HttpResponse:
+    async def _receive_body(self, parser: ResponseParser, watch: BodyWatch | None) -> HttpResponse:
         """The rest of a body whose length is known: into its place, past the parser."""
         body = parser.open_body()
         while room := body.room:
@@ -114,6 +118,8 @@ class ClientConnection:
             if not count:
                 raise self._hung_up(anything_read=True)
             body.advance(count)
+            if watch is not None:
+                watch(parser.status, body)
         return parser.close_body(body)
 
     def _hung_up(self, anything_read: bool) -> ConnectionBroken:

@@ -13,6 +13,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from appliance.net.body_budget import BodyBudget
 from appliance.net.body_buffer import BodyBuffer
+from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.net.message_parser import LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
 
@@ -52,12 +53,14 @@ class RequestParser(MessageParser[HttpRequestParser]):
         peer: str = "",
         on_head: OnHead | None = None,
         bodies: BodyBudget | None = None,
+        early: EarlyAnswer | None = None,
     ) -> None:
         super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
         self.rest = b""
         self._parser = HttpRequestParser(self)
         self._peer = peer
         self._on_head = on_head
+        self._early = early
         self._bodies = BodyBudget(max_body_bytes) if bodies is None else bodies
         self._pending_bytes = 0  # of the body that is coming in; what was taken out is its taker's to give back
         self._finished: list[HttpRequest] = []
@@ -94,6 +97,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
             self.release_body(request)
         self._finished = []
         self._on_head = None  # may refer to the session, which refers to us
+        self._early = None  # so does this
         super().close()
 
     def release_body(self, request: HttpRequest) -> None:
@@ -228,6 +232,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
                 self._keep_alive,
                 self._websocket,
                 admitted=self._on_head is not None,
+                early=self._early,
             )
         )
 
@@ -271,6 +276,11 @@ class ResponseParser(MessageParser[HttpResponseParser]):
             return []
         self._parse(data)
         return self._take()
+
+    @property
+    def status(self) -> int:
+        """Of the response whose head has come."""
+        return self._status
 
     def has_large_body(self) -> bool:
         """Whether a body of known length has begun, and what is to come of it is worth reading past the parser."""
