@@ -113,13 +113,16 @@ class ClientConnection:
     async def _receive_body(self, parser: ResponseParser, watch: BodyWatch | None) -> HttpResponse:
         """The rest of a body whose length is known: into its place, past the parser."""
         body = parser.open_body()
-        while room := body.room:
+        while True:
+            if watch is not None:
+                watch(parser.status, body)
+            room = body.room
+            if not room:
+                break
             count = await self._wire.receive_into(room)
             if not count:
                 raise self._hung_up(anything_read=True)
             body.advance(count)
-            if watch is not None:
-                watch(parser.status, body)
         return parser.close_body(body)
 
     def _hung_up(self, anything_read: bool) -> ConnectionBroken:
