@@ -12,8 +12,8 @@ from appliance.engine.events import JSON
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from tests.engine import messages as m
-from tests.engine.fakes import Behaviour, FakeUpstream, RecordingStream, answers
-from tests.engine.rig import EL_ID, SECRET, Rig, rig
+from tests.engine.fakes import Behaviour, FakeUpstream, RecordingStream, answers, gated, hangs
+from tests.engine.rig import EL_ID, SECRET, Rig, block_of, rig
 
 KIND = Headers({"content-type": JSON})
 LARGE = m.Block("large", padding=400_000)
@@ -121,6 +121,39 @@ async def test_a_block_that_a_builder_may_better_is_not_begun() -> None:
         answer = json.loads(await op_node.whole())
         assert answer["result"]["executionPayload"]["builtBy"] == "alpha's"
         gate.set()
+
+
+async def test_a_builder_that_joins_late_is_not_kept_waiting_by_an_el_that_hangs() -> None:
+    """When getPayload comes only the EL can be asked, but it need not be the EL that brings the block."""
+    gate, stream = trio.Event(), RecordingStream()
+    async with rig("alpha", stream=stream, timeout_s=30.0) as it:
+        alpha = it.builders["alpha"]
+        alpha.behaviours["engine_forkchoiceUpdatedV3"] = gated(gate, alpha.behaviours["engine_forkchoiceUpdatedV3"])
+        it.el.behaviours["engine_getPayloadV4"] = hangs
+        await it.order_build()
+        answers_to: list[bytes] = []
+
+        async def ask() -> None:
+            answers_to.append(await it.ask(m.get_payload(EL_ID, identifier="q")))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await it.el.wait_for("engine_getPayloadV4")
+                gate.set()
+        assert answers_to == [block_of("alpha").answer("q")]
+
+
+async def test_flashblocks_that_are_valid_already_are_answered_without_waiting_for_the_el() -> None:
+    stream = RecordingStream()
+    stream.assembled = block_of("alpha").assembled("alpha", validated=True)
+    async with rig("alpha", stream=stream, timeout_s=30.0) as it:
+        it.builders["alpha"].behaviours["engine_forkchoiceUpdatedV3"] = answers(m.error(-38003, "no"))
+        it.el.behaviours["engine_getPayloadV4"] = hangs
+        await it.order_build()
+        with trio.fail_after(10):
+            answer = json.loads(await it.ask(m.get_payload(EL_ID, identifier="q")))
+        assert answer["result"]["executionPayload"]["blockHash"] == block_of("alpha").hash
 
 
 async def test_an_el_that_breaks_off_in_the_middle_leaves_op_node_without_an_answer_and_is_asked_again() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from appliance.net.body_buffer import BodyBuffer
 from appliance.net.errors import ConnectionBroken, TimedOut
 from appliance.net.http_client import HttpClient
 from appliance.net.http_parser import LARGE_BODY_BYTES
@@ -53,8 +52,8 @@ async def test_an_answer_may_be_split_anywhere(cut: int) -> None:
 async def test_who_watches_sees_it_grow_to_the_whole_body() -> None:
     seen: list[tuple[int, int, bytes]] = []
 
-    def watch(status: int, body: BodyBuffer) -> None:
-        seen.append((status, body.size, bytes(body.so_far())))
+    def watch(status: int, size: int, so_far: memoryview) -> None:
+        seen.append((status, size, bytes(so_far)))
 
     async def script(conversation: Conversation) -> None:
         await conversation.request()
