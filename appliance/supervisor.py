@@ -36,7 +36,7 @@ from appliance.engine.mode_switch import ModeSwitch
 from appliance.engine.no_flashblocks import NoFlashblocks
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.service import Engine, EngineSettings
-from appliance.engine.upstream import Upstream
+from appliance.engine.upstream import MAX_ANSWER_BYTES, MAX_BUILDER_ANSWER_BYTES, Upstream
 from appliance.engine.validation import BlockValidator, NoValidator
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.service import Fanout, FanoutSettings
@@ -291,17 +291,25 @@ class Appliance:
 
 
 async def _connect(
-    stack: AsyncExitStack, name: str, upstream: UpstreamConfig, secret: bytes, metrics: EngineMetrics
+    stack: AsyncExitStack,
+    name: str,
+    upstream: UpstreamConfig,
+    secret: bytes,
+    metrics: EngineMetrics,
+    *,
+    max_answer_bytes: int = MAX_ANSWER_BYTES,
 ) -> Upstream:
     timeout_s = upstream.timeout_ms / 1000
-    return await stack.enter_async_context(Upstream(name, upstream.url, secret, metrics, timeout_s=timeout_s))
+    opened = Upstream(name, upstream.url, secret, metrics, timeout_s=timeout_s, max_answer_bytes=max_answer_bytes)
+    return await stack.enter_async_context(opened)
 
 
 async def _connect_builders(
     stack: AsyncExitStack, config: EngineConfig, secrets: Secrets, metrics: EngineMetrics
 ) -> tuple[Upstream, ...]:
+    connect = partial(_connect, stack, metrics=metrics, max_answer_bytes=MAX_BUILDER_ANSWER_BYTES)
     pairs = zip(config.builders, secrets.builders, strict=True)
-    return tuple([await _connect(stack, builder.name, builder, secret, metrics) for builder, secret in pairs])
+    return tuple([await connect(builder.name, builder, secret) for builder, secret in pairs])
 
 
 def _listen_address(config: Config, plane: str) -> str | None:

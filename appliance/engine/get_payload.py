@@ -43,7 +43,7 @@ from appliance.engine.events import (
 )
 from appliance.engine.explanation import explain
 from appliance.engine.offers import Block, Offer, Standing, facts_of
-from appliance.engine.outcomes import Outcome, apology, body_of
+from appliance.engine.outcomes import Outcome, apology, body_of, builders_block
 from appliance.engine.policies import Policy
 from appliance.engine.reputation import good_words, late_word, rejection
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
@@ -201,7 +201,7 @@ class PayloadChoice:
             return [*word, *_came_late(builder, outcome, record, now)]
         selection.offers[builder].arrived_at = now
         try:
-            payload = decode_payload(body_of(outcome), record.version)
+            payload = builders_block(outcome, record.version)
         except (UnavailableError, RemoteError) as error:
             selection.lose(builder, str(error))
             commands = [*_lost(builder, "failed", str(error)), Produced(builder, ok=False, reason=str(error))]
@@ -383,7 +383,7 @@ def _late(selection: Selection) -> Iterator[Command]:
 
 def _came_late(upstream: str, outcome: Outcome, record: BuildRecord, now: float) -> list[Command]:
     try:
-        facts = facts_of(decode_payload(body_of(outcome), record.version))
+        facts = facts_of(builders_block(outcome, record.version))
     except (UnavailableError, RemoteError):
         return []
     return [BlockCameLate(record.build_id, upstream, facts, now - record.asked_at)]

@@ -32,6 +32,11 @@ MIRRORED_METHODS: Final = frozenset(
 NEW_PAYLOAD_VERSIONS: Final = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4}
 """getPayload version -> the newPayload version that takes its block. Other versions go to the EL alone."""
 
+_SHOWN_CHARACTERS: Final = 300
+_MAX_SMALL_ANSWER_BYTES: Final = (
+    4 * 1024 * 1024
+)  # of all answers but getPayload's; the hashes of a large block are 1 MB
+
 _ENGINE_METHOD: Final = re.compile(r"engine_(forkchoiceUpdated|getPayload|newPayload)V([1-9][0-9]?)")
 _QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,16}")  # what we look at fits 64 bits
 _VALUE: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
@@ -317,13 +322,18 @@ def decode_forkchoice(body: bytes) -> ForkchoiceResult:
     _, result = read_answer(_forkchoice_decoder, body, "forkchoiceUpdated")
     status = decode_part(_status_decoder, result.payload_status, "payloadStatus")
     payload_id = _payload_id(result.payload_id) if result.payload_id is not None else None
-    return ForkchoiceResult(status.status, payload_id, status.validation_error, bytes(result.payload_status))
+    return ForkchoiceResult(status.status, payload_id, _shown(status.validation_error), bytes(result.payload_status))
 
 
 def decode_verdict(body: bytes) -> Verdict:
     """The answer to newPayload; raises DecodeError (an unknown status too), or RefusedError."""
     _, result = read_answer(_verdict_decoder, body, "newPayload")
-    return Verdict(result.status, result.validation_error)
+    return Verdict(result.status, _shown(result.validation_error))
+
+
+def _shown(text: str | None) -> str | None:
+    """Words of the other side that are logged and kept: it may have sent megabytes of them."""
+    return text and text[:_SHOWN_CHARACTERS]
 
 
 def decode_payload(body: bytes, version: int) -> BuiltPayload:
@@ -405,6 +415,8 @@ def _block_value(text: str | None) -> int | None:
 
 def read_answer(decoder: msgspec.json.Decoder[Answer[Result]], body: bytes, what: str) -> tuple[bytes, Result]:
     """(id, result) of an answer to ``what``; raises DecodeError, or RefusedError."""
+    if len(body) > _MAX_SMALL_ANSWER_BYTES:
+        raise DecodeError(f"{what} answer: {len(body)} bytes")
     try:
         answer = decoder.decode(body)
     except MALFORMED as error:
