@@ -15,6 +15,7 @@ import msgspec
 
 from appliance.domain.errors import DecodeError, RemoteError
 from appliance.domain.payloads import PayloadId, PayloadStatus
+from appliance.wire.extra_data import FeeRules, fee_rules
 from appliance.wire.jsonrpc import MALFORMED, NULL_ID, Request, RpcError
 
 MIRRORED_METHODS: Final = frozenset(
@@ -47,6 +48,8 @@ class RefusedError(RemoteError):
     """The other side answered with a JSON-RPC error; the text holds its code and message."""
 
 
+_NO_RULES: Final = FeeRules()
+
 # --- requests -----------------------------------------------------------------------------------------
 
 
@@ -65,6 +68,7 @@ class Attributes:
     prev_randao: str | None = None
     gas_limit: int | None = None
     withdrawals: tuple[bytes, ...] | None = None
+    fees: FeeRules = _NO_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ class _Attributes(msgspec.Struct, rename="camel"):
     prev_randao: str | None = None
     gas_limit: str | None = None
     withdrawals: list[msgspec.Raw] | None = None
+    eip1559_params: msgspec.Raw = msgspec.field(default=msgspec.Raw(NULL_ID), name="eip1559Params")
+    min_base_fee: msgspec.Raw = msgspec.Raw(NULL_ID)
 
 
 class _Named(msgspec.Struct, rename="camel"):
@@ -187,6 +193,7 @@ def _checked(attributes: _Attributes) -> Attributes:
         prev_randao=attributes.prev_randao,
         gas_limit=_optional_quantity("gasLimit", attributes.gas_limit),
         withdrawals=None if attributes.withdrawals is None else _parts(attributes.withdrawals),
+        fees=fee_rules(attributes.eip1559_params, attributes.min_base_fee),
     )
 
 
@@ -249,6 +256,7 @@ class BuiltPayload:
     withdrawals: tuple[bytes, ...] | None
     block_value: int | None = None
     names_beacon_root: bool = True
+    extra_data: str | None = None
 
 
 Result = TypeVar("Result")
@@ -294,6 +302,7 @@ class _Payload(msgspec.Struct, rename="camel"):
     prev_randao: str | None = None
     gas_limit: str | None = None
     withdrawals: list[msgspec.Raw] | None = None
+    extra_data: str | None = None
 
 
 class _Envelope(msgspec.Struct, rename="camel"):
@@ -405,6 +414,7 @@ def _built(
         gas_limit=_optional_quantity("gasLimit", payload.gas_limit),
         withdrawals=None if payload.withdrawals is None else _parts(payload.withdrawals),
         block_value=value,
+        extra_data=payload.extra_data,
     )
 
 
