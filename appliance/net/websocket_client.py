@@ -8,6 +8,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Final, NoReturn, Self, cast
 
 import trio
@@ -16,6 +17,7 @@ import trio_websocket
 from appliance.domain.errors import UnavailableError
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
 from appliance.net.opening import Endpoint, Stream, close_hard, open_stream, parse_url
+from appliance.net.websocket_frames import BadStart, FrameGate
 
 Message = tuple[bytes, bool]
 """The payload, and whether it came in a binary frame. A text message is its UTF-8 bytes, as it came."""
@@ -28,6 +30,9 @@ _RECEIVE_BYTES: Final = 65536
 _CLOSE_TIMEOUT_S: Final = 0.5
 _REASON_BYTES: Final = 500
 
+FRAME_BURST_S: Final = 3.0
+"""For so many seconds a server may have been held up, and then send all at once."""
+
 
 @asynccontextmanager
 async def messages(
@@ -37,12 +42,14 @@ async def messages(
     pong_timeout_s: float,
     connect_timeout_s: float,
     max_message_bytes: int,
+    max_frames_per_s: float = inf,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncGenerator["Inbox", None]:
     """Connect to ``url`` (ws or wss) and give an async iterator of `Message`.
 
     Every ``ping_interval_s`` a ping goes out; no pong within ``pong_timeout_s`` ends the connection, and so does
-    a message over ``max_message_bytes``. ``connect_timeout_s`` covers name, TCP, TLS and the websocket handshake.
+    a message over ``max_message_bytes``. More frames than ``max_frames_per_s`` for long end it too: `FRAME_BURST_S`
+    seconds' worth may come at once. ``connect_timeout_s`` covers name, TCP, TLS and the websocket handshake.
 
     Entering raises `ConnectFailed`; the iterator raises `ConnectionBroken` or `BadResponse` when the
     connection ends, however it ends, after the messages that had come. What the body raises passes unchanged.
@@ -50,7 +57,8 @@ async def messages(
     endpoint = parse_url(url, "ws", "wss")
     if endpoint.secure and ssl_context is None:
         ssl_context = ssl.create_default_context()
-    link = _Link(endpoint, ping_interval_s, pong_timeout_s, Inbox(max(_INBOX_BYTES, 2 * max_message_bytes)))
+    inbox = Inbox(max(_INBOX_BYTES, 2 * max_message_bytes))
+    link = _Link(endpoint, ping_interval_s, pong_timeout_s, max_frames_per_s, inbox)
     tls = ssl_context if endpoint.secure else None
     try:
         async with trio.open_nursery() as nursery:
@@ -110,8 +118,16 @@ class Inbox:
 class _Link:
     """One connection: opens it, pings, moves messages into the inbox, and says in our terms why it ended."""
 
-    def __init__(self, endpoint: Endpoint, ping_interval_s: float, pong_timeout_s: float, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        ping_interval_s: float,
+        pong_timeout_s: float,
+        max_frames_per_s: float,
+        inbox: Inbox,
+    ) -> None:
         self.inbox = inbox
+        self._max_frames_per_s = max_frames_per_s
         self._endpoint = endpoint
         self._ping_interval_s = ping_interval_s
         self._pong_timeout_s = pong_timeout_s
@@ -148,9 +164,9 @@ class _Link:
     async def _run_on(
         self, stream: Stream, deadline: float, max_message_bytes: int, task_status: trio.TaskStatus[None]
     ) -> None:
+        guarded = _GuardedStream(stream, self._endpoint.origin, self._pong_timeout_s, self._max_frames_per_s)
         try:
             async with trio.open_nursery() as nursery:
-                guarded = _GuardedStream(stream, self._endpoint.origin, self._pong_timeout_s)
                 connection = await self._shake_hands(nursery, guarded, deadline, max_message_bytes)
                 guarded.opened = True
                 self._connection = connection
@@ -159,7 +175,7 @@ class _Link:
                 await self._fetch_for_ever(connection)
         except Exception as error:
             # The boundary of one connection: whatever the library makes of the peer's bytes ends only this.
-            raise self._in_our_terms(error) from error
+            raise (guarded.too_many or self._in_our_terms(error)) from error
 
     async def _shake_hands(
         self, nursery: trio.Nursery, stream: "_GuardedStream", deadline: float, max_message_bytes: int
@@ -219,15 +235,53 @@ class _Link:
 
 
 class _GuardedStream(trio.abc.Stream):
-    """What trio-websocket leaves out: an end during the handshake is an error, and sending has a deadline."""
+    """What trio-websocket leaves out: an end during the handshake is an error, sending has a deadline, and what was
+    read is handled a few frames at a time, and not more of them than the server may send."""
 
-    def __init__(self, stream: Stream, origin: str, send_timeout_s: float) -> None:
+    def __init__(self, stream: Stream, origin: str, send_timeout_s: float, max_frames_per_s: float) -> None:
         self.opened = False
         self._stream = stream
         self._origin = origin
         self._send_timeout_s = send_timeout_s
+        self._gate = FrameGate()
+        self._max_frames_per_s = max_frames_per_s
+        self._spent, self._spent_at = 0.0, -inf
+        self.too_many: ConnectionBroken | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        part = self._next_part()
+        if part:
+            await trio.lowlevel.checkpoint()
+            return part
+        while not part:
+            data = await self._receive(max_bytes)
+            if not data:
+                return data
+            self._gate.put(data)
+            part = self._next_part()
+        return part
+
+    def _next_part(self) -> bytes:
+        frames = self._gate.frames
+        try:
+            part = self._gate.take()
+        except BadStart as error:
+            raise ConnectFailed(f"no websocket at {self._origin}: {error}") from None
+        if self._gate.frames > frames:
+            self._spend(self._gate.frames - frames, trio.current_time())
+        return part
+
+    def _spend(self, frames: int, now: float) -> None:
+        """A bucket that empties by the second."""
+        self._spent = max(0.0, self._spent - (now - self._spent_at) * self._max_frames_per_s) + frames
+        self._spent_at = now
+        if self._spent > self._max_frames_per_s * FRAME_BURST_S:
+            self.too_many = ConnectionBroken(
+                f"{self._origin} sends more than {self._max_frames_per_s:g} frames a second"
+            )
+            raise self.too_many
+
+    async def _receive(self, max_bytes: int | None) -> bytes | bytearray:
         try:
             data = await self._stream.receive_some(max_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
