@@ -26,7 +26,7 @@ from appliance import __version__
 from appliance.admin.app import AdminSources, EngineSources
 from appliance.config.model import Config, EngineConfig, FanoutConfig, UpstreamConfig
 from appliance.domain.errors import ApplianceError
-from appliance.domain.health import Health, HealthFact
+from appliance.domain.health import STREAM, Health, HealthFact
 from appliance.domain.modes import ExecutionMode
 from appliance.engine.builder_listen import BuilderListen
 from appliance.engine.debug_api import DebugApi
@@ -138,12 +138,14 @@ class Appliance:
         }
 
     def health(self) -> tuple[Health, list[HealthFact]]:
-        """The engine's health, worsened by a plane that is down."""
+        """The engine's health, worsened by a plane that is down or a flashblock stream that is silent."""
         health, facts = Health.OK, []
         if self._engine is not None:
             health, facts = self._engine.health(), self._engine.facts()
         elif self._builder_listen is not None:
             health, facts = self._builder_listen.health(), self._builder_listen.facts()
+        if any(fact.name == STREAM and not fact.healthy for fact in facts):
+            health = max(health, Health.PARTIAL)
         for name, plane in self._planes.items():
             if plane.state is not PlaneState.RUNNING:
                 health = max(health, Health.PARTIAL)

@@ -120,6 +120,11 @@ class Ingest:
         state = "connected" if self._scope else "not connected"
         return f"<Ingest {self._source.name} {self._source.url} {state}>"
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the builder's websocket is open."""
+        return self._scope is not None
+
     async def run(self) -> None:
         """Serve until cancelled."""
         self._status.set(0)

@@ -16,6 +16,7 @@ import trio
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import EquivocationError, LogError, RemoteError, UnavailableError
 from appliance.domain.flashblocks import Entry, Flashblock
+from appliance.domain.health import HealthFact
 from appliance.domain.payloads import BuildId, PayloadId, PayloadState, PayloadStatus
 from appliance.flashblocks.commands import (
     Append,
@@ -23,6 +24,7 @@ from appliance.flashblocks.commands import (
     Dropped,
     Evidence,
     Fate,
+    Fenced,
     LogCommand,
     Paused,
     Reason,
@@ -34,6 +36,7 @@ from appliance.flashblocks.ingest import DATA_TIMEOUT_S, BuilderSource, Ingest
 from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.ports import BlockValidator, Build, Connect, FlashblockSink
 from appliance.flashblocks.sequence import FlashblockSequence
+from appliance.flashblocks.stream_health import MIN_BUILDING_S, StreamHealth
 from appliance.flashblocks.unfinished import MAX_UNFINISHED, Unfinished
 from appliance.net.websocket_client import messages
 from appliance.telemetry.logging import get_logger
@@ -57,6 +60,7 @@ class FlashblockSettings:
     pong_timeout_s: float = 1.5
     connect_timeout_s: float = 5.0
     data_timeout_s: float = DATA_TIMEOUT_S
+    min_building_s: float = MIN_BUILDING_S
 
 
 class FlashblockService:
@@ -84,6 +88,8 @@ class FlashblockService:
         self._metrics = metrics
         self._clock = clock
         self._execution = settings.execution
+        self._health = StreamHealth([source.name for source in sources], settings.min_building_s)
+        metrics.stream_healthy.set(1)
         connect = connect or _connector(settings, tls=_tls_for(sources))
         self._ingests = {
             source.name: Ingest(
@@ -187,6 +193,12 @@ class FlashblockService:
         self._sequence.head_changed(block_hash, block_number)
         self._carry_out()
 
+    def health(self) -> HealthFact:
+        """Whether subscribers are shown flashblocks of the blocks that are built here."""
+        fact = self._health.fact(self._connected(), self._clock())
+        self._metrics.stream_healthy.set(fact.healthy)
+        return fact
+
     # What the builders send.
 
     def flashblock_received(self, builder: str, flashblock: Flashblock) -> None:
@@ -221,6 +233,19 @@ class FlashblockService:
             case Fate():
                 self._metrics.count_fate(command)
                 _log_fate(command)
+            case Fenced():
+                self._fenced(command)
+
+    def _fenced(self, build: Fenced) -> None:
+        if self._health.fenced(build, self._connected(), self._clock()):
+            fact = self.health()
+            if fact.healthy:
+                log.info("flashblock stream is healthy again", reason=fact.reason)
+            else:
+                log.warning("flashblock stream is unhealthy", reason=fact.reason)
+
+    def _connected(self) -> int:
+        return sum(ingest.is_connected for ingest in self._ingests.values())
 
     async def _feed_log(self) -> None:
         while True:

@@ -12,7 +12,10 @@ import trio
 
 from appliance.devnet import execution_client
 from appliance.devnet.node import SlotReport
-from appliance.domain.health import Health
+from appliance.domain.health import STREAM, Health, HealthFact
+from appliance.flashblocks import service
+from appliance.flashblocks.stream_health import StreamHealth
+from appliance.net.http_client import HttpClient
 from tests.support.failure_table import leader
 
 SEED = 3
@@ -68,6 +71,32 @@ async def test_builder_makes_bad_empty_blocks(nursery: trio.Nursery, tmp_path: P
     assert [report for report in reports if report.transactions <= 1] == []
     assert set(sources(reports)) >= {"alpha", "beta"}
     assert host.healths == [Health.OK], "an empty block is no fault"
+
+
+async def test_the_builders_streams_fail(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builders' blocks go on, op-conductor sees 200, and the fact says that subscribers see nothing."""
+    monkeypatch.setattr(service, "StreamHealth", lambda names, _seconds: StreamHealth(names, min_building_s=0.0))
+    facts: list[HealthFact] = []
+    async with leader(nursery, tmp_path, "alpha", "beta") as host, trio.open_nursery() as watching:
+
+        async def watch() -> None:
+            while True:
+                (found,) = [fact for fact in host.appliance.health()[1] if fact.name == STREAM]
+                if not facts or facts[-1].healthy is not found.healthy:
+                    facts.append(found)
+                    async with HttpClient(f"http://{host.appliance.listening['engine']}") as client:
+                        assert (await client.request("GET", "/healthz", timeout_s=5)).status == 200
+                await trio.sleep(0.02)
+
+        watching.start_soon(watch)
+        reports = await host.run_slots(host.fault(random.Random(SEED), "builder-mute", seconds=3))
+        watching.cancel_scope.cancel()
+    assert sources(reports).count("el") <= 2, sources(reports)
+    assert [fact.healthy for fact in facts] == [True, False, True]
+    assert facts[1].reason == "none of the last block was shown: no flashblock came"
+    assert host.healths == [Health.OK, Health.PARTIAL, Health.OK], "the admin port's, which operators watch"
 
 
 @pytest.mark.parametrize("fault", ["el-slow", "el-syncing"])
