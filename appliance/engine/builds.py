@@ -50,7 +50,8 @@ class BuildRecord:
     answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
     (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
     was no block that we can read: it is passed on when there is nothing better. ``chosen_builder`` is None for
-    the EL's own. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
+    the EL's own, and ``chosen_completed`` says that the EL has filled in
+    its state root. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
     """
 
     build: Build
@@ -72,6 +73,7 @@ class BuildRecord:
     last_word: bytes = b""
     chosen: Block | None = None
     chosen_builder: str | None = None
+    chosen_completed: bool = False
     barred: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -113,10 +115,15 @@ class BuildBook:
         order = BuildOrder.asked(call.head, attributes)
         streamed = mode is ExecutionMode.ENABLED
         record = BuildRecord(build, order, call.params, mode, streamed)
+        if len(self._records) == MAX_BUILDS:
+            self._forget(self._oldest())
         self._records[record.build_id] = record
-        if len(self._records) > MAX_BUILDS:
-            self._forget(self._records.popitem(last=False)[1])
         return record
+
+    def _oldest(self) -> BuildRecord:
+        """The oldest, but for those whose getPayload waits: it would wait past its deadline, which goes by number."""
+        idle = (each for each in self._records.values() if each.phase not in {Phase.SEALING, Phase.CHOOSING})
+        return next(idle, next(iter(self._records.values())))
 
     def newest(self) -> BuildRecord | None:
         """The build that was started last."""
@@ -151,6 +158,7 @@ class BuildBook:
         return self._numbers.get(block_hash)
 
     def _forget(self, record: BuildRecord) -> None:
+        del self._records[record.build_id]
         for payload_id in [key for key, value in self._by_payload_id.items() if value is record]:
             del self._by_payload_id[payload_id]
 

@@ -183,6 +183,7 @@ class Executor:
                 | ev.Decided()
                 | ev.BlockCameLate()
                 | ev.OrderTurnedAway()
+                | ev.HeadTurnedAway()
             ):
                 self._observer.observe(command)
             case ev.Produced():

@@ -45,7 +45,7 @@ from appliance.engine.explanation import explain
 from appliance.engine.offers import Block, Offer, Standing, facts_of
 from appliance.engine.outcomes import Outcome, apology, body_of, builders_block
 from appliance.engine.policies import Policy
-from appliance.engine.reputation import good_words, late_word, rejection
+from appliance.engine.reputation import after_all, good_words, late_word, rejection
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
 from appliance.wire.engine import (
     BuiltPayload,
@@ -154,7 +154,7 @@ class PayloadChoice:
         if builder is None:
             return _lost(EL, "invalid", reason)
         record.barred[builder] = reason
-        return _lost(builder, "invalid", reason)
+        return [*_lost(builder, "invalid", reason), *after_all(builder, reason, completed=record.chosen_completed)]
 
     def on_deadline(self, record: BuildRecord, now: float) -> list[Command]:
         """What has come by now has to do."""
@@ -306,6 +306,7 @@ class PayloadChoice:
     def _return_block(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
         block = offer.taken()
         record.phase, record.chosen, record.chosen_builder = Phase.ANSWERED, block, offer.builder
+        record.chosen_completed = offer.completed
         commands: list[Command] = [
             Reply(asker.ticket, _answer(record, block, asker.identifier)) for asker in record.askers
         ]

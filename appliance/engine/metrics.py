@@ -36,6 +36,7 @@ class EngineMetrics:
     copies_failed: Counter
     settings_replayed: Counter
     orders_turned_away: Counter
+    heads_turned_away: Counter
     get_payload_seconds: Histogram
     execution_mode: Gauge
     dry_run_choices: Counter
@@ -71,6 +72,7 @@ class EngineMetrics:
             copies_failed=counter("copies_failed", "Background requests without an answer", "builder"),
             settings_replayed=counter("settings_replayed", "Miner settings said again to a builder", "builder"),
             orders_turned_away=counter("orders_turned_away", "Orders to build beside another one on the same parent"),
+            heads_turned_away=counter("heads_turned_away", "Heads below the parent of a build, told to no builder"),
             get_payload_seconds=seconds("get_payload", "Time until getPayload was answered"),
             execution_mode=Gauge(
                 "rollup_boost_execution_mode",

@@ -8,6 +8,7 @@ from appliance.engine.events import (
     BuilderAbsent,
     CandidateLost,
     Decided,
+    HeadTurnedAway,
     Observation,
     OrderTurnedAway,
     Produced,
@@ -44,6 +45,9 @@ class Observer:
             case OrderTurnedAway(parent_hash, reason):
                 self._metrics.orders_turned_away.inc()
                 log.warning("order to build turned away", parent_hash=parent_hash, reason=reason)
+            case HeadTurnedAway(head, reason):
+                self._metrics.heads_turned_away.inc()
+                log.info("forkchoice turned away", head=head, reason=reason)
             case Decided(decision):
                 self._decided(decision)
             case BlockCameLate(_, source, facts):

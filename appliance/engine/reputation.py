@@ -7,8 +7,11 @@
     its answer comes when all is over: a block, in time                a good word
                                        a block, after the deadline     a bad word, unless it was told already
                                        an error or none                a bad word, unless it was told already
+    its block was returned as VALID, and the EL calls it INVALID       two bad words: one takes back the good one
+      after all, at op-node's newPayload
+      but the EL has filled in its state root                          none: it is the EL's own work
 
-So each build brings one word about each builder.
+So each build brings one word about each builder, or one on balance.
 """
 
 from typing import Final
@@ -42,6 +45,14 @@ def rejection(offer: Offer) -> list[Command]:
         CandidateLost(offer.source, "invalid", offer.reason),
         Produced(offer.builder, ok=False, reason=offer.reason),
     ]
+
+
+def after_all(builder: str, reason: str, *, completed: bool) -> list[Command]:
+    """A builder's block that was returned is INVALID: without these its good words alone would keep it well."""
+    if completed:
+        return []
+    bad = Produced(builder, ok=False, reason=f"INVALID after all: {reason}")
+    return [bad, bad]
 
 
 def late_word(upstream: str, outcome: Outcome, *, in_time: bool = True, told: bool = False) -> list[Command]:

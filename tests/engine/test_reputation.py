@@ -4,6 +4,8 @@ import pytest
 
 from appliance.engine import events as ev
 from appliance.engine.events import EL
+from appliance.engine.health import HealthMachine
+from appliance.engine.reputation import after_all
 from tests.engine import messages as m
 from tests.engine.playbook import Playbook
 from tests.engine.test_get_payload import ALPHA, BETA, LOCAL, building
@@ -32,6 +34,35 @@ def test_a_block_that_the_el_calls_invalid_is_one_bad_word_and_no_good_one() -> 
     play.judge(m.verdict("INVALID"))
     play.answer(EL, LOCAL.answer())
     assert words(play) == [("alpha", False)]
+
+
+def test_a_block_that_is_invalid_after_all_is_a_bad_word_on_balance() -> None:
+    play = building(("alpha",))
+    play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    assert words(play) == [("alpha", True)]
+    play.ask(m.new_payload(ALPHA))
+    play.answer(EL, m.verdict("INVALID", "bad root"))
+    assert words(play)[1:] == [("alpha", False), ("alpha", False)]
+    assert play.all_of(ev.Produced)[-1].reason == "INVALID after all: l2 said INVALID to op-node: bad root"
+
+
+def test_a_builder_whose_blocks_are_invalid_after_all_falls_ill() -> None:
+    """Its good words, slot after slot, would have kept it well for ever."""
+    machine = HealthMachine(["alpha"], 10.0)
+    for now in range(2):
+        assert not machine.unhealthy()
+        machine.produced("alpha", ok=True, reason="", now=now)
+        for word in after_all("alpha", "bad root", completed=False):
+            assert isinstance(word, ev.Produced)
+            machine.produced(word.upstream, ok=word.ok, reason=word.reason, now=now)
+    assert machine.unhealthy() == {"alpha"}
+
+
+def test_what_the_el_filled_in_itself_is_not_held_against_the_builder() -> None:
+    assert after_all("alpha", "bad root", completed=True) == []
 
 
 @pytest.mark.parametrize("status", ["SYNCING", "ACCEPTED"])
