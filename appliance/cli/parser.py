@@ -117,6 +117,7 @@ def _add_mode(commands: "_Commands[_Parser]") -> None:
 def _add_status(commands: "_Commands[_Parser]") -> None:
     parser = _add_command(commands, "status", "show what a running appliance does", "status", "status")
     _add_admin(parser)
+    parser.add_argument("--all", action="store_true", help="every number of every plane")
     parser.add_argument("--json", action="store_true", help="print the JSON as it came")
     parser.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
 

@@ -370,7 +370,7 @@ def _unfinished(entry: Entry) -> Unfinished:
 
 def _log_fate(note: Fate) -> None:
     if note.state is PayloadState.LANDED:
-        log.debug("payload landed", payload_id=note.payload_id, number=note.block_number)
+        log.info("payload landed", payload_id=note.payload_id, number=note.block_number)
     else:
         log.warning("payload dropped", payload_id=note.payload_id, number=note.block_number)
 
