@@ -7,6 +7,7 @@ that each slot had its block in time, whoever made it.
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -71,6 +72,36 @@ async def test_builder_makes_bad_empty_blocks(nursery: trio.Nursery, tmp_path: P
     assert [report for report in reports if report.transactions <= 1] == []
     assert set(sources(reports)) >= {"alpha", "beta"}
     assert host.healths == [Health.OK], "an empty block is no fault"
+
+
+async def test_builder_makes_bad_empty_blocks_and_the_switch_turns_builders_off(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """Under the policy that believes builders: from the throw on no empty block, and builders again after the next."""
+    rng, thrown_at = random.Random(SEED), list[int]()
+    async with leader(nursery, tmp_path, "alpha", "beta") as host:
+
+        async def throw() -> None:
+            host.devnet.set_fault("builder-empty")
+            for mode in ("disabled", "enabled"):
+                await trio.sleep(rng.uniform(2.0, 3.0))
+                if mode == "enabled":
+                    host.devnet.set_fault("builder-empty", on=False)
+                async with HttpClient(f"http://{host.appliance.listening['admin']}") as client:
+                    body = msgspec.json.encode({"execution_mode": mode})
+                    assert (await client.request("PUT", "/api/v1/mode", body=body, timeout_s=5)).status == 200
+                thrown_at.append(host.node.head_number)
+
+        reports = await host.run_slots(throw)
+    off, on = thrown_at
+    bad = [report.number for report in reports if report.transactions <= 1]
+    assert bad, "the builders' blocks were believed"
+    assert max(bad) <= off + 1, "the slot that was being answered, and none after it"
+    while_off = [report.source for report in reports if off + 1 < report.number <= on]
+    assert while_off == ["el"] * len(while_off)
+    assert len(while_off) >= 5
+    assert sources(reports)[-3:] == ["alpha"] * 3
+    assert Health.UNAVAILABLE not in host.healths
 
 
 async def test_the_builders_streams_fail(
