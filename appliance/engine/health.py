@@ -114,7 +114,7 @@ class HealthMachine:
         if age_s > self._max_age_s:
             return False, f"latest block is {age_s:.0f} s old, more than {self._max_age_s:.0f} s"
         if age_s >= -self._max_age_s:
-            return True, f"latest block is {age_s:.0f} s old"
+            return True, f"latest block is {max(age_s, 0.0):.0f} s old"
         text = f"latest block is {-age_s:.0f} s ahead of our clock"
         if still_s <= self._max_age_s:
             return True, text

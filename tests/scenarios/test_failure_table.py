@@ -126,7 +126,7 @@ async def test_the_builders_streams_fail(
         watching.cancel_scope.cancel()
     assert sources(reports).count("el") <= 2, sources(reports)
     assert [fact.healthy for fact in facts] == [True, False, True]
-    assert facts[1].reason == "none of the last block was shown: no flashblock came"
+    assert facts[1].reason == "of the last block that builders built nothing was shown: no flashblock came"
     assert host.healths == [Health.OK, Health.PARTIAL, Health.OK], "the admin port's, which operators watch"
 
 
