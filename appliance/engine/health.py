@@ -165,6 +165,10 @@ class HealthMachine:
         """The builders that are ill; those not known yet are not."""
         return frozenset(name for name, each in self._builders.items() if each.ill)
 
+    def reason(self, builder: str) -> str:
+        """Why a builder is well or ill, also while builders are switched off."""
+        return self._builders[builder].reason
+
     def facts(self) -> list[HealthFact]:
         """Each upstream with its reason, the EL first; without builders that are switched off."""
         used = self._builders.items() if self._use_builders else ()

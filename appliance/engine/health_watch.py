@@ -126,11 +126,10 @@ class HealthWatch:
 
     def _log_builders(self, unhealthy: frozenset[str]) -> None:
         before = self._told[1] if self._told else frozenset()
-        reasons = {fact.name: fact.reason for fact in self._machine.facts()}
         for name in sorted(unhealthy - before):
-            log.warning("builder is unhealthy", builder=name, reason=reasons[name])
+            log.warning("builder is unhealthy", builder=name, reason=self._machine.reason(name))
         for name in sorted(before - unhealthy):
-            log.info("builder is healthy again", builder=name, reason=reasons[name])
+            log.info("builder is healthy again", builder=name, reason=self._machine.reason(name))
 
 
 async def _latest_block(upstream: Upstream) -> LatestBlock:
