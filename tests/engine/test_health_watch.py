@@ -11,6 +11,7 @@ from appliance.engine.service import EngineSettings
 from tests.engine import messages as m
 from tests.engine.fakes import answers
 from tests.engine.rig import EL_ID, SECRET, rig
+from tests.support.eventually import eventually
 
 
 async def test_a_builder_that_falls_ill_while_builders_are_switched_off_ends_nothing() -> None:
@@ -21,10 +22,8 @@ async def test_a_builder_that_falls_ill_while_builders_are_switched_off_ends_not
         host.engine._set_mode(ExecutionMode.DISABLED)
         with structlog.testing.capture_logs() as lines, trio.fail_after(10):
             host.builders["alpha"].behaviours["eth_getBlockByNumber"] = answers(m.error())
-            while "builder is unhealthy" not in [line["event"] for line in lines]:
-                await trio.sleep(0.01)
+            await eventually(lambda: "builder is unhealthy" in [line["event"] for line in lines])
             host.builders["alpha"].behaviours["eth_getBlockByNumber"] = answers(m.latest_block(int(time.time())))
-            while "builder is healthy again" not in [line["event"] for line in lines]:
-                await trio.sleep(0.01)
+            await eventually(lambda: "builder is healthy again" in [line["event"] for line in lines])
         assert (await host.get("/healthz")).status == 200
         assert json.loads(await host.ask(m.build()))["result"]["payloadId"] == EL_ID

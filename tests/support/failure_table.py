@@ -21,8 +21,8 @@ SLOTS = 52
 SLOT_S = 0.2
 DEADLINE_S = 0.1
 SLACK_S = 0.6
-"""What the machine may add to the deadline: it is shared, and a validation may have begun. Who waited for a builder past
-its deadline would wait for its timeout, 1 s."""
+"""What the machine may add to the deadline: it is shared, and a validation may have begun. Who waited for a builder
+past its deadline would wait for its timeout, 1 s."""
 
 
 @dataclass
