@@ -169,9 +169,9 @@ class HealthMachine:
         """Why a builder is well or ill, also while builders are switched off."""
         return self._builders[builder].reason
 
-    def facts(self) -> list[HealthFact]:
-        """Each upstream with its reason, the EL first; without builders that are switched off."""
-        used = self._builders.items() if self._use_builders else ()
+    def facts(self, *, everyone: bool = False) -> list[HealthFact]:
+        """Each upstream with its reason, the EL first; builders that are switched off only with ``everyone``."""
+        used = self._builders.items() if self._use_builders or everyone else ()
         facts = [HealthFact(name, each.known and not each.ill, each.reason) for name, each in used]
         if self._el is None:
             return facts

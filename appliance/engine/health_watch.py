@@ -112,7 +112,7 @@ class HealthWatch:
 
     def _tell(self) -> None:
         status, unhealthy = self._machine.status(), self._machine.unhealthy()
-        for fact in self._machine.facts():
+        for fact in self._machine.facts(everyone=True):
             self._metrics.upstream_healthy.labels(fact.name).set(fact.healthy)
         if (status, unhealthy) == self._told:
             return

@@ -23,6 +23,7 @@ async def test_a_builder_that_falls_ill_while_builders_are_switched_off_ends_not
         with structlog.testing.capture_logs() as lines, trio.fail_after(10):
             host.builders["alpha"].behaviours["eth_getBlockByNumber"] = answers(m.error())
             await eventually(lambda: "builder is unhealthy" in [line["event"] for line in lines])
+            assert host.metric("engine_upstream_healthy", upstream="alpha") == 0, "for who wants to switch them on"
             host.builders["alpha"].behaviours["eth_getBlockByNumber"] = answers(m.latest_block(int(time.time())))
             await eventually(lambda: "builder is healthy again" in [line["event"] for line in lines])
         assert (await host.get("/healthz")).status == 200
