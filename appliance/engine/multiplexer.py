@@ -356,6 +356,8 @@ class Multiplexer:
         except (RemoteError, UnavailableError) as error:
             return self._absent(record, builder, str(error), now)
         if result.status is not PayloadStatus.VALID or result.payload_id is None:
+            if result.status is PayloadStatus.VALID:
+                record.declined.add(builder)
             detail = f": {result.validation_error}" if result.validation_error else ""
             return self._absent(record, builder, f"{builder} said {result.status}, no payload id{detail}", now)
         record.joined[builder] = result.payload_id
@@ -435,6 +437,7 @@ def _asked_again(record: BuildRecord) -> tuple[str, ...]:
         return ()
     absent = tuple(record.absent)
     record.absent.clear()
+    record.declined.clear()
     return absent
 
 
