@@ -296,7 +296,9 @@ class Arbiter:
     def _absent(self, build: SharedBuild, builder: str, reason: str, outcome: Outcome, now: float) -> list[Command]:
         build.absent[builder] = reason
         build.refusals[builder] = _rank(outcome, is_forkchoice=True)
-        commands: list[Command] = [ev.BuilderAbsent(builder, reason), ev.Produced(builder, ok=False, reason=reason)]
+        commands: list[Command] = [ev.BuilderAbsent(builder, reason)]
+        if build.refusals[builder][0] != 0:  # else it only declined (reputation.py)
+            commands.append(ev.Produced(builder, ok=False, reason=reason))
         if build.is_choosing:
             return [*commands, *self._choice.on_absent(build, builder, now)]
         if build.answer or len(build.absent) < len(self._builders):

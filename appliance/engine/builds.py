@@ -47,11 +47,12 @@ class BuildRecord:
     ``params`` are forkchoice_updated's as they came. ``mode`` is the one that it is chosen under: that of its
     start, but DISABLED from the moment of that switch on. ``streamed`` says that the flashblock stream was
     told of it: what cannot land is not shown. ``joined`` and ``absent`` hold the builders that have
-    answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
-    (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
-    was no block that we can read: it is passed on when there is nothing better. ``chosen_builder`` is None for
-    the EL's own, and ``chosen_completed`` says that the EL has filled in
-    its state root. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
+    answered; those in neither still may. ``declined`` are the absent ones that agreed with the head and would not
+    build: a builder listener answers so when another sequencer was first. ``askers`` are the getPayload requests
+    that wait for the choice (the server's connections bound them). ``last_word`` is what the EL answered to
+    getPayload when that was no block that we can read: it is passed on when there is nothing better.
+    ``chosen_builder`` is None for the EL's own, and ``chosen_completed`` says that the EL has filled in its state
+    root. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
     """
 
     build: Build
@@ -64,6 +65,7 @@ class BuildRecord:
     abandoned: bool = False
     joined: dict[str, PayloadId] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    declined: set[str] = field(default_factory=set)
     askers: list[Requested] = field(default_factory=list)
     version: int = 0
     payload_id: PayloadId = _NO_PAYLOAD_ID

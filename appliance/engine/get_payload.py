@@ -141,8 +141,7 @@ class PayloadChoice:
         if record.selection is None or not record.builders:
             return []
         record.selection.lose(builder, reason)
-        produced = Produced(builder, ok=False, reason=reason)
-        return [produced, *self._advance(record, record.selection, now)]
+        return [*_absence(record, builder), *self._advance(record, record.selection, now)]
 
     def take_back(self, record: BuildRecord, reason: str) -> list[Command]:
         """The block that was returned is INVALID after all: it is not returned again, nor is its builder asked.
@@ -254,7 +253,7 @@ class PayloadChoice:
         if builder not in record.absent:
             return []  # its answer to the order to build is still to come
         selection.lose(builder, record.absent[builder])
-        return [Produced(builder, ok=False, reason=record.absent[builder])]
+        return _absence(record, builder)
 
     def _take_local(self, record: BuildRecord, selection: Selection, body: bytes) -> list[Command]:
         try:
@@ -326,6 +325,11 @@ class PayloadChoice:
         record.selection = None
         decided = Decided(explain(record, selection, preferred, returned, now))
         return [*_late(selection), *good_words(selection), decided]
+
+
+def _absence(record: BuildRecord, builder: str) -> list[Command]:
+    """A bad word, unless the builder is well and only declined (reputation.py)."""
+    return [] if builder in record.declined else [Produced(builder, ok=False, reason=record.absent[builder])]
 
 
 def _may_be_shown(record: BuildRecord, assembled: AssembledPayload) -> bool:

@@ -114,7 +114,7 @@ class HealthMachine:
         if age_s > self._max_age_s:
             return False, f"latest block is {age_s:.0f} s old, more than {self._max_age_s:.0f} s"
         if age_s >= -self._max_age_s:
-            return True, f"latest block is {age_s:.0f} s old"
+            return True, f"latest block is {max(age_s, 0.0):.0f} s old"
         text = f"latest block is {-age_s:.0f} s ahead of our clock"
         if still_s <= self._max_age_s:
             return True, text
@@ -165,9 +165,13 @@ class HealthMachine:
         """The builders that are ill; those not known yet are not."""
         return frozenset(name for name, each in self._builders.items() if each.ill)
 
-    def facts(self) -> list[HealthFact]:
-        """Each upstream with its reason, the EL first; without builders that are switched off."""
-        used = self._builders.items() if self._use_builders else ()
+    def reason(self, builder: str) -> str:
+        """Why a builder is well or ill, also while builders are switched off."""
+        return self._builders[builder].reason
+
+    def facts(self, *, everyone: bool = False) -> list[HealthFact]:
+        """Each upstream with its reason, the EL first; builders that are switched off only with ``everyone``."""
+        used = self._builders.items() if self._use_builders or everyone else ()
         facts = [HealthFact(name, each.known and not each.ill, each.reason) for name, each in used]
         if self._el is None:
             return facts

@@ -4,6 +4,11 @@
     builder's block still PENDING at the deadline                      a bad word (get_payload.py)
     INVALID or INVALID_BLOCK_HASH from the EL                          a bad word
     SYNCING, ACCEPTED, an error or silence of the EL on a validation   none about the builder
+    no answer, an error or SYNCING to the order to build               a bad word
+    VALID without a payload id                                         none: it agrees with the head, costs no time, and
+                                                                       may be a builder listener that serves another
+                                                                       sequencer; two that lead would else take each
+                                                                       other's health, and so the leadership, away
     its answer comes when all is over: a block, in time                a good word
                                        a block, after the deadline     a bad word, unless it was told already
                                        an error or none                a bad word, unless it was told already

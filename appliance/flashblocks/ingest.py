@@ -37,6 +37,9 @@ BUDGET_BURST_BYTES: Final = 16 * 1024 * 1024
 LEAST_COST_BYTES: Final = 4096
 """What the smallest message counts as: so a thousand a second, which cost 5 % of a core. Production has five."""
 
+CONNECTION_COST_BYTES: Final = 256 * 1024
+"""What a connection counts as: so 16 a second for long, however quickly a builder ends them with a message in each."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuilderSource:
@@ -168,6 +171,8 @@ class Ingest:
             self._ended("no message while the builder was building")
 
     def _opened(self, scope: trio.CancelScope) -> None:
+        if not self._budget.spend(CONNECTION_COST_BYTES, trio.current_time()):
+            raise RemoteError("more flashblock connections than a builder may make us open")
         self._scope = scope
         self._deadline.restart()
         self._status.set(1)

@@ -4,11 +4,13 @@ The engine calls the synchronous methods; none of them waits. Behind them one ta
 order, and each validation has a task of its own (the machine allows one per round).
 """
 
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Final
 
 import trio
@@ -46,6 +48,9 @@ log = get_logger("flashblocks")
 
 DRAIN_S: Final = 1.0
 """How long, in seconds, the end waits for a log that is slow: subscribers are to be told to leave after it."""
+
+PAUSED_EVERY_S: Final = 1.0
+"""The shortest time between two warnings about streams of one builder that subscribers do not follow."""
 
 MAX_FRAMES_PER_S: Final = 1000.0
 """A builder sends some ten; a large message in fragments of 4 KiB has fifty. A thousand cost 5 % of a core."""
@@ -109,6 +114,7 @@ class FlashblockService:
         self._log_wakeup = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._recovered = False
+        self._paused_at: dict[str, float] = {}  # of the last warning, by builder
 
     async def run(
         self,
@@ -227,7 +233,7 @@ class FlashblockService:
                 _log_dropped(command)
             case Paused():
                 self._metrics.count_paused(command)
-                _log_paused(command)
+                self._log_paused(command)
             case Sealed():
                 self._metrics.count_sealed(command)
             case Fate():
@@ -235,6 +241,15 @@ class FlashblockService:
                 _log_fate(command)
             case Fenced():
                 self._fenced(command)
+
+    def _log_paused(self, note: Paused) -> None:
+        """One warning a second for each builder: it can invent payloads faster than anybody reads."""
+        now = self._clock()
+        is_news = note.published or now - self._paused_at.get(note.builder, -inf) >= PAUSED_EVERY_S
+        self._paused_at[note.builder] = now if is_news else self._paused_at[note.builder]
+        level = logging.WARNING if is_news else logging.DEBUG
+        fields = {"builder": note.builder, "payload_id": note.payload_id, "index": note.index}
+        log.log(level, "flashblock stream paused", reason=str(note.reason), published=note.published, **fields)
 
     def _fenced(self, build: Fenced) -> None:
         if self._health.fenced(build, self._connected(), self._clock()):
@@ -383,15 +398,4 @@ def _log_dropped(note: Dropped) -> None:
         payload_id=note.payload_id,
         index=note.index,
         count=note.count,
-    )
-
-
-def _log_paused(note: Paused) -> None:
-    log.warning(
-        "flashblock stream paused",
-        reason=str(note.reason),
-        builder=note.builder,
-        payload_id=note.payload_id,
-        index=note.index,
-        published=note.published,
     )

@@ -45,9 +45,10 @@ class StreamHealth:
         self._expire(now)
         self._seen_at, was_ill = now, self._track.ill
         if build.shown:
-            self._track.good(f"{build.shown} flashblocks of the last block were shown", now)
+            self._track.good(f"of the last block that builders built {build.shown} flashblocks were shown", now)
         else:
-            self._track.bad(f"none of the last block was shown: {self._why(build, connected)}", now)
+            reason = f"of the last block that builders built nothing was shown: {self._why(build, connected)}"
+            self._track.bad(reason, now)
         return self._track.ill is not was_ill
 
     def fact(self, connected: int, now: float) -> HealthFact:

@@ -226,6 +226,15 @@ def test_builders_that_were_absent_are_asked_again_by_the_same_order() -> None:
     assert [order.builder for order in play.all_of(SendInOrder)] == ["alpha", "beta", "alpha"]
 
 
+def test_a_builder_that_only_declines_is_well() -> None:
+    play = PoolPlaybook()
+    play.ask(m.build())
+    play.answer("alpha", m.forkchoice_answer(None))
+    play.answer("beta", m.forkchoice_answer(None, "SYNCING"))
+    assert [(each.upstream, each.ok) for each in play.all_of(ev.Produced)] == [("beta", False)]
+    assert len(play.all_of(ev.BuilderAbsent)) == 2
+
+
 def test_when_nobody_builds_the_best_answer_goes_back_and_the_same_order_begins_anew() -> None:
     play = PoolPlaybook(("alpha", "beta", "gamma"))
     ticket = play.ask(m.build())

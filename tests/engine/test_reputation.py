@@ -65,6 +65,43 @@ def test_what_the_el_filled_in_itself_is_not_held_against_the_builder() -> None:
     assert after_all("alpha", "bad root", completed=True) == []
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (m.forkchoice_answer(None), []),
+        (m.forkchoice_answer(None, "SYNCING"), [("alpha", False)]),
+        (m.error(), [("alpha", False)]),
+    ],
+)
+def test_a_builder_that_only_declines_is_well(answer: bytes, expected: list[tuple[str, bool]], late: bool) -> None:
+    """So answers a builder listener that builds for another sequencer: that must not cost the leader its health."""
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    if not late:
+        play.answer("alpha", answer)
+    ticket = play.ask(m.get_payload())
+    if late:
+        play.answer("alpha", answer)
+    play.answer(EL, LOCAL.answer())
+    assert play.body_for(ticket) == LOCAL.answer()
+    assert words(play) == expected
+
+
+def test_who_declined_once_and_is_silent_when_asked_again_is_not() -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.answer("alpha", m.forkchoice_answer(None))
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.fail("alpha")
+    play.ask(m.get_payload())
+    play.answer(EL, LOCAL.answer())
+    assert words(play) == [("alpha", False)]
+
+
 @pytest.mark.parametrize("status", ["SYNCING", "ACCEPTED"])
 def test_an_el_that_does_not_know_says_nothing_about_the_builder(status: str) -> None:
     play = building(("alpha",))

@@ -20,6 +20,7 @@ from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.flashblocks.ingest import (
     BUDGET_BURST_BYTES,
     BUDGET_BYTES_PER_S,
+    CONNECTION_COST_BYTES,
     LEAST_COST_BYTES,
     BuilderSource,
     ByteBudget,
@@ -311,6 +312,22 @@ async def test_a_flood_of_tiny_messages_is_dropped_and_reconnected_to_ever_more_
         await trio.sleep(1)
         run.builders.send(URL, unichain_messages()[0])
         await run.wait_delivered(1)
+
+
+async def test_a_builder_that_hangs_up_after_each_message_is_not_reconnected_to_for_ever_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Each message made the next reconnect a quick one: a hundred handshakes a second."""
+    async with running() as run:
+        begin, until = trio.current_time(), 60.0
+        while trio.current_time() < begin + until:
+            await run.builders.wait_connected(URL)
+            run.builders.send(URL, b"{}")
+            run.builders.hang_up(URL)
+            await run.builders.wait_for(lambda: not run.builders._connections)
+        bound = (BUDGET_BURST_BYTES + until * BUDGET_BYTES_PER_S) / CONNECTION_COST_BYTES
+        assert len(run.builders.attempts) <= bound + 1
+        assert len(run.builders.attempts) >= 100, "but it is reconnected to"
 
 
 def _spent(size: int, now: float) -> ByteBudget:

@@ -52,9 +52,11 @@ def test_three_silent_blocks_in_a_row_make_it_ill_and_the_reason_is_told() -> No
     slots.build(9)
     for _ in range(2):
         slots.build(0)
-        assert slots.fact == HealthFact(STREAM, healthy=True, reason="9 flashblocks of the last block were shown")
+        assert slots.fact == HealthFact(
+            STREAM, healthy=True, reason="of the last block that builders built 9 flashblocks were shown"
+        )
     slots.build(0)
-    reason = "none of the last block was shown: no flashblock came"
+    reason = "of the last block that builders built nothing was shown: no flashblock came"
     assert slots.fact == HealthFact(STREAM, healthy=False, reason=reason)
     assert slots.changes == 1
 
@@ -63,7 +65,9 @@ def test_without_a_websocket_that_is_the_reason() -> None:
     slots = Slots()
     for _ in range(3):
         slots.build(0, connected=0)
-    assert slots.fact.reason == "none of the last block was shown: 0 of 2 websockets are connected"
+    assert (
+        slots.fact.reason == "of the last block that builders built nothing was shown: 0 of 2 websockets are connected"
+    )
 
 
 def test_it_returns_after_three_good_blocks() -> None:

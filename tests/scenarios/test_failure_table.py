@@ -100,7 +100,7 @@ async def test_builder_makes_bad_empty_blocks_and_the_switch_turns_builders_off(
     while_off = [report.source for report in reports if off + 1 < report.number <= on]
     assert while_off == ["el"] * len(while_off)
     assert len(while_off) >= 5
-    assert sources(reports)[-3:] == ["alpha"] * 3
+    assert "el" not in sources(reports)[-3:]
     assert Health.UNAVAILABLE not in host.healths
 
 
@@ -126,7 +126,7 @@ async def test_the_builders_streams_fail(
         watching.cancel_scope.cancel()
     assert sources(reports).count("el") <= 2, sources(reports)
     assert [fact.healthy for fact in facts] == [True, False, True]
-    assert facts[1].reason == "none of the last block was shown: no flashblock came"
+    assert facts[1].reason == "of the last block that builders built nothing was shown: no flashblock came"
     assert host.healths == [Health.OK, Health.PARTIAL, Health.OK], "the admin port's, which operators watch"
 
 
