@@ -35,14 +35,16 @@ from appliance.engine.parcels import (
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.upstream import Upstream, UpstreamCall
-from appliance.net.body_buffer import BodyBuffer
 from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import Headers
 from appliance.telemetry.logging import get_logger
-from appliance.wire.engine import Call
+from appliance.wire.engine import Call, GetPayload
 
 log = get_logger("engine")
 
+# What was relayed is read here once op-node has had the time to take it: where cores are few, the kernel would let
+# op-node wait for the decoder.
+_READING_S: Final = 0.002
 JSON_HEADERS: Final = Headers({"content-type": ev.JSON})
 
 
@@ -65,12 +67,12 @@ class _Waiter:
 class _Call:
     """A call that was begun, for the machine's ``call_id``."""
 
-    __slots__ = ("_call", "_relays", "call_id")
+    __slots__ = ("_call", "call_id", "relays")
 
     def __init__(self, call_id: ev.CallId, call: UpstreamCall, *, relays: bool) -> None:
         self.call_id = call_id
         self._call = call
-        self._relays = relays
+        self.relays = relays
 
     def count(self) -> None:
         """In metrics, once it is over."""
@@ -78,7 +80,7 @@ class _Call:
 
     async def outcome(self, early: EarlyAnswer | None = None) -> Event:
         """What came of it. A large answer that may be relayed goes to ``early`` as it comes."""
-        watch = partial(_relay, early) if early is not None and self._relays else None
+        watch = partial(_relay, early) if early is not None and self.relays else None
         try:
             response = await self._call.response(watch)
         except UnavailableError as error:
@@ -87,9 +89,9 @@ class _Call:
         return ev.Answered(self.call_id, self._call.upstream.origin, response.status, response.body, content_type)
 
 
-def _relay(early: EarlyAnswer, status: int, body: BodyBuffer) -> None:
+def _relay(early: EarlyAnswer, status: int, size: int, so_far: memoryview) -> None:
     if status == 200:
-        early.offer(status, JSON_HEADERS, body.size, body.so_far())
+        early.offer(status, JSON_HEADERS, size, so_far)
 
 
 class Machine(Protocol):
@@ -171,7 +173,7 @@ class Executor:
         self._afterwards.request_came()
         try:
             calls = self._take_in(ev.Requested(ticket, call, identifier, body))
-            if len(calls) == 1:
+            if len(calls) == 1 and (calls[0].relays or not isinstance(call, GetPayload)):
                 # Nothing else can bring the reply: awaited here, it costs no task and no turn of the loop.
                 await self._see_through(calls[0], waiter, early)
             else:
@@ -254,6 +256,7 @@ class Executor:
             outcome = await call.outcome(early)
             if early is not None and early.begun and isinstance(outcome, ev.Answered):
                 await early.flush(memoryview(outcome.body))
+                await trio.sleep(_READING_S)
         except trio.Cancelled:  # only when the server stops at once; the machine still learns of each call's end
             self._dispatch(ev.Failed(call.call_id, "the appliance is stopping"))
             raise

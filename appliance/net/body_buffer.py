@@ -11,7 +11,6 @@ class BodyBuffer:
     """
 
     def __init__(self, size: int, parts: Iterable[bytes | bytearray] = ()) -> None:
-        self._size = size
         self._store = BytesIO(bytes(size))
         self._view = self._store.getbuffer()
         self._filled = 0
@@ -27,11 +26,6 @@ class BodyBuffer:
     def advance(self, count: int) -> None:
         """So many bytes were written into `room`."""
         self._filled += count
-
-    @property
-    def size(self) -> int:
-        """Bytes that it will have."""
-        return self._size
 
     def so_far(self) -> memoryview:
         """What has come."""

@@ -14,8 +14,8 @@ import trio
 from appliance.net import socket_io
 from appliance.net.opening import Stream, close_hard, transport_of
 
-# Large, because answers may be megabytes and each read costs a turn of the loop.
-_RECEIVE_BYTES: Final = 256 * 1024
+# Of a large body the rest is read into its place: more than this would only cost memory that is fresh each time.
+_RECEIVE_BYTES: Final = 64 * 1024
 
 
 Parts: TypeAlias = Sequence[bytes | memoryview]

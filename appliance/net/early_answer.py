@@ -1,7 +1,7 @@
 """An answer whose body goes out while it is still coming in: for handlers that pass on megabytes of somebody else's.
 
-The handler tells the server what has come so far, and returns the whole answer at the end as it always does. Telling does
-not wait: what the client does not take at once goes with the next piece, or with the end.
+The handler tells the server what has come so far, and returns the whole answer at the end as it always does. What the
+client does not take at once goes with the next piece, or with the end.
 """
 
 import socket
@@ -73,4 +73,5 @@ class EarlyAnswer:
         """What of the handler's answer is still to be sent; ValueError when it is not the one that has begun."""
         if self._head != (response.status, len(response.body)):
             raise ValueError(f"{response!r} is not the answer that has begun: {self._head}")
-        return [*self._unsent_head, memoryview(response.body)[self._sent :]]
+        body = memoryview(response.body)[self._sent :]
+        return [*self._unsent_head, body] if body else []

@@ -5,7 +5,6 @@ from typing import Final, TypeAlias
 
 import trio
 
-from appliance.net.body_buffer import BodyBuffer
 from appliance.net.client_wire import wire_of
 from appliance.net.errors import BadResponse, ConnectionBroken
 from appliance.net.http import HttpResponse
@@ -14,8 +13,8 @@ from appliance.net.opening import Stream
 
 # Up to here head and body go out in one copy; larger bodies are not copied.
 _JOIN_BYTES: Final = 16384
-BodyWatch: TypeAlias = Callable[[int, BodyBuffer], None]
-"""(HTTP status, the body so far): told each time that more of a large body of known length has come."""
+BodyWatch: TypeAlias = Callable[[int, int, memoryview], None]
+"""(HTTP status, size, the body so far): told each time that more of a large body of known length has come."""
 
 _BROKEN: Final = (OSError, trio.BrokenResourceError)
 
@@ -112,6 +111,8 @@ class ClientConnection:
 
     async def _receive_body(self, parser: ResponseParser, watch: BodyWatch | None) -> HttpResponse:
         """The rest of a body whose length is known: into its place, past the parser."""
+        if watch is not None:
+            watch(parser.status, parser.body_size, parser.body_so_far())  # before the time that making room takes
         body = parser.open_body()
         while room := body.room:
             count = await self._wire.receive_into(room)
@@ -119,7 +120,7 @@ class ClientConnection:
                 raise self._hung_up(anything_read=True)
             body.advance(count)
             if watch is not None:
-                watch(parser.status, body)
+                watch(parser.status, parser.body_size, body.so_far())
         return parser.close_body(body)
 
     def _hung_up(self, anything_read: bool) -> ConnectionBroken:

@@ -286,7 +286,16 @@ class ResponseParser(MessageParser[HttpResponseParser]):
         """Whether a body of known length has begun, and what is to come of it is worth reading past the parser."""
         if self.stage is not Stage.BODY or self._over or "transfer-encoding" in self._fields:
             return False
-        return int(self._fields.get("content-length", "0")) - self._body_bytes > LARGE_BODY_BYTES
+        return "content-length" in self._fields and self.body_size - self._body_bytes > LARGE_BODY_BYTES
+
+    @property
+    def body_size(self) -> int:
+        """Of a body whose length is known."""
+        return int(self._fields["content-length"])
+
+    def body_so_far(self) -> memoryview:
+        """What has come of it, in one piece most often; else the first one."""
+        return memoryview(self._parts[0] if self._parts else b"")
 
     def open_body(self) -> BodyBuffer:
         """Room for the whole body, with what has come of it; the parser sees nothing of the rest.
@@ -294,7 +303,7 @@ class ResponseParser(MessageParser[HttpResponseParser]):
         The length was checked with the head, so the memory is bounded by ``max_body_bytes``.
         """
         parts, self._parts = self._parts, []
-        return BodyBuffer(int(self._fields["content-length"]), parts)
+        return BodyBuffer(self.body_size, parts)
 
     def close_body(self, body: BodyBuffer) -> HttpResponse:
         """All of the body has come. Nothing behind it was read: it is exactly as long as the head said."""

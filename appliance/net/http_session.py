@@ -338,7 +338,6 @@ class Session:
             self._counters.handler_failures += 1
             log.exception("an answer that has begun cannot be ended", server=self._name)
             return False
-        rest = socket_io.send_parts_now(self._connection, rest)
         if rest:
             await self._send_rest(rest)
         return True
