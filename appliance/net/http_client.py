@@ -23,7 +23,7 @@ class HttpClient:
     At most ``max_connections`` requests run at a time; others wait, first come first served, each within its own
     deadline. For https, ``ssl_context`` defaults to the system's certificate authorities. A kept-alive
     connection that turns out to be closed before a byte of the answer came is replaced, once, by a fresh one and
-    the request is sent again: so send only what may arrive twice, as JSON-RPC over HTTP must stand anyway.
+    the request is sent again: so send only what may arrive twice, or say that it may not.
 
     Raises `ConfigError` for a URL that is none.
     """
@@ -98,11 +98,13 @@ class HttpClient:
         body: bytes = b"",
         *,
         timeout_s: float,
+        repeatable: bool = True,
     ) -> HttpResponse:
         """Send one request and return the answer, whatever its status.
 
         ``target`` (path and query) defaults to the URL's. ``timeout_s`` covers waiting for a free connection,
-        connecting, sending and receiving. Raises `ConnectFailed`, `TimedOut`, `ConnectionBroken` and
+        connecting, sending and receiving. One that is not ``repeatable`` gets a fresh connection, and so is never
+        sent twice. Raises `ConnectFailed`, `TimedOut`, `ConnectionBroken` and
         `BadResponse`, all `UnavailableError`; `trio.ClosedResourceError` after `close`.
         """
         if self._closed:
@@ -112,7 +114,7 @@ class HttpClient:
         with trio.move_on_after(timeout_s):
             await self._take_permit()
             try:
-                return await self._exchange(method, head, body)
+                return await self._exchange(method, head, body, self._take_idle() if repeatable else None)
             finally:
                 self._permits.release()
         self._timed_out += 1
@@ -137,8 +139,9 @@ class HttpClient:
             headers["authorization"] = self._endpoint.authorization
         return headers
 
-    async def _exchange(self, method: str, head: bytes, body: bytes) -> HttpResponse:
-        connection = self._take_idle()
+    async def _exchange(
+        self, method: str, head: bytes, body: bytes, connection: ClientConnection | None
+    ) -> HttpResponse:
         if connection is not None:
             try:
                 return await self._exchange_on(connection, method, head, body)
