@@ -28,7 +28,7 @@ class Hangups:
         self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
 
     def forget(self, fd: int) -> None:
-        """Stop watching; to be called before ``fd`` is closed. Unknown ones are fine, and so is after the end of `run`."""
+        """Stop watching; to be called before ``fd`` is closed. Unknown ones are fine, also after the end of `run`."""
         if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 

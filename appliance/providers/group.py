@@ -10,12 +10,13 @@ import trio
 from appliance.domain.errors import UnavailableError
 from appliance.providers.endpoint_health import EndpointHealth, State
 from appliance.providers.heads import Header
-from appliance.providers.links import Attempt, Link, NotSent
+from appliance.providers.links import Attempt, Link
 from appliance.providers.mempool_watch import MempoolWatch
 from appliance.providers.metrics import ProviderMetrics
 from appliance.providers.retry import SEND_RAW_TRANSACTION, Course, Judged, Verdict, is_read, judge
 from appliance.providers.selection import Selection, Switch
 from appliance.providers.settings import GroupSettings
+from appliance.providers.websocket_rpc import NotSent
 from appliance.telemetry.logging import get_logger
 from appliance.wire.jsonrpc import MALFORMED, Response
 
@@ -45,6 +46,8 @@ class Group:
         self._endpoints = {endpoint.name: endpoint for endpoint in settings.endpoints}
         self.links: dict[str, Link] = {link.name: link for link in links}
         self.watch = MempoolWatch()
+        self.accepted = trio.Event()
+        """Set, and replaced by another one, when a transaction is to be watched."""
         self.on_head: Callable[[Header], None] = lambda _header: None
         self.on_switch: Callable[[], None] = lambda: None
         self._metrics = metrics
@@ -156,6 +159,8 @@ class Group:
         except MALFORMED:
             return
         self.watch.accepted(name, transaction_hash, trio.current_time())
+        accepted, self.accepted = self.accepted, trio.Event()
+        accepted.set()
 
     def _blame(self, course: Course) -> None:
         for name in course.blamed:

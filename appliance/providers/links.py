@@ -7,13 +7,13 @@ import trio
 
 from appliance.domain.errors import DecodeError, UnavailableError
 from appliance.net.backoff import Backoff
-from appliance.net.errors import ConnectFailed
+from appliance.net.errors import ConnectFailed, ConnectionBroken
 from appliance.net.http_client import HttpClient
 from appliance.net.opening import parse_url
 from appliance.net.websocket_client import conversation
 from appliance.providers.heads import Header
 from appliance.providers.settings import EndpointSettings, GroupSettings
-from appliance.providers.websocket_rpc import Sink, WebsocketRpc
+from appliance.providers.websocket_rpc import NotSent, Sink, WebsocketRpc
 from appliance.wire.jsonrpc import Response, decode_response, encode_request
 
 # Calls that run at one endpoint at a time; others wait within their own deadlines.
@@ -23,10 +23,6 @@ MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 STEADY_S: Final = 5.0
 """A websocket that lived this long is opened again at once."""
 _HEADERS: Final = (("content-type", "application/json"),)
-
-
-class NotSent(UnavailableError):
-    """The call did not leave: it may go elsewhere, whatever it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -141,14 +137,30 @@ class WebsocketLink:
         return self._rpc is not None
 
     async def call(self, attempt: Attempt, timeout_s: float) -> tuple[int, Response | None]:
-        """See `Link`. While the connection is being opened, calls wait for it."""
+        """See `Link`. While the connection is being opened, calls wait for it.
+
+        A call whose connection ends goes out once more on the next one, if it may, as over HTTP.
+        """
         with trio.move_on_after(timeout_s):
             async with self._permits:
-                rpc = await self._wait_up()
-                attempt.sent = True
-                return 200, _whole(await rpc.call(attempt.method, attempt.params or b"[]"))
+                return 200, _whole(await self._call(attempt))
         text = f"no answer from {self.origin} within {timeout_s * 1000:.0f} ms"
         raise UnavailableError(text) if attempt.sent else NotSent(text)
+
+    async def _call(self, attempt: Attempt) -> Response:
+        again = attempt.repeatable
+        while True:
+            rpc = await self._wait_up()
+            before, attempt.sent = attempt.sent, True
+            try:
+                return await rpc.call(attempt.method, attempt.params or b"[]")
+            except NotSent:
+                attempt.sent = before
+            except ConnectionBroken:
+                if not again:
+                    raise
+                again = False
+            await self._wait_down(rpc)
 
     async def stream(self, params: bytes, sink: Sink) -> NoReturn:
         """Subscribe, and feed ``sink`` until the connection ends or the caller is cancelled.

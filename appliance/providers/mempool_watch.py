@@ -63,6 +63,10 @@ class MempoolWatch:
             self._watched.popitem(last=False)
             self.given_up += 1
 
+    def newcomers(self) -> list[Watched]:
+        """Those of whom sender and nonce are not known yet: without them a replacement looks like a drop."""
+        return [each for each in self._watched.values() if each.nonce is None]
+
     def due(self, now: float, limit: int) -> list[Watched]:
         """Whom to look at now: at most ``limit``, those first that were looked at longest ago."""
         for key in [key for key, each in self._watched.items() if now - each.sent_at > LONGEST_S]:
@@ -105,6 +109,7 @@ class MempoolWatch:
         """On their way now, and what became of the others."""
         return {
             "watched": len(self),
+            "seen_pending": len(self) - len(self.newcomers()),
             "mined": self.mined,
             "replaced": self.replaced,
             "dropped": self.dropped,

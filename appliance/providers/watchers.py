@@ -78,11 +78,24 @@ async def _poll(group: Group, name: str) -> None:
 async def look_for_ever(group: Group) -> None:
     """Look after the transactions that were sent through the group."""
     while True:
-        await trio.sleep(group.settings.probe_interval_s)
+        deadline = trio.current_time() + group.settings.probe_interval_s
+        with trio.move_on_at(deadline):
+            await _greet_for_ever(group)
         for watched in group.watch.due(trio.current_time(), LOOKS_A_ROUND):
             sighting = await _look(group, watched)
             if sighting is not None and group.watch.looked(watched, sighting):
                 group.dropped_from_mempool(watched.endpoint, watched.hash)
+
+
+async def _greet_for_ever(group: Group) -> None:
+    """Learn sender and nonce of new transactions at once. That one is not known yet means nothing so early."""
+    while True:
+        accepted = group.accepted
+        for watched in group.watch.newcomers()[:LOOKS_A_ROUND]:
+            sighting = await _look(group, watched)
+            if sighting in {Sighting.PENDING, Sighting.MINED}:
+                group.watch.looked(watched, sighting)
+        await accepted.wait()
 
 
 async def _look(group: Group, watched: Watched) -> Sighting | None:

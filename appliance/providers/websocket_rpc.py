@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import trio
 
-from appliance.domain.errors import DecodeError
+from appliance.domain.errors import DecodeError, UnavailableError
 from appliance.net.errors import BadResponse, ConnectionBroken
 from appliance.net.websocket_client import Message, Send
 from appliance.wire.jsonrpc import MALFORMED, NULL_ID, Response, encode_request
@@ -18,6 +18,10 @@ Sink = Callable[[bytes], None]
 
 # Notifications that come right behind the answer to their eth_subscribe find their sink: the reader itself puts it up.
 _NOTIFICATION: Final = "eth_subscription"
+
+
+class NotSent(UnavailableError):
+    """The call did not leave: it may go elsewhere, whatever it is."""
 
 
 class _Params(msgspec.Struct):
@@ -60,17 +64,26 @@ class WebsocketRpc:
         return f"<WebsocketRpc {self._origin}, {len(self._waiting)} calls, {len(self._sinks)} subscriptions>"
 
     async def call(self, method: str, params: bytes, sink: Sink | None = None) -> Response:
-        """The answer. Raises ConnectionBroken when it cannot be sent, or the connection ends before it came."""
+        """The answer. Raises NotSent, or ConnectionBroken when the connection ends before the answer came.
+
+        A frame that could not be written whole is none to the other side.
+        """
         identifier, self._next_id = self._next_id, self._next_id + 1
         waiting = self._waiting[identifier] = _Waiting(sink)
         try:
-            await self._send(encode_request(b"%d" % identifier, method, params).decode())
+            await self._write(encode_request(b"%d" % identifier, method, params))
             await waiting.done.wait()
         finally:
             del self._waiting[identifier]
         if waiting.response is None:
             raise ConnectionBroken(f"the websocket to {self._origin} ended before the answer")
         return waiting.response
+
+    async def _write(self, message: bytes) -> None:
+        try:
+            await self._send(message.decode())
+        except ConnectionBroken as error:
+            raise NotSent(str(error)) from None
 
     def close(self) -> None:
         """The connection has ended: who waits for an answer gets none."""

@@ -102,9 +102,9 @@ class Endpoint:
                     params = {"subscription": identifier, "result": result}
                     websocket.send(encoded({"jsonrpc": "2.0", "method": "eth_subscription", "params": params}))
 
-    def subscribed(self, kind: str) -> int:
-        """How many subscriptions of this kind there are now."""
-        return sum(list(each.values()).count(kind) for each in self._websockets.values())
+    def subscribed(self, kind: str) -> bool:
+        """Whether there is a subscription of this kind now."""
+        return any(kind in each.values() for each in self._websockets.values())
 
     async def _run(self, listener: socket.socket, *, task_status: trio.TaskStatus[HttpServer]) -> None:
         server = HttpServer(

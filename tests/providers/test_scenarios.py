@@ -1,6 +1,7 @@
 """What fails at L1 endpoints, on real sockets: each failure by its name."""
 
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import pytest
@@ -198,9 +199,7 @@ async def test_pending_transactions_are_subscribed_anew_after_a_failover() -> No
         await client.call("eth_subscribe", "newPendingTransactions")
         for name in ("main", "backup"):
             endpoint = r.endpoints[name]
-            with trio.fail_after(10):
-                while not endpoint.subscribed("newPendingTransactions"):
-                    await trio.sleep(0.01)
+            await eventually(partial(endpoint.subscribed, "newPendingTransactions"))
             endpoint.announce_pending(f"0x{name}")
             assert await client.notification() == f"0x{name}"
             await endpoint.kill()
