@@ -54,6 +54,13 @@ class Feeds:
 
     async def follow(self, follower: Follower, subject: Subject) -> None:
         """``follower`` is told what belongs to ``subject`` from now on. Raises UnavailableError."""
+        deadline_s = self._group.settings.deadline_s
+        with trio.move_on_after(deadline_s):
+            await self._follow(follower, subject)
+            return
+        raise UnavailableError(f"no head to begin with within {deadline_s:g} s")
+
+    async def _follow(self, follower: Follower, subject: Subject) -> None:
         match subject:
             case NewHeads():
                 await self._heads.join(follower)

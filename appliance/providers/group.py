@@ -221,9 +221,14 @@ class Group:
         self._saw_head(name, header)
         self._settle(name)
 
+    def polled_head(self, name: str, header: Header) -> None:
+        """It answered our question for its head, as it answers a client's."""
+        self._saw_head(name, header)
+        self.succeeded(name)
+
     def connection_lost(self, name: str, why: str) -> None:
-        """`LinkEvents`."""
-        self.failed(name, why)
+        """`LinkEvents`: it counts until the next good probe, since there may be no requests to be answered."""
+        self.probe_failed(name, why)
 
     def connection_refused(self, name: str, why: str) -> None:
         """`LinkEvents`: a connection that does not come back is one that is lost for good."""

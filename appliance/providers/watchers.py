@@ -68,7 +68,7 @@ async def _poll(group: Group, name: str) -> None:
     try:
         judged, response = await group.ask_one(name, "eth_getBlockByNumber", LATEST)
         if judged.verdict is Verdict.ANSWER and response is not None:
-            group.pushed_head(name, Header.decode(response.result, of_block=True))
+            group.polled_head(name, Header.decode(response.result, of_block=True))
         else:
             group.failed(name, judged.why)
     except (UnavailableError, DecodeError) as error:
