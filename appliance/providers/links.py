@@ -257,7 +257,7 @@ def _response_in(body: bytes) -> Response | None:
 
 def _whole(response: Response) -> Response | None:
     """A response has a result or an error; null is a result."""
-    return response if bytes(response.result) or bytes(response.error) else None
+    return response if memoryview(response.result).nbytes or memoryview(response.error).nbytes else None
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:

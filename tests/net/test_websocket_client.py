@@ -373,7 +373,7 @@ async def test_a_conversation_goes_both_ways() -> None:
     async def serve(request: trio_websocket.WebSocketRequest) -> None:
         connection = await request.accept()
         for _ in range(2):
-            await connection.send_message("you said " + await connection.get_message())
+            await connection.send_message(f"you said {await connection.get_message()!s}")
 
     async with builder(serve) as address:
         opened = conversation(
@@ -397,12 +397,11 @@ async def test_a_conversation_goes_both_ways() -> None:
 
 
 async def test_a_send_that_is_cancelled_leaves_whole_frames() -> None:
-    said: list[str] = []
+    said: list[str | bytes] = []
 
     async def serve(request: trio_websocket.WebSocketRequest) -> None:
         connection = await request.accept()
-        for _ in range(2):
-            said.append(await connection.get_message())
+        said.extend([await connection.get_message() for _ in range(2)])
         await connection.send_message("thanks")
 
     async with builder(serve) as address:
