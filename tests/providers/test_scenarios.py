@@ -6,20 +6,22 @@ from functools import partial
 import msgspec
 import pytest
 import trio
+from wsproto.connection import Connection as Protocol
+from wsproto.connection import ConnectionType
+from wsproto.events import TextMessage
 
 from appliance.net.errors import ConnectionBroken
 from appliance.net.http import HttpResponse
-from appliance.wire.jsonrpc import Request, encode_error
+from appliance.wire.jsonrpc import encode_error, encode_result
 from tests.providers.endpoint import Answer
 from tests.providers.rig import QUICK, rig
 from tests.support.eventually import eventually
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 KINDS = pytest.mark.parametrize("kind", ["http", "ws"])
-
-
-def says(body: bytes, *methods: str) -> Answer:
-    """These methods get this answer."""
-    return lambda request: body if request.method in methods else None
 
 
 def fails_with(code: int, message: str, *methods: str) -> Answer:
@@ -234,10 +236,28 @@ async def test_stopping_closes_websocket_clients_with_1001() -> None:
 
 
 async def test_a_client_that_does_not_read_is_closed_and_others_go_on() -> None:
-    async with rig(main="ws") as r, r.websocket() as client:
-        r.endpoints["main"].answer = says(b'{"jsonrpc":"2.0","id":1,"result":"' + b"x" * 2**20 + b'"}', "eth_none")
-        await client.call("eth_chainId")
-        assert await r.call("eth_chainId") == "main eth_chainId"
+    large = b"x" * 2**20
+    async with rig(main="http") as r:
+        r.endpoints["main"].answer = lambda request: (
+            encode_result(bytes(request.id), b'"%b"' % large) if request.method == "eth_getLarge" else None
+        )
+        async with await silent(r.address) as client, r.websocket() as other:
+            frames = Protocol(ConnectionType.CLIENT)
+            for number in range(60):
+                call = f'{{"jsonrpc":"2.0","id":{number},"method":"eth_getLarge","params":[]}}'
+                await client.send_all(frames.send(TextMessage(call)))
+            await eventually(lambda: r.metric("providers_clients_dropped_total", group="l1") == 1)
+            assert await other.call("eth_chainId") == "main eth_chainId"
+            await eventually(lambda: r.metric("providers_clients", group="l1") == 1)
+
+
+async def silent(address: str) -> trio.SocketStream:
+    """A websocket client that has read the answer to its handshake, and reads nothing more."""
+    host, _, port = address.partition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    await stream.send_all(HANDSHAKE)
+    assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 101 ")
+    return stream
 
 
 async def test_a_gap_that_is_too_large_closes_the_client_and_says_so() -> None:
@@ -248,7 +268,3 @@ async def test_a_gap_that_is_too_large_closes_the_client_and_says_so() -> None:
         r.endpoints["main"].resume()
         with pytest.raises(ConnectionBroken, match="1013 9 heads were missed"):
             await client.notification()
-
-
-def request(method: str) -> Request:
-    return Request(method)
