@@ -4,6 +4,7 @@ import json
 import pathlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -15,6 +16,7 @@ from eth_account import Account
 
 from tests.real.anvil import CHAIN_ID, KEY, Anvil, mine_together
 from tests.real.providers_process import ProvidersProcess
+from tests.real.rpc import RpcClient
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -78,6 +80,25 @@ def test_a_killed_node_is_left_and_used_again_when_it_is_back(world: World) -> N
     world.catch_up(world.main)
     world.appliance.wait_active(world.main)
     assert world.appliance.endpoint("main")["state"] == "well"
+
+
+@pytest.mark.parametrize("how", ["kill", "hang"])
+def test_no_read_is_lost_when_a_node_fails_under_load(world: World, how: str) -> None:
+    answers: list[str] = []
+
+    def ask_often() -> None:
+        client = RpcClient(world.appliance.rpc.url)
+        answers.extend(client.call("eth_getBlockByNumber", "0x1", False)["number"] for _ in range(150))
+        client.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(ask_often) for _ in range(8)]
+        world.appliance.wait_until(lambda: len(answers) > 200)
+        getattr(world.main, how)()
+        for each in asking:
+            each.result()
+    assert answers == ["0x1"] * 1200
+    assert world.appliance.status()["active"] == "backup"
 
 
 def test_a_node_that_hangs_is_found_by_its_timeout(world: World) -> None:
