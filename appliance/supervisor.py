@@ -4,6 +4,7 @@
                         ^ build, seal
     op-node => engine => EL, builders
     other appliances => builder_listen => builders
+    op-node, op-batcher => providers => L1 endpoints
     operators => admin (reads statistics)
 
 The log is outermost: it opens before the planes and closes after them. On a stop the planes end one after the
@@ -11,7 +12,7 @@ other in the order of `PLANES`, each within its deadline; cancelling the outermo
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,9 @@ from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.lifecycle import OnCrash, Plane, PlaneState
 from appliance.net.http_server import open_listener
+from appliance.providers.configured import group_settings
+from appliance.providers.metrics import ProviderMetrics
+from appliance.providers.service import Providers
 from appliance.secrets import Secrets
 from appliance.telemetry.logging import get_logger
 from appliance.telemetry.metrics import GarbageCollectionPauses, create_registry
@@ -64,6 +68,7 @@ PLANES: Final = {
     "builder_listen": OnCrash.RESTART,
     "flashblocks": OnCrash.RESTART,
     "fanout": OnCrash.RESTART,
+    "providers": OnCrash.RESTART,
     "admin": OnCrash.RESTART,
 }
 STOP_DEADLINE_S: Final = 10.0
@@ -84,6 +89,7 @@ class Appliance:
         self._engine: Engine | None = None
         self._builder_listen: BuilderListen | None = None
         self._switch: ModeSwitch | None = None
+        self._providers: Providers | None = None
         self._started_at = time.monotonic()
         self._stop = trio.Event()
         self._stopped = trio.Event()
@@ -146,6 +152,10 @@ class Appliance:
             health, facts = self._builder_listen.health(), self._builder_listen.facts()
         if any(fact.name == STREAM and not fact.healthy for fact in facts):
             health = max(health, Health.PARTIAL)
+        if self._providers is not None:
+            # Blocks are built without L1 for a while: for an engine's host it is no reason to hand over.
+            worst = Health.PARTIAL if facts else Health.UNAVAILABLE
+            health, facts = max(health, min(self._providers.health(), worst)), [*facts, *self._providers.facts()]
         for name, plane in self._planes.items():
             if plane.state is not PlaneState.RUNNING:
                 health = max(health, Health.PARTIAL)
@@ -159,11 +169,9 @@ class Appliance:
     def _open_listeners(self, stack: ExitStack) -> dict[str, socket]:
         """All ports, before anything else starts: a port in use is the first thing that is said."""
         listeners = {}
-        for name in PLANES:
-            address = _listen_address(self._config, name)
-            if address is not None:
-                listeners[name] = stack.enter_context(open_listener(address))
-                self.listening[name] = _address(listeners[name])
+        for name, address in _listen_addresses(self._config):
+            listeners[name] = stack.enter_context(open_listener(address))
+            self.listening[name] = _address(listeners[name])
         return listeners
 
     @asynccontextmanager
@@ -192,6 +200,10 @@ class Appliance:
         if self._config.fanout is not None and flashlog is not None:
             fanout = Fanout(_fanout_settings(self._config.fanout), flashlog, FanoutMetrics.create(self.registry))
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
+        if self._config.providers:
+            groups = [group_settings(group) for group in self._config.providers]
+            providers = self._providers = Providers(groups, ProviderMetrics.create(self.registry))
+            self._add("providers", partial(_on_listeners, providers.run, listeners), providers.statistics)
         if self._config.admin is not None:
             sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())
             serve = partial(appliance.admin.service.run, sources, token=secrets.admin_token)
@@ -277,10 +289,10 @@ class Appliance:
             pauses.remove()
             for name in PLANES:
                 if name in self._planes:
-                    await self._stop_plane(self._planes[name], listeners.get(name))
+                    await self._stop_plane(self._planes[name], listeners)
 
-    async def _stop_plane(self, plane: Plane, listener: socket | None) -> None:
-        if listener is not None:
+    async def _stop_plane(self, plane: Plane, listeners: dict[str, socket]) -> None:
+        for listener in _of_plane(plane.name, listeners).values():
             # The plane has a duplicate. With this one open the kernel would go on taking connections that
             # nobody serves, and clients would hang instead of going elsewhere.
             listener.close()
@@ -314,6 +326,21 @@ async def _connect_builders(
     return tuple([await connect(builder.name, builder, secret) for builder, secret in pairs])
 
 
+def _listen_addresses(config: Config) -> Iterator[tuple[str, str]]:
+    """Where the planes listen; a provider group's name is behind a point."""
+    for plane in PLANES:
+        address = _listen_address(config, plane)
+        if address is not None:
+            yield plane, address
+    for group in config.providers:
+        yield f"providers.{group.name}", group.listen
+
+
+def _of_plane(plane: str, listeners: dict[str, socket]) -> dict[str, socket]:
+    """A plane's listeners: one under its own name, or several by what follows the point."""
+    return {name.partition(".")[2]: each for name, each in listeners.items() if name.partition(".")[0] == plane}
+
+
 def _listen_address(config: Config, plane: str) -> str | None:
     """Where a plane listens; None for one that does not, or does not run."""
     if plane == "builder_listen":
@@ -333,6 +360,18 @@ async def _on_listener(
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(run, listener.dup(), stopping=stopping))
         task_status.started()
+
+
+async def _on_listeners(
+    run: RunOnListener, listeners: dict[str, socket], *, stopping: trio.Event, task_status: trio.TaskStatus[None]
+) -> None:
+    """`_on_listener` for the provider groups: one listener each."""
+    with ExitStack() as stack:
+        shared = _of_plane("providers", listeners).items()
+        own = {name: stack.enter_context(listener.dup()) for name, listener in shared}
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(run, own, stopping=stopping))
+            task_status.started()
 
 
 def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:

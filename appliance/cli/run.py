@@ -30,7 +30,7 @@ def check_config(arguments: argparse.Namespace) -> int:
         print((files("appliance.config") / "sample.toml").read_text(), end="")
         return 0
     config = _checked(arguments.file)
-    planes = [name for name in ("engine", "flashblocks", "fanout", "admin") if getattr(config, name) is not None]
+    planes = [name for name in ("engine", "flashblocks", "fanout", "providers", "admin") if getattr(config, name)]
     if config.engine is not None and config.engine.builder_listen is not None:
         planes[0:1] = ["engine", "builder_listen"] if config.engine.l2 is not None else ["builder_listen"]
     print(f"{arguments.file}: well; it runs {', '.join(planes)}")

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from appliance.config.model import Config
+from appliance.config.model import Config, ProvidersConfig
 
 Row = tuple[str, str, str]
 """(path, what was found, what is expected)"""
@@ -20,11 +20,12 @@ def check(config: Config) -> Iterator[Row]:
     yield from _flashblocks(config)
     yield from _structural(config)
     yield from _proxies(config)
+    yield from _provider_groups(config)
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
-    if config.engine is None and config.fanout is None:
-        yield "file", "no plane", "at least one of the sections [engine] and [fanout]"
+    if config.engine is None and config.fanout is None and not config.providers:
+        yield "file", "no plane", "at least one of the sections [engine], [fanout] and [[providers]]"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
@@ -35,6 +36,8 @@ def _listeners(config: Config) -> Iterator[tuple[str, str]]:
         yield "engine.builder_listen.listen", config.engine.builder_listen.listen
     if config.fanout is not None:
         yield "fanout.listen", config.fanout.listen
+    for index, group in enumerate(config.providers):
+        yield f"providers[{index}].listen", group.listen
     if config.admin is not None:
         yield "admin.listen", config.admin.listen
 
@@ -124,3 +127,28 @@ def _proxies(config: Config) -> Iterator[Row]:
         except ValueError:
             path = f"fanout.proxies[{index}]"
             yield path, f'"{network}"', "an IP address or a network as 10.0.0.0/8, without host bits"
+
+
+def _provider_groups(config: Config) -> Iterator[Row]:
+    names: set[str] = set()
+    for index, group in enumerate(config.providers):
+        path = f"providers[{index}]"
+        if group.name in names:
+            yield f"{path}.name", f'"{group.name}"', "a name that no other group has"
+        names.add(group.name)
+        yield from _endpoints(group, path)
+        if group.deadline_ms < group.timeout_ms:
+            yield f"{path}.deadline_ms", str(group.deadline_ms), f"at least timeout_ms, {group.timeout_ms}"
+
+
+def _endpoints(group: ProvidersConfig, path: str) -> Iterator[Row]:
+    if not group.endpoints:
+        yield f"{path}.endpoints", "no endpoint", "at least one [[providers.endpoints]]"
+    names: set[str] = set()
+    for index, endpoint in enumerate(group.endpoints):
+        where = f"{path}.endpoints[{index}]"
+        if endpoint.name in names:
+            yield f"{where}.name", f'"{endpoint.name}"', "a name that no other endpoint of the group has"
+        names.add(endpoint.name)
+        if not _has_host_and_port(endpoint.url):  # not shown: it may hold a key
+            yield f"{where}.url", "another one", "a URL with a host and, if any, a port from 1 to 65535"

@@ -108,7 +108,17 @@ def _scalar_problems(kind: Any, value: object, path: str) -> Iterator[Problem]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        yield Problem(path, _show(value), _expected(kind))
+        yield Problem(path, _hidden(value) if _is_secret(kind) else _show(value), _expected(kind))
+
+
+def _is_secret(kind: Any) -> bool:
+    meta = _meta(kind)
+    return meta is not None and bool((meta.extra or {}).get("secret"))
+
+
+def _hidden(value: object) -> str:
+    """What may hold a key is not printed, even where it is wrong."""
+    return f"a text of {len(value)} characters that is not shown" if isinstance(value, str) else _show(value)
 
 
 def _struct_of(kind: Any) -> tuple[type[Section] | None, bool]:

@@ -19,6 +19,14 @@ HttpUrl = Annotated[
 WebsocketUrl = Annotated[
     str, Meta(pattern=r"^wss?://[!-.0-~][!-~]*$", description='a URL as "ws://host:port" or "wss://host:port"')
 ]
+EndpointUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https?|wss?)://[!-.0-~][!-~]*$",
+        description='a URL as "https://host/path" or "wss://host/path"',
+        extra={"secret": True},
+    ),
+]
 Path = Annotated[str, Meta(min_length=1, description="a path", extra={"path": True})]
 Name = Annotated[
     str,
@@ -123,6 +131,33 @@ class FanoutConfig(Section, frozen=True, kw_only=True):
     pong_timeout_s: Seconds = 30
 
 
+class EndpointConfig(Section, frozen=True, kw_only=True):
+    """An endpoint of a provider group. Its URL may hold a key, and is shown to nobody."""
+
+    name: Name
+    url: EndpointUrl
+
+
+class ProvidersConfig(Section, frozen=True, kw_only=True):
+    """A provider group: one address in front of an ordered list of JSON-RPC endpoints."""
+
+    name: Name
+    listen: Address
+    transient_error_threshold: Count = 3
+    mempool_drop_threshold: Count = 3
+    mempool_drop_window_s: Seconds = 300
+    max_head_age_s: Seconds = 60
+    max_head_lag: Count = 5
+    probe_interval_s: Seconds = 5
+    poll_interval_ms: Milliseconds = 1000
+    return_after_s: Seconds = 30
+    timeout_ms: Milliseconds = 5000
+    deadline_ms: Milliseconds = 15_000
+    max_missed_heads: Count = 128
+    max_clients: Count = 256
+    endpoints: tuple[EndpointConfig, ...]
+
+
 class AdminConfig(Section, frozen=True, kw_only=True):
     """Metrics, status and the operators' API."""
 
@@ -145,5 +180,6 @@ class Config(Section, frozen=True, kw_only=True):
     flashblocks: FlashblocksConfig | None = None
     flashlog: FlashlogConfig = FlashlogConfig()
     fanout: FanoutConfig | None = None
+    providers: tuple[ProvidersConfig, ...] = ()
     admin: AdminConfig | None = None
     log: LogConfig = LogConfig()

@@ -10,15 +10,15 @@ import trio
 
 from appliance.domain.errors import LogError, PrunedError
 from appliance.domain.positions import Located
-from appliance.fanout import handshake
-from appliance.fanout.handshake import NotAWebsocket
 from appliance.fanout.limits import Admission, ClientAddress, Ticket, TooManyFromAddress
 from appliance.fanout.lookups import Lookups
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.ports import LogView
 from appliance.fanout.resume import STREAM_PATHS, BadRequest, SubscribeRequest, parse_query
+from appliance.net import websocket_handshake as handshake
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, Upgrade
+from appliance.net.websocket_handshake import NotAWebsocket
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")

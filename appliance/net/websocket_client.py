@@ -6,13 +6,14 @@ every message at once into an inbox with a bound. The inbox's reader may be slow
 
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Final, NoReturn, Self, cast
 
 import trio
 import trio_websocket
+import wsproto.utilities
 
 from appliance.domain.errors import UnavailableError
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
@@ -21,6 +22,9 @@ from appliance.net.websocket_frames import BadStart, FrameGate
 
 Message = tuple[bytes, bool]
 """The payload, and whether it came in a binary frame. A text message is its UTF-8 bytes, as it came."""
+
+Send = Callable[[str], Awaitable[None]]
+"""Sends one text message; raises `ConnectionBroken` when the connection has ended."""
 
 # A flashblock has at most a few hundred KB: 16 MiB are tens of seconds of a stream. An inbox over its bound ends the
 # connection, because to skip a message silently would be worse, and memory is not endless.
@@ -54,6 +58,30 @@ async def messages(
     Entering raises `ConnectFailed`; the iterator raises `ConnectionBroken` or `BadResponse` when the
     connection ends, however it ends, after the messages that had come. What the body raises passes unchanged.
     """
+    async with conversation(
+        url,
+        ping_interval_s=ping_interval_s,
+        pong_timeout_s=pong_timeout_s,
+        connect_timeout_s=connect_timeout_s,
+        max_message_bytes=max_message_bytes,
+        max_frames_per_s=max_frames_per_s,
+        ssl_context=ssl_context,
+    ) as (inbox, _):
+        yield inbox
+
+
+@asynccontextmanager
+async def conversation(
+    url: str,
+    *,
+    ping_interval_s: float,
+    pong_timeout_s: float,
+    connect_timeout_s: float,
+    max_message_bytes: int,
+    max_frames_per_s: float = inf,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncGenerator[tuple["Inbox", Send], None]:
+    """`messages`, for who also has something to say."""
     endpoint = parse_url(url, "ws", "wss")
     if endpoint.secure and ssl_context is None:
         ssl_context = ssl.create_default_context()
@@ -63,7 +91,7 @@ async def messages(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(link.run, tls, connect_timeout_s, max_message_bytes)
-            yield link.inbox
+            yield link.inbox, link.send
             await link.close()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -153,6 +181,23 @@ class _Link:
             self.inbox.fail(error)
         finally:
             close_hard(stream)
+
+    async def send(self, text: str) -> None:
+        """Send a text message. Shielded: a frame that is cancelled in its middle would garble all that follow.
+
+        It does not wait longer than ``pong_timeout_s``: then the other side does not read, and the connection ends.
+        """
+        if self._connection is None or self._closing:
+            raise ConnectionBroken(f"the websocket to {self._endpoint.origin} is closed")
+        try:
+            with trio.CancelScope(shield=True):
+                await self._connection.send_message(text)
+        except trio_websocket.ConnectionClosed as error:
+            raise ConnectionBroken(
+                f"{self._endpoint.origin} closed the websocket ({_in_words(error.reason)})"
+            ) from None
+        except wsproto.utilities.LocalProtocolError:
+            raise ConnectionBroken(f"{self._endpoint.origin} is closing the websocket") from None
 
     async def close(self) -> None:
         """Say goodbye, briefly."""

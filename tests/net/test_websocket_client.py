@@ -12,7 +12,7 @@ import trio_websocket
 
 from appliance.domain.errors import ConfigError, UnavailableError
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken
-from appliance.net.websocket_client import Inbox, messages
+from appliance.net.websocket_client import Inbox, conversation, messages
 from tests.net.upstreams import Conversation, client_tls, server_tls, upstream
 
 Serve = Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]
@@ -428,3 +428,55 @@ async def test_an_informational_answer_to_the_handshake_is_refused() -> None:
         with pytest.raises(ConnectFailed, match="expected the status 101"):
             async with connect(server.address):
                 pass
+
+
+async def test_a_conversation_goes_both_ways() -> None:
+    async def serve(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await request.accept()
+        for _ in range(2):
+            await connection.send_message(f"you said {await connection.get_message()!s}")
+
+    async with builder(serve) as address:
+        opened = conversation(
+            f"ws://{address}/",
+            ping_interval_s=60,
+            pong_timeout_s=60,
+            connect_timeout_s=5,
+            max_message_bytes=1 << 20,
+        )
+        async with opened as (inbox, send):
+            await send("a")
+            await send("\u00fc")
+            assert [await anext(inbox) for _ in range(2)] == [
+                (b"you said a", False),
+                ("you said \u00fc".encode(), False),
+            ]
+            with pytest.raises(ConnectionBroken):
+                await anext(inbox)
+            with pytest.raises(ConnectionBroken, match=f"ws://{address}"):
+                await send("late")
+
+
+async def test_a_send_that_is_cancelled_leaves_whole_frames() -> None:
+    said: list[str | bytes] = []
+
+    async def serve(request: trio_websocket.WebSocketRequest) -> None:
+        connection = await request.accept()
+        said.extend([await connection.get_message() for _ in range(2)])
+        await connection.send_message("thanks")
+
+    async with builder(serve) as address:
+        opened = conversation(
+            f"ws://{address}/",
+            ping_interval_s=60,
+            pong_timeout_s=60,
+            connect_timeout_s=5,
+            max_message_bytes=1 << 20,
+        )
+        async with opened as (inbox, send):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await send("x" * 500_000)
+            await send("b")
+            await anext(inbox)
+    assert [len(each) for each in said] == [500_000, 1]
