@@ -20,6 +20,7 @@ def check(config: Config) -> Iterator[Row]:
     yield from _flashblocks(config)
     yield from _structural(config)
     yield from _proxies(config)
+    yield from _api_keys(config)
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
@@ -124,3 +125,15 @@ def _proxies(config: Config) -> Iterator[Row]:
         except ValueError:
             path = f"fanout.proxies[{index}]"
             yield path, f'"{network}"', "an IP address or a network as 10.0.0.0/8, without host bits"
+
+
+def _api_keys(config: Config) -> Iterator[Row]:
+    if config.fanout is None:
+        return
+    apps: set[str] = set()
+    for index, entry in enumerate(config.fanout.api_keys):
+        if entry.app in apps:
+            yield f"fanout.api_keys[{index}].app", f'"{entry.app}"', "a name that no other app has"
+        apps.add(entry.app)
+    if config.fanout.public_access and not apps:
+        yield "fanout.public_access", "no API key", "at least one [[fanout.api_keys]]: without one access is public"

@@ -110,6 +110,14 @@ class FlashlogConfig(Section, frozen=True, kw_only=True):
     retention_mib: Annotated[int, Meta(ge=1, description="a whole number of MiB from 1")] = 4096
 
 
+class ApiKeyConfig(Section, frozen=True, kw_only=True):
+    """Who may subscribe with a key, and how many times at once."""
+
+    app: Name
+    key_file: Path
+    max_subscribers: Count = 1_000
+
+
 class FanoutConfig(Section, frozen=True, kw_only=True):
     """The websocket server that subscribers connect to."""
 
@@ -121,6 +129,8 @@ class FanoutConfig(Section, frozen=True, kw_only=True):
     ip_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")] = "X-Forwarded-For"
     ping_interval_s: Seconds = 15
     pong_timeout_s: Seconds = 30
+    public_access: bool = False
+    api_keys: tuple[ApiKeyConfig, ...] = ()
 
 
 class AdminConfig(Section, frozen=True, kw_only=True):

@@ -7,8 +7,6 @@ from appliance.domain.payloads import PayloadId
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
 from appliance.fanout.frames import Variant
 
-STREAM_PATHS = frozenset({"/", "/ws", "/ws/"})
-
 MAX_BLOCK_NUMBER = 2**63 - 1  # what the log's column can hold
 MAX_INDEX = 2**31 - 1
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")

@@ -6,7 +6,9 @@ import pytest
 import trio
 from prometheus_client import CollectorRegistry
 
+from appliance.fanout.api_keys import ApiKeys
 from appliance.fanout.door import MAX_BLOCKS_AHEAD, Admitted, Door
+from appliance.fanout.gate import Gate
 from appliance.fanout.limits import UNCLAIMED_TIMEOUT_S, Admission, ClientAddress
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.net.http import Headers, HttpRequest, HttpResponse
@@ -30,8 +32,8 @@ class House:
         self.stopping = trio.Event()
         self.admission = Admission(max_subscribers=2, max_per_address=2)
         metrics = FanoutMetrics.create(CollectorRegistry())
-        address = ClientAddress([], "X-Forwarded-For")
-        self.door = Door(self.log, self.admission, address, metrics, self.stopping, _serve)
+        gate = Gate(ApiKeys(), self.admission, ClientAddress([], "X-Forwarded-For"), metrics)
+        self.door = Door(self.log, gate, self.stopping, _serve)
 
     async def ask(self, target: str = "/ws", method: str = "GET", *, upgrade: bool = True) -> HttpResponse | Upgrade:
         headers = Headers(HANDSHAKE if upgrade else {})
