@@ -12,12 +12,13 @@ from appliance.domain.positions import Located
 from appliance.fanout import handshake
 from appliance.fanout.answers import RETRY_AFTER, gone, refusal
 from appliance.fanout.api_keys import Grant
+from appliance.fanout.filters import FilterIndex
 from appliance.fanout.gate import Gate
 from appliance.fanout.handshake import NotAWebsocket
 from appliance.fanout.limits import Ticket
 from appliance.fanout.lookups import Lookups
 from appliance.fanout.ports import LogView
-from appliance.fanout.resume import BadRequest, SubscribeRequest, parse_query
+from appliance.fanout.resume import BadRequest, SubscribeRequest, parse_query, repeated_name
 from appliance.fanout.routes import route
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, Upgrade
@@ -51,10 +52,12 @@ class Door:
         gate: Gate,
         stopping: trio.Event,
         serve: Serve,
+        filters: FilterIndex,
     ) -> None:
         self._gate = gate
         self._stopping = stopping
         self._serve = serve
+        self._filters = filters
         self._log = log_view
         self._lookups = Lookups(log_view)
 
@@ -71,13 +74,16 @@ class Door:
         return grant if isinstance(grant, HttpResponse) else await self._subscribe(request, grant)
 
     async def _subscribe(self, request: HttpRequest, grant: Grant | None) -> HttpResponse | Upgrade:
+        twice = repeated_name(request.raw_query, request.query)
+        if twice is not None:
+            return refusal(400, f"{twice} is given more than once: separate its values by commas, if it takes several")
         wanted = parse_query(request.query)
         if isinstance(wanted, BadRequest):
             return refusal(400, wanted.reason)
         accepted = _handshake(request)
         if isinstance(accepted, NotAWebsocket):
             return refusal(accepted.status, accepted.reason, ("sec-websocket-version", handshake.VERSION))
-        ticket = self._admit(request, grant)
+        ticket = self._admit(request, wanted, grant)
         if isinstance(ticket, HttpResponse):
             return ticket
         try:
@@ -91,9 +97,11 @@ class Door:
         ticket.offer(trio.current_time())
         return Upgrade(accepted, partial(self._serve, answer))
 
-    def _admit(self, request: HttpRequest, grant: Grant | None) -> Ticket | HttpResponse:
+    def _admit(self, request: HttpRequest, wanted: SubscribeRequest, grant: Grant | None) -> Ticket | HttpResponse:
         if self._stopping.is_set():
             return refusal(503, "this host is going away", RETRY_AFTER)
+        if wanted.filter is not None and not self._filters.has_room_for(wanted.filter):
+            return refusal(429, "this host has no room for another filter", RETRY_AFTER)
         return self._gate.admit(request, grant)
 
     async def _locate(self, wanted: SubscribeRequest, ticket: Ticket, grant: Grant | None) -> Admitted | HttpResponse:

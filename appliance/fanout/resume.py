@@ -1,10 +1,13 @@
 """From a request's target to what the subscriber wants. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from appliance.domain.payloads import PayloadId
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
+from appliance.fanout.filters import Filter, InvalidFilterError, parse_filter
 from appliance.fanout.frames import Variant
 
 MAX_BLOCK_NUMBER = 2**63 - 1  # what the log's column can hold
@@ -14,10 +17,11 @@ _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """Where to start and in which encoding."""
+    """Where to start, in which encoding, and what to leave out."""
 
     resume: Resume
     variant: Variant
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +35,29 @@ class _InvalidQueryError(Exception):
     pass
 
 
+_OWN_NAMES = frozenset({"block_number", "payload_id", "flashblock_index", "encoding", "addresses", "topics", "match"})
+
+
+def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
+    """A parameter that is there more than once: only the last would count, and the others be left out silently.
+
+    ``query`` is ``raw_query`` decoded.
+    """
+    if raw_query.count("=") <= len(query):  # nearly always, and much cheaper to see
+        return None
+    names = Counter(name for name, _ in parse_qsl(raw_query, keep_blank_values=True))
+    return next((name for name, times in names.items() if times > 1 and name in _OWN_NAMES), None)
+
+
 def parse_query(query: Mapping[str, str]) -> SubscribeRequest | BadRequest:
-    """Read `block_number`, `payload_id`, `flashblock_index` and `encoding`; other keys are ignored.
+    """Read `block_number`, `payload_id`, `flashblock_index`, `encoding` and the filter; other keys are ignored.
 
     Numbers are decimal. Without `flashblock_index` the stream starts at index 0 of the block or payload
     that is named, without either at index 0 of the current one (Base's publisher uses the same names).
     """
     try:
-        return SubscribeRequest(_resume(query), _variant(query))
-    except _InvalidQueryError as error:
+        return SubscribeRequest(_resume(query), _variant(query), parse_filter(query))
+    except (_InvalidQueryError, InvalidFilterError) as error:
         return BadRequest(str(error))
 
 

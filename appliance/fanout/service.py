@@ -21,7 +21,8 @@ from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
 from appliance.fanout.catchup import CatchUp, Turns
 from appliance.fanout.door import Admitted, Door
-from appliance.fanout.frames import FrameCache, RunSync
+from appliance.fanout.frames import RunSync
+from appliance.fanout.framesets import FrameCache
 from appliance.fanout.gate import Gate
 from appliance.fanout.hub import Hub, HubSettings
 from appliance.fanout.limits import Admission, ClientAddress
@@ -136,7 +137,7 @@ class Fanout:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
             await self._serve(hub, stopping, admitted, connection, data)
 
-        door = Door(self._log, self._gate, stopping, serve)
+        door = Door(self._log, self._gate, stopping, serve, hub.filters)
         return HttpServer(
             door.handle,
             listener,
@@ -210,6 +211,7 @@ class Fanout:
             located.skip_through,
             next_ping_at=trio.current_time() + self._jitter() * self._settings.ping_interval_s,
             drop=scope.cancel,
+            wanted=admitted.request.filter,
         )
 
     def statistics(self) -> dict[str, object]:

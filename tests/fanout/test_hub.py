@@ -355,6 +355,7 @@ def test_statistics_say_where_everybody_stands() -> None:
         "resume_from": "payload_id=0x0000000000000007 block_number=7 flashblock_index=2",
         "subscribers": 3,
         "at_head": {"text": 1, "brotli": 0},
+        "filters": 0,
         "waiting": 1,
         "catching_up": 1,
         "max_lag": 2,
