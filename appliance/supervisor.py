@@ -351,6 +351,7 @@ def _fanout_settings(config: FanoutConfig, secrets: Secrets) -> FanoutSettings:
         pong_timeout_s=config.pong_timeout_s,
         api_keys=secrets.apps,
         public_access=config.public_access,
+        deflate=config.deflate,
     )
 
 

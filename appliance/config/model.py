@@ -130,6 +130,7 @@ class FanoutConfig(Section, frozen=True, kw_only=True):
     ping_interval_s: Seconds = 15
     pong_timeout_s: Seconds = 30
     public_access: bool = False
+    deflate: bool = True
     api_keys: tuple[ApiKeyConfig, ...] = ()
 
 

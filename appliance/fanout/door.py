@@ -18,7 +18,7 @@ from appliance.fanout.handshake import NotAWebsocket
 from appliance.fanout.limits import Ticket
 from appliance.fanout.lookups import Lookups
 from appliance.fanout.ports import LogView
-from appliance.fanout.resume import BadRequest, SubscribeRequest, parse_query, repeated_name
+from appliance.fanout.resume import BadRequest, SubscribeRequest, deflated, parse_query, repeated_name
 from appliance.fanout.routes import route
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, Upgrade
@@ -53,11 +53,14 @@ class Door:
         stopping: trio.Event,
         serve: Serve,
         filters: FilterIndex,
+        *,
+        deflate: bool = True,
     ) -> None:
         self._gate = gate
         self._stopping = stopping
         self._serve = serve
         self._filters = filters
+        self._deflate = deflate
         self._log = log_view
         self._lookups = Lookups(log_view)
 
@@ -83,6 +86,11 @@ class Door:
         accepted = _handshake(request)
         if isinstance(accepted, NotAWebsocket):
             return refusal(accepted.status, accepted.reason, ("sec-websocket-version", handshake.VERSION))
+        headers = accepted
+        if self._deflate:
+            offers = request.headers.get("sec-websocket-extensions", "")
+            wanted, extension = deflated(wanted, request.query, offers)
+            headers = accepted if extension is None else (*accepted, ("sec-websocket-extensions", extension))
         ticket = self._admit(request, wanted, grant)
         if isinstance(ticket, HttpResponse):
             return ticket
@@ -95,7 +103,7 @@ class Door:
             ticket.release()
             return answer
         ticket.offer(trio.current_time())
-        return Upgrade(accepted, partial(self._serve, answer))
+        return Upgrade(headers, partial(self._serve, answer))
 
     def _admit(self, request: HttpRequest, wanted: SubscribeRequest, grant: Grant | None) -> Ticket | HttpResponse:
         if self._stopping.is_set():

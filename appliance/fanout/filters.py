@@ -114,7 +114,7 @@ class FilterIndex:
         """The filters that a flashblock passes. ``called``: which of `addresses` stand in its transactions."""
         by_address = _all_of(self._by_address, contents.addresses, called)
         by_topic = _all_of(self._by_topic, contents.topics)
-        found = {wanted for wanted in by_address ^ by_topic if not wanted.match_all}
+        found = {wanted for wanted in by_address | by_topic if not wanted.match_all}
         return found | (by_address & by_topic)
 
 

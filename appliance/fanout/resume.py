@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 from appliance.domain.payloads import PayloadId
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
+from appliance.fanout.deflate import negotiate
 from appliance.fanout.filters import Filter, InvalidFilterError, parse_filter
 from appliance.fanout.frames import Variant
 
 MAX_BLOCK_NUMBER = 2**63 - 1  # what the log's column can hold
 MAX_INDEX = 2**31 - 1
+_ENCODINGS = {variant.value: variant for variant in (Variant.TEXT, Variant.BROTLI)}
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
@@ -61,6 +63,15 @@ def parse_query(query: Mapping[str, str]) -> SubscribeRequest | BadRequest:
         return BadRequest(str(error))
 
 
+def deflated(wanted: SubscribeRequest, query: Mapping[str, str], offers: str) -> tuple[SubscribeRequest, str | None]:
+    """The same with permessage-deflate, and the header's answer, where the client offers it and names no encoding.
+
+    `encoding=text` says that it wants the text as it is, and what is brotli would not get smaller.
+    """
+    answer = None if "encoding" in query else negotiate(offers)
+    return (wanted, None) if answer is None else (replace(wanted, variant=Variant.DEFLATE), answer)
+
+
 def _resume(query: Mapping[str, str]) -> Resume:
     index = _number(query, "flashblock_index", MAX_INDEX)
     block_number = _number(query, "block_number", MAX_BLOCK_NUMBER)
@@ -98,9 +109,7 @@ def _payload_id(query: Mapping[str, str]) -> PayloadId | None:
 
 
 def _variant(query: Mapping[str, str]) -> Variant:
-    text = query.get("encoding", Variant.TEXT.value)
-    try:
-        return Variant(text)
-    except ValueError:
-        choices = " or ".join(variant.value for variant in Variant)
-        raise _InvalidQueryError(f"encoding must be {choices}") from None
+    chosen = _ENCODINGS.get(query.get("encoding", Variant.TEXT.value))
+    if chosen is None:
+        raise _InvalidQueryError(f"encoding must be {' or '.join(_ENCODINGS)}")
+    return chosen

@@ -51,6 +51,7 @@ class FanoutSettings:
     max_lag: int = 1_500
     api_keys: tuple[App, ...] = ()
     public_access: bool = False
+    deflate: bool = True
     proxies: tuple[str, ...] = ()
     ip_header: str = "X-Forwarded-For"
     ping_interval_s: float = 15.0
@@ -137,7 +138,7 @@ class Fanout:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
             await self._serve(hub, stopping, admitted, connection, data)
 
-        door = Door(self._log, self._gate, stopping, serve, hub.filters)
+        door = Door(self._log, self._gate, stopping, serve, hub.filters, deflate=self._settings.deflate)
         return HttpServer(
             door.handle,
             listener,

@@ -53,7 +53,7 @@ async def test_each_gets_its_part_in_its_encoding_and_all_move_on() -> None:
     for subscriber in (alice, both, nobody, everybody):
         assert subscriber.session.mark is stand.hub.mark
         assert subscriber.at(Stage.HEAD)
-    assert stand.hub.statistics()["at_head"] == {"text": 3, "brotli": 1}
+    assert stand.hub.statistics()["at_head"] == {"text": 3, "brotli": 1, "deflate": 0}
     assert stand.hub.statistics()["filters"] == 3
     assert stand.metrics.sent_messages.value == 4 + 2 + 3
 

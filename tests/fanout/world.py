@@ -190,8 +190,9 @@ def _received(subscriber: Subscriber) -> list[bytes]:
     closes = [number for number, frame in enumerate(frames) if frame.opcode == 0x8]
     assert closes in ([], [len(frames) - 1])
     assert not (closes and rest)
-    expected_opcode = 0x1 if subscriber.variant is Variant.TEXT else 0x2
+    expected_opcode = 0x2 if subscriber.variant is Variant.BROTLI else 0x1
     data = [frame for frame in frames if frame.opcode < 0x8]
     assert all(frame.opcode == expected_opcode for frame in data)
     unpack = brotli.decompress if subscriber.variant is Variant.BROTLI else bytes
-    return [unpack(frame.payload) for frame in data]
+    assert all(frame.rsv1 == (subscriber.variant is Variant.DEFLATE) for frame in data)
+    return [unpack(frame.text) for frame in data]
