@@ -153,7 +153,7 @@ class LogMachine(RuleBasedStateMachine):
         item = flashblock(payload, self.next_of(payload), size=60_000)
 
         async def run(log: FlashLog) -> None:
-            connection = log._files.store._connection
+            connection = log._files.store.connection
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             connection.execute(f"PRAGMA max_page_count = {pages}")
