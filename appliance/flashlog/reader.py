@@ -183,6 +183,14 @@ class SqlIndex:
             return None
         return self._span("WHERE payload_id = ? AND first_position <= ?", payload_id, self.head)
 
+    def waiting(self, payload_id: PayloadId) -> int | None:
+        if not payload_id.isascii():
+            return None
+        row = self._connection.execute(
+            "SELECT block_number FROM payloads WHERE payload_id = ? AND first_position > ?", (payload_id, self.head)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
     def _span(self, where: str, *values: object) -> Span | None:
         span = rows.span_of(self._connection.execute(f"{rows.SELECT_SPAN} {where}", values).fetchone())
         if span is None or span.last_position <= self.head:
