@@ -1,6 +1,6 @@
 """A process that follows a peer's log and says so, until it is killed: `python -m tests.flashlog.follower FOLDER`.
 
-The peer's log is `peer_entries()`. It prints "opening", then a line "cursor committed" after each batch that is on disk.
+The peer's log is `peer_entries()`. It prints "opening", then a line "cursor committed" after each batch on disk.
 Now and then its own branch of a payload is there first, and has to be replaced.
 """
 
