@@ -51,10 +51,11 @@ class OpenedLog:
     newest: list[Entry]
 
 
-def open_files(folder: Path, tail: TailLimits, *, replicated: bool = False) -> OpenedLog:
+def open_files(folder: Path, tail: TailLimits, *, replicated: bool | None = None) -> OpenedLog:
     """Create or open the log in ``folder``; LogError says in one line why that cannot be.
 
-    ``committed`` is less than ``head`` only in a ``replicated`` log: what is between them waits for peers.
+    ``committed`` is less than ``head`` only in a ``replicated`` log: what is between them waits for peers. With None,
+    which is for maintenance, the log stays what it was.
     """
     create_folder(folder)
     lock = FolderLock(folder)
@@ -77,7 +78,7 @@ def create_folder(folder: Path) -> None:
             sync_folder(made.parent)
 
 
-def _look(files: LogFiles, tail: TailLimits, *, replicated: bool) -> OpenedLog:
+def _look(files: LogFiles, tail: TailLimits, *, replicated: bool | None) -> OpenedLog:
     try:
         (committed,) = files.store.apply([lambda store: begin(store, replicated=replicated)])
         if not isinstance(committed, int):

@@ -201,12 +201,15 @@ def _cut_off(store: Store, payload_id: PayloadId, from_index: int, size: int) ->
     )
 
 
-def begin(store: Store, *, replicated: bool) -> int:
+def begin(store: Store, *, replicated: bool | None) -> int:
     """Return the position through which the log is committed at a start; to be called within `Store.apply`.
 
-    A log that was not replicated before is committed as a whole; one that no longer is, too.
+    A log that was not replicated before is committed as a whole; one that no longer is, too. With None nothing
+    is written.
     """
     last = rows.last_position(store.connection)
+    if replicated is None:
+        return last
     if not replicated:
         store.connection.execute("UPDATE replication SET committed = NULL WHERE committed IS NOT NULL")
         return last
