@@ -21,6 +21,7 @@ class Secrets:
     el: bytes
     builder_listen: bytes
     builders: tuple[bytes, ...]
+    replication: bytes
     admin_token: str | None
     apps: tuple[App, ...] = ()
 
@@ -36,7 +37,7 @@ class Secrets:
                 problems.append(f"{key}: {error}")
                 return empty
 
-        engine, admin = config.engine, config.admin
+        engine, admin, replication = config.engine, config.admin, config.replication
         l2, pool = (engine.l2, engine.builder_listen) if engine else (None, None)
         secrets = cls(
             engine=read("engine.jwt_secret_file", engine.jwt_secret_file if l2 and engine else None, load_secret, b""),
@@ -49,6 +50,9 @@ class Secrets:
                 for index, builder in enumerate(engine.builders if engine else ())
             ),
             apps=_load_apps(config, problems),
+            replication=read(
+                "replication.secret_file", replication.secret_file if replication else None, load_secret, b""
+            ),
             admin_token=read("admin.token_file", admin.token_file if admin else None, _load_token, "") or None,
         )
         if problems:

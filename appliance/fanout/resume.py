@@ -77,12 +77,10 @@ def _resume(query: Mapping[str, str]) -> Resume:
     block_number = _number(query, "block_number", MAX_BLOCK_NUMBER)
     payload_id = _payload_id(query)
     after = -1 if index is None else index
-    if block_number is not None and payload_id is not None:
-        raise _InvalidQueryError("give either block_number or payload_id, not both")
+    if payload_id is not None:
+        return AfterPayload(payload_id, after, block_number)
     if block_number is not None:
         return AfterBlock(block_number, after)
-    if payload_id is not None:
-        return AfterPayload(payload_id, after)
     if index is not None:
         raise _InvalidQueryError("flashblock_index needs block_number or payload_id beside it")
     return CurrentPayload()
