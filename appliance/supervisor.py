@@ -188,9 +188,8 @@ class Appliance:
         if self._config.engine is not None:
             await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
         if self._config.fanout is not None and flashlog is not None:
-            fanout = Fanout(
-                _fanout_settings(self._config.fanout, secrets), flashlog, FanoutMetrics.create(self.registry)
-            )
+            settings, metrics = _fanout_settings(self._config.fanout, secrets), FanoutMetrics.create(self.registry)
+            fanout = Fanout(settings, flashlog, metrics, states=flashlog)
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
         if self._config.admin is not None:
             sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())

@@ -113,6 +113,7 @@ class Sweeper:
 
     async def sweep(self, now: float) -> None:
         """Do what is due, in slices: thousands may lag out at once, and closing 10,000 takes 30 ms."""
+        self._hub.warn_lagging()
         # 10,000 comparisons take half a millisecond.
         for session in self._hub.beyond_bound():
             self._hub.end_if_beyond(session, now)

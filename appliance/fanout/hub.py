@@ -18,6 +18,7 @@ from appliance.fanout.framesets import FrameSet
 from appliance.fanout.heads import Heads
 from appliance.fanout.marks import Mark, describe
 from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.notices import Board
 from appliance.fanout.session import Due, Session, Stage
 
 # RFC 6455 7.4.1 and the IANA registry.
@@ -53,6 +54,8 @@ class Hub:
         self._on_behind = on_behind
         self.heads = Heads()
         self.filters = FilterIndex()
+        self.board = Board()
+        self.listeners: set[Session] = set()  # who asked for control messages
         self._waiting: set[Session] = set()
         self._catching_up: set[Session] = set()
 
@@ -67,6 +70,9 @@ class Hub:
         self._catching_up.add(session)
         if not self.rejoin(session):
             self._need_writer(session, full=False)
+        if session.notices is not None:
+            self.listeners.add(session)
+            self.write_control(session)
 
     def detach(self, session: Session) -> None:
         """The connection has ended. Its writer task, if there is one, finds it GONE."""
@@ -75,6 +81,7 @@ class Hub:
         self._leave(session)
         session.stage = Stage.GONE
         self.sessions.discard(session)
+        self.listeners.discard(session)
         if session.filter is not None:
             self.filters.remove(session.filter)
         self.metrics.closed_connections.add()
@@ -127,6 +134,8 @@ class Hub:
         self._catching_up.discard(session)
         session.allowed_lag = self._settings.max_lag
         session.has_writer = False
+        if session.notices is not None:
+            session.notices.caught_up()
         if session.skip is None and session.mark.position == self.mark.position:
             session.mark = self.mark
             self._enter_head(session)
@@ -194,6 +203,12 @@ class Hub:
     def go_away(self, session: Session, now: float) -> None:
         """Close a session because this host stops."""
         self.close(session, GOING_AWAY, "going away", now)
+
+    def warn_lagging(self) -> None:
+        """Tell those who want to know that they are half as far behind as they may be."""
+        for session in self.listeners & self._catching_up:
+            if session.notices is not None:
+                session.notices.lag(self._lag(session), session.allowed_lag)
 
     def beyond_bound(self) -> list[Session]:
         """Those that lag more than they may now; see `end_if_beyond`. One comparison for each that catches up."""

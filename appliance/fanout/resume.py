@@ -19,11 +19,12 @@ _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """Where to start, in which encoding, and what to leave out."""
+    """Where to start, in which encoding, what to leave out, and whether control messages are wanted."""
 
     resume: Resume
     variant: Variant
     filter: Filter | None = None
+    control: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,13 @@ def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
 
 
 def parse_query(query: Mapping[str, str]) -> SubscribeRequest | BadRequest:
-    """Read `block_number`, `payload_id`, `flashblock_index`, `encoding` and the filter; other keys are ignored.
+    """Read `block_number`, `payload_id`, `flashblock_index`, `encoding`, `control` and the filter.
 
-    Numbers are decimal. Without `flashblock_index` the stream starts at index 0 of the block or payload
-    that is named, without either at index 0 of the current one (Base's publisher uses the same names).
+    Other keys are ignored. Numbers are decimal. Without `flashblock_index` the stream starts at index 0 of the
+    block or payload that is named, without either at index 0 of the current one (Base's publisher uses the same names).
     """
     try:
-        return SubscribeRequest(_resume(query), _variant(query), parse_filter(query))
+        return SubscribeRequest(_resume(query), _variant(query), parse_filter(query), _control(query))
     except (_InvalidQueryError, InvalidFilterError) as error:
         return BadRequest(str(error))
 
@@ -111,3 +112,10 @@ def _variant(query: Mapping[str, str]) -> Variant:
     if chosen is None:
         raise _InvalidQueryError(f"encoding must be {' or '.join(_ENCODINGS)}")
     return chosen
+
+
+def _control(query: Mapping[str, str]) -> bool:
+    text = query.get("control", "0")
+    if text not in ("0", "1"):
+        raise _InvalidQueryError("control must be 0 or 1")
+    return text == "1"

@@ -24,12 +24,14 @@ from appliance.fanout.door import Admitted, Door
 from appliance.fanout.frames import RunSync
 from appliance.fanout.framesets import FrameCache
 from appliance.fanout.gate import Gate
+from appliance.fanout.herald import Herald
 from appliance.fanout.hub import Hub, HubSettings
 from appliance.fanout.limits import Admission, ClientAddress
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.notices import Notices
 from appliance.fanout.pacing import Clock
-from appliance.fanout.ports import LogView
+from appliance.fanout.ports import LogView, StateSource
 from appliance.fanout.session import Session
 from appliance.fanout.subscriber import abandon, converse, prepare_socket
 from appliance.net.http_server import Connection, HttpLimits, HttpServer
@@ -74,6 +76,7 @@ class Fanout:
         log_view: LogView,
         metrics: FanoutMetrics,
         *,
+        states: StateSource | None = None,
         run_sync: RunSync = trio.to_thread.run_sync,
         clock: Clock = perf_counter,
         jitter: Callable[[], float] = random.random,
@@ -81,6 +84,7 @@ class Fanout:
         self._settings = settings
         self._log = log_view
         self._metrics = metrics
+        self._states = states
         self._run_sync = run_sync
         self._clock = clock
         self._jitter = jitter  # spreads the pings of subscribers that came together; 0 to 1
@@ -108,6 +112,8 @@ class Fanout:
             sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
             workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
+            if self._states is not None:
+                await workers.start(Herald(hub, broadcast, self._states, self._clock).run)
             workers.start_soon(self._close_all_when, stopping, broadcast, sweeper)
             server = self._server = self._create_server(hub, listener, stopping)
             await server.run(task_status=task_status)
@@ -171,7 +177,7 @@ class Fanout:
         try:
             prepare_socket(connection.socket)
             with trio.CancelScope() as scope:
-                session = self._create_session(connection.socket, admitted, scope)
+                session = self._create_session(hub, connection.socket, admitted, scope)
                 with self._counted(session, admitted.grant):
                     await self._attend(hub, stopping, session, connection.socket, data)
         finally:
@@ -203,17 +209,21 @@ class Fanout:
             if not session.close_sent:
                 abandon(sock)
 
-    def _create_session(self, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
-        located = admitted.located
-        return Session(
+    def _create_session(self, hub: Hub, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
+        located, request = admitted.located, admitted.request
+        session = Session(
             sock,
-            admitted.request.variant,
-            Mark(located.position, _key_of(admitted.request.resume)),
+            request.variant,
+            Mark(located.position, _key_of(request.resume)),
             located.skip_through,
             next_ping_at=trio.current_time() + self._jitter() * self._settings.ping_interval_s,
             drop=scope.cancel,
-            wanted=admitted.request.filter,
+            wanted=request.filter,
         )
+        if request.control:
+            behind = max(0, hub.mark.position - located.position)
+            session.notices = Notices(hub.board, request.resume, located.position, behind)
+        return session
 
     def statistics(self) -> dict[str, object]:
         """For the admin plane: where the subscribers stand, the limits, what was counted."""
