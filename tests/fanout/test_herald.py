@@ -121,8 +121,10 @@ class Source:
     @contextmanager
     def watch_states(self, on_state: object, /) -> Iterator[None]:
         self.watchers.append(on_state)
-        yield
-        self.watchers.remove(on_state)
+        try:
+            yield
+        finally:
+            self.watchers.remove(on_state)
 
     async def payload(self, payload_id: PayloadId, /) -> PayloadFacts | None:
         await trio.lowlevel.checkpoint()
