@@ -55,6 +55,7 @@ async def test_the_fate_of_a_payload_comes_behind_its_flashblocks_and_only_to_th
         await server.until("subscribers", 2)
         await fill(log, 1)
         await end(log, 1, PayloadState.LANDED)
+        await asks.frames(5)  # it comes behind the payload's own flashblocks, and maybe behind some of the next
         await fill(log, 2, 1)
         await end(log, 2, PayloadState.DROPPED)
         one, two = logged_id(1), logged_id(2)
@@ -84,7 +85,7 @@ async def test_who_resumes_is_told_what_happened_meanwhile_in_its_place(tmp_path
         for number in (1, 2):
             await fill(log, number)
             await end(log, number, PayloadState.LANDED)
-        await first.frames(9)
+            await first.frames(1 + 4 * number)
         back = await subscribe(server, f"/ws?control=1&payload_id={logged_id(1)}&flashblock_index=2")
         found = await read(back, 6)
         assert (found[0]["control"], found[0]["payload_id"], found[0]["behind"]) == ("resumed-from", logged_id(1), 3)
