@@ -67,6 +67,7 @@ PLANES: Final = {
     "admin": OnCrash.RESTART,
 }
 STOP_DEADLINE_S: Final = 10.0
+STOP_SPARE_S: Final = 2.0
 
 Statistics = Callable[[], dict[str, object]]
 RunOnListener = Callable[..., Awaitable[None]]
@@ -81,6 +82,7 @@ class Appliance:
         self._config = config
         self._planes: dict[str, Plane] = {}
         self._statistics: dict[str, Statistics] = {}
+        self._stop_deadlines_s: dict[str, float] = {}
         self._engine: Engine | None = None
         self._builder_listen: BuilderListen | None = None
         self._switch: ModeSwitch | None = None
@@ -190,6 +192,8 @@ class Appliance:
         if self._config.fanout is not None and flashlog is not None:
             settings, metrics = _fanout_settings(self._config.fanout, secrets), FanoutMetrics.create(self.registry)
             fanout = Fanout(settings, flashlog, metrics, states=flashlog)
+            # The drain is part of the stop, and must end by itself: who is cut is not told where to go on.
+            self._stop_deadlines_s["fanout"] = max(STOP_DEADLINE_S, settings.stop_s + STOP_SPARE_S)
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
         if self._config.admin is not None:
             sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())
@@ -283,7 +287,7 @@ class Appliance:
             # The plane has a duplicate. With this one open the kernel would go on taking connections that
             # nobody serves, and clients would hang instead of going elsewhere.
             listener.close()
-        await plane.stop(STOP_DEADLINE_S)
+        await plane.stop(self._stop_deadlines_s.get(plane.name, STOP_DEADLINE_S))
 
     def _raise_crash(self) -> None:
         for plane in self._planes.values():
@@ -351,6 +355,7 @@ def _fanout_settings(config: FanoutConfig, secrets: Secrets) -> FanoutSettings:
         api_keys=secrets.apps,
         public_access=config.public_access,
         deflate=config.deflate,
+        drain_s=config.drain_s,
     )
 
 

@@ -154,6 +154,7 @@ class FanoutConfig(Section, frozen=True, kw_only=True):
     ip_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")] = "X-Forwarded-For"
     ping_interval_s: Seconds = 15
     pong_timeout_s: Seconds = 30
+    drain_s: Annotated[float, Meta(ge=0, le=60, description="a number of seconds from 0 to 60")] = 5
     public_access: bool = False
     deflate: bool = True
     api_keys: tuple[ApiKeyConfig, ...] = ()

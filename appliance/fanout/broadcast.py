@@ -123,10 +123,3 @@ class Sweeper:
             self._hub.sweep(session, now)
             if self._pace.spent:
                 await self._pace.give_way()
-
-    async def close_all(self) -> None:
-        """Tell everybody that this host goes away, and where to go on elsewhere."""
-        for session in list(self._hub.sessions):
-            self._hub.go_away(session, trio.current_time())
-            if self._pace.spent:
-                await self._pace.give_way()

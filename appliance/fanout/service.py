@@ -21,6 +21,7 @@ from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
 from appliance.fanout.catchup import CatchUp, Turns
 from appliance.fanout.door import Admitted, Door
+from appliance.fanout.drain import LAST_BROADCAST_S, send_away
 from appliance.fanout.frames import RunSync
 from appliance.fanout.framesets import FrameCache
 from appliance.fanout.gate import Gate
@@ -40,7 +41,6 @@ from appliance.telemetry.logging import get_logger
 log = get_logger("fanout")
 
 HTTP_IDLE_S: Final = 5.0  # a subscriber asks at once; who holds a connection silently takes it from others
-LAST_BROADCAST_S: Final = 1.0  # for what is committed when the host stops; then subscribers are closed without it
 SPARE_CONNECTIONS: Final = 256  # for health checks, and for saying no in words
 
 
@@ -59,7 +59,13 @@ class FanoutSettings:
     ping_interval_s: float = 15.0
     pong_timeout_s: float = 30.0
     close_timeout_s: float = 3.0
-    drain_timeout_s: float = 5.0
+    drain_s: float = 5.0  # over which all are sent away at the end
+    drain_timeout_s: float = 5.0  # after that, for the last ones' closing
+
+    @property
+    def stop_s(self) -> float:
+        """How long the end takes at most."""
+        return LAST_BROADCAST_S + self.drain_s + self.drain_timeout_s
 
     @property
     def sweep_tick_s(self) -> float:
@@ -105,7 +111,10 @@ class Fanout:
         stopping: trio.Event,
         task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until ``stopping`` is set, then close everybody with 1001. ``started`` gets the server."""
+        """Serve until ``stopping`` is set, then send everybody away with 1001, at most ``drain_s`` long.
+
+        Meanwhile requests are answered with 503. ``started`` gets the server.
+        """
         async with trio.open_nursery() as workers:
             hub, broadcast = await self._create_hub(workers)
             self._hub = hub
@@ -114,8 +123,9 @@ class Fanout:
             workers.start_soon(sweeper.run)
             if self._states is not None:
                 await workers.start(Herald(hub, broadcast, self._states, self._clock).run)
-            workers.start_soon(self._close_all_when, stopping, broadcast, sweeper)
-            server = self._server = self._create_server(hub, listener, stopping)
+            drained = trio.Event()
+            workers.start_soon(self._drain_when, stopping, broadcast, hub, drained)
+            server = self._server = self._create_server(hub, listener, stopping, drained)
             await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
 
@@ -140,7 +150,9 @@ class Fanout:
         catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, self._clock)
         return hub, Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock)
 
-    def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event) -> HttpServer:
+    def _create_server(
+        self, hub: Hub, listener: socket.socket, stopping: trio.Event, drained: trio.Event
+    ) -> HttpServer:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
             await self._serve(hub, stopping, admitted, connection, data)
 
@@ -154,18 +166,18 @@ class Fanout:
                 max_body_bytes=1024,
                 idle_timeout_s=HTTP_IDLE_S,
             ),
-            stopping=stopping,
+            stopping=drained,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="fanout",
         )
 
-    async def _close_all_when(self, stopping: trio.Event, broadcast: Broadcast, sweeper: Sweeper) -> None:
-        await stopping.wait()
+    async def _drain_when(self, stopping: trio.Event, broadcast: Broadcast, hub: Hub, drained: trio.Event) -> None:
+        await stopping.wait()  # the door says 503 from now on, also to health checks
         # What is committed now was promised: a flashblock of the last block may be the one that nobody repeats.
         with trio.move_on_after(LAST_BROADCAST_S):
             await broadcast.wait_delivered(self._log.head)
-        log.info("closing all subscribers", subscribers=self._gate.admission.taken)
-        await sweeper.close_all()
+        await send_away(hub, self._settings.drain_s, self._clock)
+        drained.set()
 
     async def _serve(
         self, hub: Hub, stopping: trio.Event, admitted: Admitted, connection: Connection, data: bytes
