@@ -188,7 +188,9 @@ class Appliance:
         if self._config.engine is not None:
             await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
         if self._config.fanout is not None and flashlog is not None:
-            fanout = Fanout(_fanout_settings(self._config.fanout), flashlog, FanoutMetrics.create(self.registry))
+            fanout = Fanout(
+                _fanout_settings(self._config.fanout, secrets), flashlog, FanoutMetrics.create(self.registry)
+            )
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
         if self._config.admin is not None:
             sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())
@@ -338,7 +340,7 @@ def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:
     )
 
 
-def _fanout_settings(config: FanoutConfig) -> FanoutSettings:
+def _fanout_settings(config: FanoutConfig, secrets: Secrets) -> FanoutSettings:
     return FanoutSettings(
         max_subscribers=config.max_subscribers,
         max_per_ip=config.max_per_ip,
@@ -347,6 +349,9 @@ def _fanout_settings(config: FanoutConfig) -> FanoutSettings:
         ip_header=config.ip_header,
         ping_interval_s=config.ping_interval_s,
         pong_timeout_s=config.pong_timeout_s,
+        api_keys=secrets.apps,
+        public_access=config.public_access,
+        deflate=config.deflate,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from appliance.config.model import Config
+from appliance.config.replication_checks import replication_rules
 
 Row = tuple[str, str, str]
 """(path, what was found, what is expected)"""
@@ -20,11 +21,14 @@ def check(config: Config) -> Iterator[Row]:
     yield from _flashblocks(config)
     yield from _structural(config)
     yield from _proxies(config)
+    yield from _api_keys(config)
+    if config.replication is not None:
+        yield from replication_rules(config.replication)
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
-    if config.engine is None and config.fanout is None:
-        yield "file", "no plane", "at least one of the sections [engine] and [fanout]"
+    if config.engine is None and config.fanout is None and config.replication is None:
+        yield "file", "no plane", "at least one of the sections [engine], [fanout] and [replication]"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
@@ -33,6 +37,8 @@ def _listeners(config: Config) -> Iterator[tuple[str, str]]:
         yield "engine.debug_listen", config.engine.debug_listen
     if config.engine is not None and config.engine.builder_listen is not None:
         yield "engine.builder_listen.listen", config.engine.builder_listen.listen
+    if config.replication is not None:
+        yield "replication.listen", config.replication.listen
     if config.fanout is not None:
         yield "fanout.listen", config.fanout.listen
     if config.admin is not None:
@@ -46,16 +52,22 @@ def _ports(config: Config) -> Iterator[Row]:
 
 
 def _urls(config: Config) -> Iterator[Row]:
-    if config.engine is None:
-        return
-    urls = [("engine.l2.url", config.engine.l2.url)] if config.engine.l2 is not None else []
-    for index, builder in enumerate(config.engine.builders):
-        urls.append((f"engine.builders[{index}].url", builder.url))
-        if builder.flashblocks_url:
-            urls.append((f"engine.builders[{index}].flashblocks_url", builder.flashblocks_url))
-    for path, url in urls:
+    for path, url in _all_urls(config):
         if not _has_host_and_port(url):
             yield path, f'"{url}"', "a URL with a host and, if any, a port from 1 to 65535"
+
+
+def _all_urls(config: Config) -> Iterator[tuple[str, str]]:
+    for index, peer in enumerate(config.replication.peers if config.replication else ()):
+        yield f"replication.peers[{index}].url", peer.url
+    if config.engine is None:
+        return
+    if config.engine.l2 is not None:
+        yield "engine.l2.url", config.engine.l2.url
+    for index, builder in enumerate(config.engine.builders):
+        yield f"engine.builders[{index}].url", builder.url
+        if builder.flashblocks_url:
+            yield f"engine.builders[{index}].flashblocks_url", builder.flashblocks_url
 
 
 def _has_host_and_port(url: str) -> bool:
@@ -124,3 +136,15 @@ def _proxies(config: Config) -> Iterator[Row]:
         except ValueError:
             path = f"fanout.proxies[{index}]"
             yield path, f'"{network}"', "an IP address or a network as 10.0.0.0/8, without host bits"
+
+
+def _api_keys(config: Config) -> Iterator[Row]:
+    if config.fanout is None:
+        return
+    apps: set[str] = set()
+    for index, entry in enumerate(config.fanout.api_keys):
+        if entry.app in apps:
+            yield f"fanout.api_keys[{index}].app", f'"{entry.app}"', "a name that no other app has"
+        apps.add(entry.app)
+    if config.fanout.public_access and not apps:
+        yield "fanout.public_access", "no API key", "at least one [[fanout.api_keys]]: without one access is public"

@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appliance.fanout import frames
-from appliance.fanout.frames import FrameSet, Variant
+from appliance.fanout.filters import FilterIndex
+from appliance.fanout.frames import Variant
+from appliance.fanout.framesets import FrameSet
+from appliance.fanout.heads import Heads
 from appliance.fanout.marks import Mark, describe
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.session import Due, Session, Stage
@@ -48,14 +51,16 @@ class Hub:
         self.metrics = metrics
         self._settings = settings
         self._on_behind = on_behind
-        # Dicts, because they keep the order of arrival and remove in constant time.
-        self._heads: dict[Variant, dict[Session, None]] = {variant: {} for variant in Variant}
+        self.heads = Heads()
+        self.filters = FilterIndex()
         self._waiting: set[Session] = set()
         self._catching_up: set[Session] = set()
 
     def attach(self, session: Session) -> None:
         """Take a new subscriber in. Its backlog does not count as lag, however far back it resumes."""
         self.sessions.add(session)
+        if session.filter is not None:
+            self.filters.add(session.filter)
         self.metrics.new_connections.add()
         self.metrics.active_connections.add()
         session.allowed_lag = self._settings.max_lag + self._lag(session)
@@ -70,6 +75,8 @@ class Hub:
         self._leave(session)
         session.stage = Stage.GONE
         self.sessions.discard(session)
+        if session.filter is not None:
+            self.filters.remove(session.filter)
         self.metrics.closed_connections.add()
         self.metrics.active_connections.add(-1)
 
@@ -79,14 +86,15 @@ class Hub:
         return bool(self._waiting)
 
     def begin(self, batch: Sequence[FrameSet]) -> dict[Variant, list[Session]]:
-        """Start the broadcast of the next entries: who is at the head now, by variant.
+        """Start the broadcast of the next entries: who is at the head now and wants everything, by variant.
 
-        The caller serves each group by a `Round` before it begins another broadcast.
+        The caller serves each group by a `Round`, and then those of `heads.filtered`, before it begins another
+        broadcast.
         """
         before, self.mark = self.mark, batch[-1].mark
         for session in list(self._waiting):
             self._advance_waiting(session, batch, before)
-        return {variant: list(group) for variant, group in self._heads.items() if group}
+        return self.heads.everything()
 
     def _advance_waiting(self, session: Session, batch: Sequence[FrameSet], before: Mark) -> None:
         if session.mark.position <= before.position:
@@ -129,7 +137,7 @@ class Hub:
 
     def _enter_head(self, session: Session) -> None:
         session.stage = Stage.HEAD
-        self._heads[session.variant][session] = None
+        self.heads.add(session)
 
     def fell_behind(self, session: Session, frame: bytes, sent: int, mark: Mark) -> None:
         """A round's send was short (the rest becomes the tail) or would have blocked (nothing was sent)."""
@@ -217,7 +225,7 @@ class Hub:
 
     def _leave(self, session: Session) -> None:
         if session.stage is Stage.HEAD:
-            del self._heads[session.variant][session]
+            self.heads.remove(session)
         self._waiting.discard(session)
         self._catching_up.discard(session)
 
@@ -235,7 +243,8 @@ class Hub:
             "position": self.mark.position,
             "resume_from": describe(self.mark.key, self.mark.payload_id),
             "subscribers": len(self.sessions),
-            "at_head": {variant.value: len(group) for variant, group in self._heads.items()},
+            "at_head": self.heads.counts(),
+            "filters": len(self.filters),
             "waiting": len(self._waiting),
             "catching_up": len(self._catching_up),
             "max_lag": max(map(self._lag, self._catching_up), default=0),

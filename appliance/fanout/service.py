@@ -6,7 +6,8 @@ request -> Door (limits, place in the log) -> 101 -> Session -> Hub
 
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
@@ -15,11 +16,14 @@ import trio
 
 from appliance.domain.errors import LogError
 from appliance.domain.positions import AfterBlock, Resume
+from appliance.fanout.api_keys import ApiKeys, App, Grant
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
 from appliance.fanout.catchup import CatchUp, Turns
 from appliance.fanout.door import Admitted, Door
-from appliance.fanout.frames import FrameCache, RunSync
+from appliance.fanout.frames import RunSync
+from appliance.fanout.framesets import FrameCache
+from appliance.fanout.gate import Gate
 from appliance.fanout.hub import Hub, HubSettings
 from appliance.fanout.limits import Admission, ClientAddress
 from appliance.fanout.marks import Mark
@@ -45,6 +49,9 @@ class FanoutSettings:
     max_subscribers: int = 10_000
     max_per_ip: int = 1_000
     max_lag: int = 1_500
+    api_keys: tuple[App, ...] = ()
+    public_access: bool = False
+    deflate: bool = True
     proxies: tuple[str, ...] = ()
     ip_header: str = "X-Forwarded-For"
     ping_interval_s: float = 15.0
@@ -77,8 +84,13 @@ class Fanout:
         self._run_sync = run_sync
         self._clock = clock
         self._jitter = jitter  # spreads the pings of subscribers that came together; 0 to 1
-        self._client_address = ClientAddress(settings.proxies, settings.ip_header)
-        self._admission = Admission(settings.max_subscribers, settings.max_per_ip)
+        self._gate = Gate(
+            ApiKeys(settings.api_keys, public=settings.public_access),
+            Admission(settings.max_subscribers, settings.max_per_ip),
+            ClientAddress(settings.proxies, settings.ip_header),
+            metrics,
+        )
+        self._grants: dict[Session, Grant] = {}  # of the sessions that came with a key
         self._hub: Hub | None = None
         self._server: HttpServer | None = None
 
@@ -126,7 +138,7 @@ class Fanout:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
             await self._serve(hub, stopping, admitted, connection, data)
 
-        door = Door(self._log, self._admission, self._client_address, self._metrics, stopping, serve)
+        door = Door(self._log, self._gate, stopping, serve, hub.filters, deflate=self._settings.deflate)
         return HttpServer(
             door.handle,
             listener,
@@ -146,7 +158,7 @@ class Fanout:
         # What is committed now was promised: a flashblock of the last block may be the one that nobody repeats.
         with trio.move_on_after(LAST_BROADCAST_S):
             await broadcast.wait_delivered(self._log.head)
-        log.info("closing all subscribers", subscribers=self._admission.taken)
+        log.info("closing all subscribers", subscribers=self._gate.admission.taken)
         await sweeper.close_all()
 
     async def _serve(
@@ -160,9 +172,25 @@ class Fanout:
             prepare_socket(connection.socket)
             with trio.CancelScope() as scope:
                 session = self._create_session(connection.socket, admitted, scope)
-                await self._attend(hub, stopping, session, connection.socket, data)
+                with self._counted(session, admitted.grant):
+                    await self._attend(hub, stopping, session, connection.socket, data)
         finally:
             admitted.ticket.release()
+
+    @contextmanager
+    def _counted(self, session: Session, grant: Grant | None) -> Iterator[None]:
+        """Remember with which key a session came, as long as it is there."""
+        if grant is None:
+            yield
+            return
+        self._metrics.connections_by_app.add(grant.app)
+        self._metrics.subscribers_by_app.add(grant.app)
+        self._grants[session] = grant
+        try:
+            yield
+        finally:
+            del self._grants[session]
+            self._metrics.subscribers_by_app.add(grant.app, -1)
 
     async def _attend(self, hub: Hub, stopping: trio.Event, session: Session, sock: socket.socket, data: bytes) -> None:
         hub.attach(session)
@@ -184,14 +212,14 @@ class Fanout:
             located.skip_through,
             next_ping_at=trio.current_time() + self._jitter() * self._settings.ping_interval_s,
             drop=scope.cancel,
+            wanted=admitted.request.filter,
         )
 
     def statistics(self) -> dict[str, object]:
         """For the admin plane: where the subscribers stand, the limits, what was counted."""
         return {
             "hub": self._hub.statistics() if self._hub else None,
-            "admitted": self._admission.taken,
-            "addresses": self._admission.addresses,
+            **self._gate.statistics(),
             "max_subscribers": self._settings.max_subscribers,
             "counts": self._metrics.values(),
             "server": self._server.statistics() if self._server else None,

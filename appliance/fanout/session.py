@@ -20,6 +20,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from appliance.fanout import frames
+from appliance.fanout.filters import Filter
 from appliance.fanout.frames import Variant
 from appliance.fanout.marks import Mark, describe
 from appliance.fanout.ports import Wire
@@ -47,8 +48,9 @@ class Due(Enum):
 class Session:
     """One subscriber's connection. ``drop`` ends it at once, without a close frame.
 
-    ``mark`` is the last entry handed to the kernel, wholly or in part; ``skip`` the (block_number, index)
-    through which the subscriber has seen the stream elsewhere while this log is behind.
+    ``mark`` is the last entry handed to the kernel, wholly or in part, or passed over because it did not pass the
+    ``filter``; ``skip`` the (block_number, index) through which the subscriber has seen the stream elsewhere while
+    this log is behind.
     """
 
     __slots__ = (
@@ -62,6 +64,7 @@ class Session:
         "close_received",
         "close_sent",
         "drop",
+        "filter",
         "has_writer",
         "mark",
         "next_due_at",
@@ -81,12 +84,14 @@ class Session:
         *,
         next_ping_at: float,
         drop: Callable[[], None],
+        wanted: Filter | None = None,
     ) -> None:
         self.wire = wire
         self.variant = variant
         self.mark = mark
         self.skip = skip
         self.drop = drop
+        self.filter = wanted
         self.stage = Stage.CATCHING_UP
         self.has_writer = False
         self.allowed_lag = 0

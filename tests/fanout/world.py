@@ -1,16 +1,21 @@
 """A world of subscribers for property tests: every action that can happen, and what must hold after any of them."""
 
+import json
 import random
 
 import brotli
 
 from appliance.domain.flashblocks import Encoding, Entry
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
+from appliance.fanout.filters import Filter
 from appliance.fanout.frames import Variant
 from appliance.fanout.hub import HubSettings
 from appliance.fanout.session import Session, Stage
 from tests.fanout.fakes import fitful, parse_frames, payload_id
 from tests.fanout.support import Stand, Subscriber
+
+ADDRESSES = [bytes([number]) * 20 for number in range(3)]
+TOPICS = [bytes([number]) * 32 for number in range(2)]
 
 
 class World:
@@ -29,12 +34,34 @@ class World:
 
     def flashblock(self, rng: random.Random) -> None:
         self.index += 1
-        text = f"{self.payload}/{self.index}:".encode() + b"x" * rng.choice([0, 10, 120, 400, 66_000])
+        text = self._text(rng, b"x" * rng.choice([0, 10, 120, 400, 66_000]))
         packed = rng.random() < 0.3
         body = brotli.compress(text, quality=0) if packed else text
         encoding = Encoding.BROTLI if packed else Encoding.TEXT
         hole = rng.choice([0, 0, 0, 2])
         self.stand.log.append(self.block, self.index, body=body, hole=hole, encoding=encoding, payload=self.payload)
+
+    def _text(self, rng: random.Random, padding: bytes) -> bytes:
+        """A flashblock that touches this and that."""
+        log = {"address": "0x" + rng.choice(ADDRESSES).hex(), "topics": ["0x" + rng.choice(TOPICS).hex()]}
+        logs = [log] if rng.random() < 0.4 else []
+        calls = [bytes(5) + rng.choice(ADDRESSES) + bytes(9)] if rng.random() < 0.4 else []
+        message = {
+            "payload_id": str(payload_id(self.payload)),
+            "index": self.index,
+            "diff": {"transactions": ["0x" + call.hex() for call in calls]},
+            "metadata": {"receipts": {"0x00": {"Eip1559": {"logs": logs}}}},
+            "padding": padding.decode(),
+        }
+        return json.dumps(message).encode()
+
+    def _filter(self, rng: random.Random) -> Filter | None:
+        """Half of them want everything."""
+        addresses = rng.sample(ADDRESSES, rng.randint(0, 2))
+        topics = rng.sample(TOPICS, rng.randint(0, 1))
+        if rng.random() < 0.5 or not (addresses or topics):
+            return None
+        return Filter(addresses, topics, match_all=rng.random() < 0.5)
 
     def next_payload(self, rng: random.Random) -> None:
         """The next block, or after a reorg another one of the same number or of one before."""
@@ -43,7 +70,7 @@ class World:
             self.block, self.index = max(1, self.block + rng.choice([1, 1, 0, -1])), -1
 
     def broadcast(self, rng: random.Random) -> None:
-        if self.stand.rounds:
+        if self.stand.delivering:
             self.stand.deliver(rng.randint(1, 3))
         else:
             self.stand.begin(rng.randint(1, 3))
@@ -77,7 +104,7 @@ class World:
             resume = AfterPayload(payload_id(self.payload), rng.randint(-1, self.index))
         steady = rng.random() < 0.4
         choose = (lambda size: size) if steady else fitful(random.Random(rng.random()))
-        self.stand.connect(resume, rng.choice(list(Variant)), choose)
+        self.stand.connect(resume, rng.choice(list(Variant)), choose, self._filter(rng))
 
     def change_pace(self, rng: random.Random) -> None:
         """Somebody stops reading, goes on slowly, or reads as it comes."""
@@ -122,15 +149,17 @@ class World:
     def check_groups(self) -> None:
         """Everybody is in the group of its stage, and nothing is half sent where only whole frames go."""
         hub = self.stand.hub
-        heads = {session for group in hub._heads.values() for session in group}
+        heads = set(hub.heads)
         for session in hub.sessions:
             assert (session in heads) == (session.stage is Stage.HEAD)
             assert (session in hub._waiting) == (session.stage is Stage.WAITING)
             assert (session in hub._catching_up) == (session.stage is Stage.CATCHING_UP)
             assert session.at_boundary or session.stage not in (Stage.HEAD, Stage.WAITING)
             self._check_writer(session)
+        assert sorted(map(id, hub.heads)) == sorted(map(id, heads))
+        assert hub.filters.items == sum(item.items for item in {each.filter for each in hub.sessions} if item)
         assert heads | hub._waiting | hub._catching_up <= hub.sessions
-        assert self.stand.rounds or all(session.mark is hub.mark for session in heads)
+        assert self.stand.delivering or all(session.mark is hub.mark for session in heads)
 
     def _check_writer(self, session: Session) -> None:
         if session.stage is not Stage.CLOSING:  # a writer that is done with closing stays the last one
@@ -161,8 +190,9 @@ def _received(subscriber: Subscriber) -> list[bytes]:
     closes = [number for number, frame in enumerate(frames) if frame.opcode == 0x8]
     assert closes in ([], [len(frames) - 1])
     assert not (closes and rest)
-    expected_opcode = 0x1 if subscriber.variant is Variant.TEXT else 0x2
+    expected_opcode = 0x2 if subscriber.variant is Variant.BROTLI else 0x1
     data = [frame for frame in frames if frame.opcode < 0x8]
     assert all(frame.opcode == expected_opcode for frame in data)
     unpack = brotli.decompress if subscriber.variant is Variant.BROTLI else bytes
-    return [unpack(frame.payload) for frame in data]
+    assert all(frame.rsv1 == (subscriber.variant is Variant.DEFLATE) for frame in data)
+    return [unpack(frame.text) for frame in data]
