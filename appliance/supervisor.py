@@ -49,6 +49,7 @@ from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.lifecycle import OnCrash, Plane, PlaneState
 from appliance.net.http_server import open_listener
+from appliance.reloading import Reloader
 from appliance.secrets import Secrets
 from appliance.telemetry.logging import get_logger
 from appliance.telemetry.metrics import GarbageCollectionPauses, create_registry
@@ -79,11 +80,12 @@ class Appliance:
     def __init__(self, config: Config) -> None:
         self.registry = create_registry()
         self.listening: dict[str, str] = {}
-        self._config = config
+        self._reloader = Reloader(config, self.registry)
         self._planes: dict[str, Plane] = {}
         self._statistics: dict[str, Statistics] = {}
         self._stop_deadlines_s: dict[str, float] = {}
         self._engine: Engine | None = None
+        self._fanout: Fanout | None = None
         self._builder_listen: BuilderListen | None = None
         self._switch: ModeSwitch | None = None
         self._started_at = time.monotonic()
@@ -92,6 +94,10 @@ class Appliance:
         self._restarts = Counter(
             "appliance_plane_restarts", "Planes that crashed and were started again", ["plane"], registry=self.registry
         )
+
+    @property
+    def _config(self) -> Config:
+        return self._reloader.config
 
     def __repr__(self) -> str:
         return f"<Appliance {', '.join(map(repr, self._planes.values()))}>"
@@ -105,6 +111,14 @@ class Appliance:
         """Begin the orderly end of `run`."""
         self._stop.set()
 
+    async def reload(self, load: Callable[[], Config]) -> bool:
+        """Take over from the file that ``load`` reads what can change now; False when it is bad: nothing changes."""
+        return await self._reloader.reload(load, self._apply)
+
+    async def _apply(self, config: Config, secrets: Secrets) -> None:
+        if self._fanout is not None and config.fanout is not None:
+            await self._fanout.reload(_fanout_settings(config.fanout, secrets))
+
     async def wait_stopped(self) -> None:
         """Return when `run` has closed everything."""
         await self._stopped.wait()
@@ -116,6 +130,7 @@ class Appliance:
         stop when a plane crashed that must not restart alone.
         """
         secrets = Secrets.load(self._config)
+        self._reloader.started(secrets)
         try:
             with ExitStack() as sockets:
                 listeners = self._open_listeners(sockets)
@@ -135,6 +150,7 @@ class Appliance:
             "uptime_s": round(time.monotonic() - self._started_at, 3),
             "health": {"status": health.name.lower(), "facts": facts},
             "listening": self.listening,
+            "configuration": self._reloader.statistics(),
             "planes": {name: plane.statistics() | self._numbers(name) for name, plane in self._planes.items()},
             "flashlog": self._numbers("flashlog"),
         }
@@ -191,7 +207,7 @@ class Appliance:
             await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
         if self._config.fanout is not None and flashlog is not None:
             settings, metrics = _fanout_settings(self._config.fanout, secrets), FanoutMetrics.create(self.registry)
-            fanout = Fanout(settings, flashlog, metrics, states=flashlog)
+            fanout = self._fanout = Fanout(settings, flashlog, metrics, states=flashlog)
             # The drain is part of the stop, and must end by itself: who is cut is not told where to go on.
             self._stop_deadlines_s["fanout"] = max(STOP_DEADLINE_S, settings.stop_s + STOP_SPARE_S)
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)

@@ -1,9 +1,11 @@
 """Who is let in: the API key first, then the places of its app, of its address and of this instance."""
 
+from collections.abc import Sequence
+
 import trio
 
 from appliance.fanout.answers import RETRY_AFTER, refusal
-from appliance.fanout.api_keys import ApiKeys, Grant
+from appliance.fanout.api_keys import ApiKeys, App, Grant
 from appliance.fanout.limits import Admission, AppPlaces, ClientAddress, Ticket, TooManyFromAddress, TooManyOfApp
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.routes import Route
@@ -20,6 +22,11 @@ class Gate:
         self.admission = admission
         self._client_address = client_address
         self._metrics = metrics
+
+    def change(self, apps: Sequence[App], *, public: bool, max_subscribers: int, max_per_ip: int) -> None:
+        """Other keys and limits from now on. Whoever has a place keeps it; who may stay, `ApiKeys.holds` says."""
+        self.keys = ApiKeys(apps, public=public)
+        self.admission.change(max_subscribers, max_per_ip)
 
     def authenticate(self, route: Route) -> Grant | HttpResponse | None:
         """Whose key the path holds, None for somebody who needs none; else 401, or 404 where there are no keys.

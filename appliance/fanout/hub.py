@@ -23,6 +23,7 @@ from appliance.fanout.session import Due, Session, Stage
 
 # RFC 6455 7.4.1 and the IANA registry.
 GOING_AWAY = 1001
+NO_LONGER_ADMITTED = 1008
 INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 

@@ -8,7 +8,7 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Final
 
@@ -26,12 +26,12 @@ from appliance.fanout.frames import RunSync
 from appliance.fanout.framesets import FrameCache
 from appliance.fanout.gate import Gate
 from appliance.fanout.herald import Herald
-from appliance.fanout.hub import Hub, HubSettings
+from appliance.fanout.hub import NO_LONGER_ADMITTED, Hub, HubSettings
 from appliance.fanout.limits import Admission, ClientAddress
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.notices import Notices
-from appliance.fanout.pacing import Clock
+from appliance.fanout.pacing import Clock, Pace
 from appliance.fanout.ports import LogView, StateSource
 from appliance.fanout.session import Session
 from appliance.fanout.subscriber import abandon, converse, prepare_socket
@@ -129,6 +129,47 @@ class Fanout:
             await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
 
+    async def reload(self, settings: FanoutSettings) -> None:
+        """Take over the keys and the limits, and close with 1008 who came with a key that is none any more.
+
+        Other settings stay. Limits that are lower now close nobody.
+        """
+        self._settings = replace(
+            self._settings,
+            max_subscribers=settings.max_subscribers,
+            max_per_ip=settings.max_per_ip,
+            api_keys=settings.api_keys,
+            public_access=settings.public_access,
+        )
+        self._gate.change(
+            settings.api_keys,
+            public=settings.public_access,
+            max_subscribers=settings.max_subscribers,
+            max_per_ip=settings.max_per_ip,
+        )
+        if self._server is not None:
+            self._server.change_max_connections(settings.max_subscribers + SPARE_CONNECTIONS)
+        if self._hub is not None:
+            await self._close_strangers(self._hub)
+
+    async def _close_strangers(self, hub: Hub) -> None:
+        pace, closed = Pace(self._clock), 0
+        for session in list(hub.sessions):
+            closed += self._close_stranger(hub, session)
+            if pace.spent:
+                await pace.give_way()
+        if closed:
+            log.warning("subscribers closed: their keys are not valid any more", subscribers=closed)
+
+    def _close_stranger(self, hub: Hub, session: Session) -> bool:
+        grant = self._grants.get(session)
+        if self._gate.keys.holds(grant):
+            return False
+        hub.close(
+            session, NO_LONGER_ADMITTED, "API key needed" if grant is None else "API key removed", trio.current_time()
+        )
+        return True
+
     async def _create_hub(self, workers: trio.Nursery) -> tuple[Hub, Broadcast]:
         settings, log_view = self._settings, self._log
         cache, turns = FrameCache(), Turns()
@@ -213,6 +254,7 @@ class Fanout:
     async def _attend(self, hub: Hub, stopping: trio.Event, session: Session, sock: socket.socket, data: bytes) -> None:
         hub.attach(session)
         try:
+            self._close_stranger(hub, session)  # its key may have gone while it was let in
             if stopping.is_set():  # it came in while the others were being closed
                 hub.go_away(session, trio.current_time())
             await converse(hub, session, sock, data)

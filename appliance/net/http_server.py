@@ -7,6 +7,7 @@ the drain and what is counted.
 import errno
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -91,6 +92,10 @@ class HttpServer:
             "body_bytes": self._bodies.taken,
             **self._counters.statistics(),
         }
+
+    def change_max_connections(self, max_connections: int) -> None:
+        """Another limit from now on. Where there are more, nobody is closed, and nobody new comes in."""
+        self._limits = replace(self._limits, max_connections=max_connections)
 
     async def run(self, *, task_status: trio.TaskStatus["HttpServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve; returns when stopped and drained. ``started`` gets the server once it accepts."""
