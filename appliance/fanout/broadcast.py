@@ -113,6 +113,8 @@ class Sweeper:
 
     async def sweep(self, now: float) -> None:
         """Do what is due, in slices: thousands may lag out at once, and closing 10,000 takes 30 ms."""
+        self._hub.note_lags()
+        await self._pace.give_way()
         self._hub.warn_lagging()
         # 10,000 comparisons take half a millisecond.
         for session in self._hub.beyond_bound():

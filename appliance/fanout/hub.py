@@ -205,6 +205,11 @@ class Hub:
         """Close a session because this host stops."""
         self.close(session, GOING_AWAY, "going away", now)
 
+    def note_lags(self) -> None:
+        """Take a picture of who is how far behind: half a millisecond for 5,000 who catch up."""
+        position = self.mark.position
+        self.metrics.lag.note([position - session.mark.position for session in self._catching_up], len(self.sessions))
+
     def warn_lagging(self) -> None:
         """Tell those who want to know that they are half as far behind as they may be."""
         for session in self.listeners & self._catching_up:
@@ -264,6 +269,7 @@ class Hub:
             "waiting": len(self._waiting),
             "catching_up": len(self._catching_up),
             "max_lag": max(map(self._lag, self._catching_up), default=0),
+            "lag": self.metrics.lag.statistics(),
         }
 
 
