@@ -210,6 +210,7 @@ class Fanout:
             stopping=drained,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="fanout",
+            may_connect=self._gate.may_connect,
         )
 
     async def _drain_when(self, stopping: trio.Event, broadcast: Broadcast, hub: Hub, drained: trio.Event) -> None:
