@@ -9,6 +9,9 @@ MAX_ADDRESSES: Final = 16_384
 BURST_OF_PLACES: Final = 2
 """An address may connect at once twice as often as it has places: all behind one NAT come back together."""
 
+LEAST_PLACES: Final = 50
+"""An address with fewer places may connect as if it had these: a page that reconnects, health checks, refusals."""
+
 REFILL_S: Final = 10.0
 """In so many seconds it may connect as often again as it has places."""
 
@@ -18,7 +21,7 @@ class ConnectRate:
 
     def __init__(self, max_per_address: int) -> None:
         """``max_per_address``: the places that an address has."""
-        self._each_s = REFILL_S / max_per_address
+        self._each_s = REFILL_S / max(max_per_address, LEAST_PLACES)
         self._burst_s = BURST_OF_PLACES * REFILL_S
         self._empty_at: OrderedDict[str, float] = OrderedDict()  # in the order of their last connection
 
