@@ -53,6 +53,7 @@ from appliance.net.http_server import open_listener
 from appliance.providers.configured import group_settings
 from appliance.providers.metrics import ProviderMetrics
 from appliance.providers.service import Providers
+from appliance.reloading import Reloader
 from appliance.secrets import Secrets
 from appliance.telemetry.logging import get_logger
 from appliance.telemetry.metrics import GarbageCollectionPauses, create_registry
@@ -72,6 +73,7 @@ PLANES: Final = {
     "admin": OnCrash.RESTART,
 }
 STOP_DEADLINE_S: Final = 10.0
+STOP_SPARE_S: Final = 2.0
 
 Statistics = Callable[[], dict[str, object]]
 RunOnListener = Callable[..., Awaitable[None]]
@@ -83,10 +85,12 @@ class Appliance:
     def __init__(self, config: Config) -> None:
         self.registry = create_registry()
         self.listening: dict[str, str] = {}
-        self._config = config
+        self._reloader = Reloader(config, self.registry)
         self._planes: dict[str, Plane] = {}
         self._statistics: dict[str, Statistics] = {}
+        self._stop_deadlines_s: dict[str, float] = {}
         self._engine: Engine | None = None
+        self._fanout: Fanout | None = None
         self._builder_listen: BuilderListen | None = None
         self._switch: ModeSwitch | None = None
         self._providers: Providers | None = None
@@ -96,6 +100,10 @@ class Appliance:
         self._restarts = Counter(
             "appliance_plane_restarts", "Planes that crashed and were started again", ["plane"], registry=self.registry
         )
+
+    @property
+    def _config(self) -> Config:
+        return self._reloader.config
 
     def __repr__(self) -> str:
         return f"<Appliance {', '.join(map(repr, self._planes.values()))}>"
@@ -109,6 +117,14 @@ class Appliance:
         """Begin the orderly end of `run`."""
         self._stop.set()
 
+    async def reload(self, load: Callable[[], Config]) -> bool:
+        """Take over from the file that ``load`` reads what can change now; False when it is bad: nothing changes."""
+        return await self._reloader.reload(load, self._apply)
+
+    async def _apply(self, config: Config, secrets: Secrets) -> None:
+        if self._fanout is not None and config.fanout is not None:
+            await self._fanout.reload(_fanout_settings(config.fanout, secrets))
+
     async def wait_stopped(self) -> None:
         """Return when `run` has closed everything."""
         await self._stopped.wait()
@@ -120,6 +136,7 @@ class Appliance:
         stop when a plane crashed that must not restart alone.
         """
         secrets = Secrets.load(self._config)
+        self._reloader.started(secrets)
         try:
             with ExitStack() as sockets:
                 listeners = self._open_listeners(sockets)
@@ -139,6 +156,7 @@ class Appliance:
             "uptime_s": round(time.monotonic() - self._started_at, 3),
             "health": {"status": health.name.lower(), "facts": facts},
             "listening": self.listening,
+            "configuration": self._reloader.statistics(),
             "planes": {name: plane.statistics() | self._numbers(name) for name, plane in self._planes.items()},
             "flashlog": self._numbers("flashlog"),
         }
@@ -198,7 +216,10 @@ class Appliance:
         if self._config.engine is not None:
             await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
         if self._config.fanout is not None and flashlog is not None:
-            fanout = Fanout(_fanout_settings(self._config.fanout), flashlog, FanoutMetrics.create(self.registry))
+            settings, metrics = _fanout_settings(self._config.fanout, secrets), FanoutMetrics.create(self.registry)
+            fanout = self._fanout = Fanout(settings, flashlog, metrics, states=flashlog)
+            # The drain is part of the stop, and must end by itself: who is cut is not told where to go on.
+            self._stop_deadlines_s["fanout"] = max(STOP_DEADLINE_S, settings.stop_s + STOP_SPARE_S)
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
         if self._config.providers:
             groups = [group_settings(group) for group in self._config.providers]
@@ -296,7 +317,7 @@ class Appliance:
             # The plane has a duplicate. With this one open the kernel would go on taking connections that
             # nobody serves, and clients would hang instead of going elsewhere.
             listener.close()
-        await plane.stop(STOP_DEADLINE_S)
+        await plane.stop(self._stop_deadlines_s.get(plane.name, STOP_DEADLINE_S))
 
     def _raise_crash(self) -> None:
         for plane in self._planes.values():
@@ -387,7 +408,7 @@ def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:
     )
 
 
-def _fanout_settings(config: FanoutConfig) -> FanoutSettings:
+def _fanout_settings(config: FanoutConfig, secrets: Secrets) -> FanoutSettings:
     return FanoutSettings(
         max_subscribers=config.max_subscribers,
         max_per_ip=config.max_per_ip,
@@ -396,6 +417,10 @@ def _fanout_settings(config: FanoutConfig) -> FanoutSettings:
         ip_header=config.ip_header,
         ping_interval_s=config.ping_interval_s,
         pong_timeout_s=config.pong_timeout_s,
+        api_keys=secrets.apps,
+        public_access=config.public_access,
+        deflate=config.deflate,
+        drain_s=config.drain_s,
     )
 
 

@@ -89,6 +89,16 @@ async def test_nothing_listens_any_more_while_the_last_subscribers_leave(nursery
         await appliance.wait_stopped()
 
 
+async def test_the_deadline_of_the_stop_leaves_room_for_the_drain(nursery: trio.Nursery, tmp_path: Path) -> None:
+    fanout = FanoutConfig(listen=ANY, drain_s=40)
+    appliance = Appliance(Config(store=StoreConfig(folder=str(tmp_path)), fanout=fanout))
+    await nursery.start(appliance.run)
+    assert appliance._stop_deadlines_s["fanout"] > 40 + 3
+    appliance.stop()
+    with trio.fail_after(10):  # there is nobody to send away
+        await appliance.wait_stopped()
+
+
 async def test_a_fan_out_that_crashes_restarts_alone_and_who_connects_meanwhile_is_served(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,7 +136,7 @@ def _add_tail(commands: "_Commands[_Parser]") -> None:
 
 
 def _add_log(commands: "_Commands[_Parser]") -> None:
-    parser = commands.add_parser("log", help="verify, export, import or back up a flashblock log")
+    parser = commands.add_parser("log", help="verify, compare, export, import, back up or prune a flashblock log")
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     for name, text, argument in (
         ("verify", "check that the log is whole: every payload contiguous, every body readable", None),
@@ -155,3 +155,29 @@ def _add_log(commands: "_Commands[_Parser]") -> None:
         )
         if argument:
             action.add_argument("file", metavar=argument, type=Path, help="the file; - for standard in- or output")
+    _add_log_compare(actions)
+    _add_log_prune(actions)
+
+
+def _add_log_compare(actions: "_Commands[_Parser]") -> None:
+    text = "say in what two hosts' logs differ: flashblocks that one has, and bodies that are not the same"
+    action = actions.add_parser("compare", help=text, description=text[0].upper() + text[1:] + ".")
+    action.set_defaults(command=_lazy("log", "log_compare"))
+    action.epilog = "What retention has removed from one of them is no difference. Exit code 1 when they differ."
+    for name in ("one", "other"):
+        action.add_argument(
+            name, metavar=name.upper(), type=Path, help="a log, its folder or a backup; it may be in use"
+        )
+
+
+def _add_log_prune(actions: "_Commands[_Parser]") -> None:
+    text = "remove the oldest payloads of a log that is not in use, and give the room back to the disk"
+    action = actions.add_parser("prune", help=text, description=text[0].upper() + text[1:] + ".")
+    action.set_defaults(command=_lazy("log", "log_prune"))
+    action.epilog = "While the appliance runs, retention_hours and retention_mib in [flashlog] do this."
+    action.add_argument(
+        "--log", metavar="FILE", type=Path, default=Path(DEFAULT_LOG), help="the log (default: %(default)s)"
+    )
+    action.add_argument("--keep-hours", type=float, metavar="H", help="keep what is younger than this")
+    action.add_argument("--keep-mib", type=float, metavar="N", help="keep the newest so many MiB of flashblocks")
+    action.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")

@@ -2,6 +2,8 @@
 
 import argparse
 import signal
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,10 +19,13 @@ log = get_logger("supervisor")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain."""
+    """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain.
+
+    SIGHUP reads the file again.
+    """
     config = load(arguments.config)
     configure(config.log.level, config.log.format)
-    trio.run(run_until_signal, Appliance(config))
+    trio.run(run_until_signal, Appliance(config), partial(load, arguments.config))
     return 0
 
 
@@ -43,9 +48,10 @@ def _checked(path: Path) -> Config:
     return config
 
 
-async def run_until_signal(appliance: Appliance) -> None:
-    """Run an appliance, and stop it in order on the first signal."""
+async def run_until_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
+    """Run an appliance, stop it in order on the first signal, and reload its file on each SIGHUP."""
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_reload_on_signal, appliance, read)
         nursery.start_soon(_stop_on_signal, appliance, nursery.cancel_scope)
         await appliance.run()
         nursery.cancel_scope.cancel()
@@ -57,3 +63,9 @@ async def _stop_on_signal(appliance: Appliance, scope: trio.CancelScope) -> None
         appliance.stop()
         log.warning("stopping at once", signal=signal.Signals(await anext(signals)).name)
         scope.cancel()
+
+
+async def _reload_on_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            await appliance.reload(read)

@@ -87,7 +87,19 @@ def _overview(report: dict[str, Any]) -> Table:
     for fact in health["facts"]:
         mark = "[green]well[/]" if fact["healthy"] else "[red]not well[/]"
         table.add_row(f"  {fact['name']}", f"{mark}  {escape(fact['reason'])}")
+    subscribers = _subscribers(report["planes"].get("fanout", {}).get("hub") or {})
+    if subscribers:
+        table.add_row("subscribers", subscribers)
     return table
+
+
+def _subscribers(hub: dict[str, Any]) -> str:
+    """How many there are, and how far behind: the line that says whether subscribers are well."""
+    lag = hub.get("lag")
+    if lag is None:
+        return ""
+    behind = ", ".join(f"{name} {value:,}" for name, value in lag.items())
+    return f"{hub['subscribers']:,}, {sum(hub['at_head'].values()):,} at the head; entries behind: {behind}"
 
 
 def _planes(planes: dict[str, Any]) -> Table:

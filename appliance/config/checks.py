@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from appliance.config.model import Config, ProvidersConfig
+from appliance.config.replication_checks import replication_rules
 
 Row = tuple[str, str, str]
 """(path, what was found, what is expected)"""
@@ -20,12 +21,16 @@ def check(config: Config) -> Iterator[Row]:
     yield from _flashblocks(config)
     yield from _structural(config)
     yield from _proxies(config)
+    yield from _api_keys(config)
     yield from _provider_groups(config)
+    if config.replication is not None:
+        yield from replication_rules(config.replication)
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
-    if config.engine is None and config.fanout is None and not config.providers:
-        yield "file", "no plane", "at least one of the sections [engine], [fanout] and [[providers]]"
+    sections = (config.engine, config.fanout, config.replication)
+    if all(section is None for section in sections) and not config.providers:
+        yield "file", "no plane", "at least one of the sections [engine], [fanout], [replication] and [[providers]]"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
@@ -34,6 +39,8 @@ def _listeners(config: Config) -> Iterator[tuple[str, str]]:
         yield "engine.debug_listen", config.engine.debug_listen
     if config.engine is not None and config.engine.builder_listen is not None:
         yield "engine.builder_listen.listen", config.engine.builder_listen.listen
+    if config.replication is not None:
+        yield "replication.listen", config.replication.listen
     if config.fanout is not None:
         yield "fanout.listen", config.fanout.listen
     for index, group in enumerate(config.providers):
@@ -49,16 +56,22 @@ def _ports(config: Config) -> Iterator[Row]:
 
 
 def _urls(config: Config) -> Iterator[Row]:
-    if config.engine is None:
-        return
-    urls = [("engine.l2.url", config.engine.l2.url)] if config.engine.l2 is not None else []
-    for index, builder in enumerate(config.engine.builders):
-        urls.append((f"engine.builders[{index}].url", builder.url))
-        if builder.flashblocks_url:
-            urls.append((f"engine.builders[{index}].flashblocks_url", builder.flashblocks_url))
-    for path, url in urls:
+    for path, url in _all_urls(config):
         if not _has_host_and_port(url):
             yield path, f'"{url}"', "a URL with a host and, if any, a port from 1 to 65535"
+
+
+def _all_urls(config: Config) -> Iterator[tuple[str, str]]:
+    for index, peer in enumerate(config.replication.peers if config.replication else ()):
+        yield f"replication.peers[{index}].url", peer.url
+    if config.engine is None:
+        return
+    if config.engine.l2 is not None:
+        yield "engine.l2.url", config.engine.l2.url
+    for index, builder in enumerate(config.engine.builders):
+        yield f"engine.builders[{index}].url", builder.url
+        if builder.flashblocks_url:
+            yield f"engine.builders[{index}].flashblocks_url", builder.flashblocks_url
 
 
 def _has_host_and_port(url: str) -> bool:
@@ -152,3 +165,15 @@ def _endpoints(group: ProvidersConfig, path: str) -> Iterator[Row]:
         names.add(endpoint.name)
         if not _has_host_and_port(endpoint.url):  # not shown: it may hold a key
             yield f"{where}.url", "another one", "a URL with a host and, if any, a port from 1 to 65535"
+
+
+def _api_keys(config: Config) -> Iterator[Row]:
+    if config.fanout is None:
+        return
+    apps: set[str] = set()
+    for index, entry in enumerate(config.fanout.api_keys):
+        if entry.app in apps:
+            yield f"fanout.api_keys[{index}].app", f'"{entry.app}"', "a name that no other app has"
+        apps.add(entry.app)
+    if config.fanout.public_access and not apps:
+        yield "fanout.public_access", "no API key", "at least one [[fanout.api_keys]]: without one access is public"

@@ -118,6 +118,39 @@ class FlashlogConfig(Section, frozen=True, kw_only=True):
     retention_mib: Annotated[int, Meta(ge=1, description="a whole number of MiB from 1")] = 4096
 
 
+class ApiKeyConfig(Section, frozen=True, kw_only=True):
+    """Who may subscribe with a key, and how many times at once."""
+
+    app: Name
+    key_file: Path
+    max_subscribers: Count = 1_000
+
+
+class ReplicationPeerConfig(Section, frozen=True, kw_only=True):
+    """Another host whose log is followed."""
+
+    host_id: Name
+    url: WebsocketUrl
+
+
+class ReplicationConfig(Section, frozen=True, kw_only=True):
+    """Flashblocks on several hosts before anyone is shown them. `peers` are the other voters, for a learner all."""
+
+    host_id: Name
+    secret_file: Path
+    listen: Address = "127.0.0.1:8750"
+    min_acks: Annotated[int, Meta(ge=0, le=64, description="a whole number from 0 to 64")] | None = None
+    timeout_ms: Milliseconds = 2000
+    on_timeout: Literal["hold", "publish"] = "hold"
+    follow_only: bool = False
+    retention_wait_hours: Annotated[float, Meta(ge=0, description="a number of hours from 0")] = 24
+    retention_wait_mib: Annotated[int, Meta(ge=0, description="a whole number of MiB from 0")] = 4096
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
+    peers: tuple[ReplicationPeerConfig, ...] = ()
+
+
 class FanoutConfig(Section, frozen=True, kw_only=True):
     """The websocket server that subscribers connect to."""
 
@@ -129,6 +162,10 @@ class FanoutConfig(Section, frozen=True, kw_only=True):
     ip_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")] = "X-Forwarded-For"
     ping_interval_s: Seconds = 15
     pong_timeout_s: Seconds = 30
+    drain_s: Annotated[float, Meta(ge=0, le=60, description="a number of seconds from 0 to 60")] = 5
+    public_access: bool = False
+    deflate: bool = True
+    api_keys: tuple[ApiKeyConfig, ...] = ()
 
 
 class EndpointConfig(Section, frozen=True, kw_only=True):
@@ -179,6 +216,7 @@ class Config(Section, frozen=True, kw_only=True):
     engine: EngineConfig | None = None
     flashblocks: FlashblocksConfig | None = None
     flashlog: FlashlogConfig = FlashlogConfig()
+    replication: ReplicationConfig | None = None
     fanout: FanoutConfig | None = None
     providers: tuple[ProvidersConfig, ...] = ()
     admin: AdminConfig | None = None

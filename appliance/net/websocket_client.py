@@ -95,7 +95,7 @@ async def conversation(
             await link.close()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        _raise_only(group)
+        raise_only(group)
 
 
 class Inbox:
@@ -370,7 +370,7 @@ def _in_words(reason: trio_websocket.CloseReason | None) -> str:
     return f"{reason.code} {reason.reason or reason.name}"
 
 
-def _raise_only(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+def raise_only(group: BaseExceptionGroup[BaseException]) -> NoReturn:
     """A nursery wraps what the body raises; its caller should see the body's own error."""
     error = group.exceptions[0]
     if len(group.exceptions) > 1:

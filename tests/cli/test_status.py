@@ -48,6 +48,17 @@ def test_health_is_first_with_each_reason(show: Callable[[dict[str, Any]], Rende
     assert found[3] == ["alpha", "not", "well", "Connection", "refused"]
 
 
+def test_one_line_says_how_far_behind_the_subscribers_are() -> None:
+    lag = {"p50": 0, "p90": 1, "p99": 12, "max": 1400}
+    hub = {"subscribers": 5000, "at_head": {"text": 4000, "brotli": 900}, "lag": lag}
+    report = REPORT | {"planes": {"fanout": {"state": "running", "restarts": 0, "hub": hub}}}
+    expected = "subscribers 5,000, 4,900 at the head; entries behind: p50 0, p90 1, p99 12, max 1,400"
+    assert expected.split() in lines(report)
+    assert not any(line[0] == "subscribers" for line in lines(REPORT))
+    report = REPORT | {"planes": {"fanout": {"state": "restarting", "restarts": 1, "hub": None}}}
+    assert not any(line[0] == "subscribers" for line in lines(report))
+
+
 def test_every_plane_has_its_state_and_restarts() -> None:
     found = lines(REPORT)
     assert ["engine", "running", "0"] in found
