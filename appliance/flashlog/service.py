@@ -105,7 +105,7 @@ class FlashLog:
         """Submit a job; a replicated log's commit point is made durable along with it."""
         if self._state.commit_on_append:
             return await self._writer.submit(work, size)
-        committed = self.head
+        committed = self._state.committed
 
         def work_after_commit(store: Store) -> T:
             replica_jobs.note_committed(store, committed)
@@ -187,6 +187,19 @@ class FlashLog:
         """The index from which a payload takes nothing more; None where it is not closed."""
         return await self._readers.query(lambda reader: reader.closed_at(payload_id))
 
+    async def closed(self) -> list[tuple[PayloadId, int]]:
+        """Every payload that was closed, with the index, oldest first."""
+        return await self._readers.query(lambda reader: reader.closed())
+
+    async def settled(self, limit: int) -> list[tuple[PayloadId, PayloadState, str | None]]:
+        """What became of the newest ``limit`` payloads that are no longer being built, in log order."""
+        return await self._readers.query(lambda reader: reader.settled(limit))
+
+    async def pruned_through(self) -> int:
+        """The last position that retention has removed; 0 for none."""
+        mark = await self._readers.query(lambda reader: reader.mark())
+        return mark.position if mark else 0
+
     def recent_records(self, after: int, limit: int) -> list[Record] | None:
         """Up to ``limit`` records after ``after`` from memory, committed or not; None where they are older."""
         return self._state.records.recent(after, limit, self.appended)
@@ -220,9 +233,19 @@ class FlashLog:
         """Last position on this host's disk; ``head`` follows at once unless ``commit_on_append`` is off."""
         return self._state.point.appended
 
+    @property
+    def committed(self) -> int:
+        """Last position that is committed; ``head`` is beyond it only where the operators want to show more."""
+        return self._state.committed
+
     def commit_through(self, position: int) -> None:
-        """Make everything up to ``position`` visible, as far as it is on disk."""
+        """Make everything up to ``position`` committed and visible, as far as it is on disk."""
+        self._state.commit_through(position)
+
+    def show_through(self, position: int) -> None:
+        """Make everything up to ``position`` visible, committed or not, until the next start."""
         self._state.point.commit_through(position)
+        self._state.show()
 
     async def wait_past(self, position: int) -> None:
         """Return when ``head`` > ``position``; LogError when the log is closed first."""
@@ -269,6 +292,7 @@ class FlashLog:
         return {
             "log_id": self.log_id,
             "head": self.head,
+            "committed_position": self.committed,
             "appended_position": self.appended,
             **asdict(state.totals),
             **self._files.sizes(),
@@ -344,6 +368,6 @@ def _state_of(opened: OpenedLog, limits: TailLimits, metrics: FlashlogMetrics, *
 
 def _post_commit_point(writer: Writer, state: LogState) -> None:
     """A log that is closed in order starts where it ended."""
-    committed = state.point.committed
+    committed = state.committed
     if not state.commit_on_append:
         writer.post(lambda store: replica_jobs.note_committed(store, committed))

@@ -36,6 +36,7 @@ class LogState:
         self.records = records
         self.point = point
         self.totals = totals
+        self.committed = point.committed
         self.appended = 0
         self.removed = Removed()
         self.equivocations = 0
@@ -45,7 +46,7 @@ class LogState:
         self.commit_on_append = commit_on_append
         self._metrics = metrics
         self._state_watchers: list[OnState] = []
-        self._show()
+        self.show()
 
     @contextlib.contextmanager
     def watch_states(self, on_state: OnState) -> Iterator[None]:
@@ -75,8 +76,8 @@ class LogState:
                 self.out_of_order += 1
                 self._metrics.out_of_order.inc()
         if self.commit_on_append:
-            self.point.commit_through(self.point.appended)
-        self._show()
+            self.commit_through(self.point.appended)
+        self.show()
 
     def _note_record(self, record: Record) -> None:
         self.tail.extend([record.entry])
@@ -121,8 +122,15 @@ class LogState:
         self.removed += removed
         self.totals = left
         self._metrics.removed.inc(removed.entries)
-        self._show()
+        self.show()
 
-    def _show(self) -> None:
+    def commit_through(self, position: int) -> None:
+        """Everything up to ``position`` is committed, as far as it is on disk."""
+        self.committed = max(self.committed, min(position, self.point.appended))
+        self.point.commit_through(position)
+        self.show()
+
+    def show(self) -> None:
+        """Tell the metrics how far the log reaches."""
         self._metrics.head.set(self.point.committed)
         self._metrics.held_bytes.set(self.totals.bytes)
