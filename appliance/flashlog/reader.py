@@ -83,6 +83,12 @@ class Reader:
         with translated("read", self.path):
             return rows.closed_at(self._connection, payload_id)
 
+    def recovering(self) -> bool:
+        """Whether the log that this host voted with is lost, and this one has not caught up."""
+        with translated("read", self.path):
+            (found,) = self._connection.execute("SELECT recovering FROM replication").fetchone()
+            return bool(found)
+
     def closed(self) -> list[tuple[PayloadId, int]]:
         """Every tombstone, oldest first; the store bounds them."""
         with translated("read", self.path):

@@ -229,6 +229,11 @@ def begin(store: Store, *, replicated: bool | None) -> int:
     return int(committed)
 
 
+def set_recovering(store: Store, *, recovering: bool) -> None:
+    """Note that this host must not vote, or that it may."""
+    store.connection.execute("UPDATE replication SET recovering = ?", (int(recovering),))
+
+
 def note_committed(store: Store, position: int) -> None:
     """Make a commit point durable; it never goes back."""
     store.connection.execute("UPDATE replication SET committed = ?1 WHERE committed < ?1", (position,))

@@ -187,6 +187,14 @@ class FlashLog:
         """The index from which a payload takes nothing more; None where it is not closed."""
         return await self._readers.query(lambda reader: reader.closed_at(payload_id))
 
+    async def recovering(self) -> bool:
+        """Whether this log took the place of one that was lost, and has not caught up yet."""
+        return await self._readers.query(lambda reader: reader.recovering())
+
+    async def set_recovering(self, *, recovering: bool) -> None:
+        """Make it durable that this host must not vote, or that it may again."""
+        await self._write(lambda store: replica_jobs.set_recovering(store, recovering=recovering))
+
     async def closed(self) -> list[tuple[PayloadId, int]]:
         """Every payload that was closed, with the index, oldest first."""
         return await self._readers.query(lambda reader: reader.closed())

@@ -55,6 +55,13 @@ async def test_what_is_only_shown_is_not_committed_after_the_next_start(tmp_path
         assert (log.committed, log.head, log.appended) == (1, 1, 4)
 
 
+async def test_a_log_remembers_that_its_host_must_not_vote(tmp_path: Path) -> None:
+    for expected in (False, True, False):
+        async with opened(tmp_path) as log:
+            assert await log.recovering() is expected
+            await log.set_recovering(recovering=not expected)
+
+
 async def test_what_a_new_peer_is_told_of_payloads(log: FlashLog) -> None:
     for payload in (1, 2, 3):
         await append(log, payload, 1)
