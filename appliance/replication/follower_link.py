@@ -17,7 +17,6 @@ from appliance.replication.source_link import Identity, Refused
 from appliance.replication.votes import Key, Place
 from appliance.wire.replication import VERSION, Ack, Committed, Entries, Hello, Pruned, Welcome, WireEntry, proves
 
-
 _REFUSING = (Verdict.REFUSED, Verdict.CLOSED)
 
 
