@@ -129,16 +129,16 @@ async def test_a_host_that_is_restarted_counts_again_what_was_not_committed(tmp_
 
 async def test_learners_follow_and_have_no_vote(tmp_path: Path) -> None:
     hosts = make_hosts(tmp_path, "ab", learners=("l", "m"))
-    a, b, l, m = hosts.values()
-    async with running(a, l, m):
-        await connected(l, a)
+    a, b, one, other = hosts.values()
+    async with running(a, one, other):
+        await connected(one, a)
         await a.append(1, 3)
-        await eventually(lambda: l.log.appended == m.log.appended == 3)
+        await eventually(lambda: one.log.appended == other.log.appended == 3)
         await eventually(lambda: bool(a.replication.facts()))
-        assert a.log.head == l.log.head == 0  # two learners and one of two voters are no majority
+        assert a.log.head == one.log.head == 0  # two learners and one of two voters are no majority
         async with running(b):
-            await committed(a, b, l, m, entries=3)
-        assert l.replication.statistics()["role"] == "learner"
+            await committed(a, b, one, other, entries=3)
+        assert one.replication.statistics()["role"] == "learner"
         assert a.metric("follower_lag_entries", peer="learners") == 0
         assert "l" in a.replication.statistics()["followers"]  # type: ignore[operator]
 

@@ -30,7 +30,7 @@ ROUNDS = (
     "stop the origin",
     "kill the origin",
 )
-SETTINGS = DevnetSettings(builders=("alpha",), block_time_s=1.0, flashblock_interval_s=0.2)
+SETTINGS = DevnetSettings(builders=("alpha",), block_time_s=1.0, flashblock_interval_s=0.1)
 
 
 class Rounds:
@@ -50,6 +50,7 @@ class Rounds:
             victim = self._victim(action)
             await trio.sleep(self._moments.uniform(0.0, 0.4))
             began, resumed = trio.current_time(), self._swarm.resumed
+            self._swarm.scatter(SUBSCRIBERS // 4, self._moments)
             await self._act(action, victim, self._moments.uniform(0.3, 2.0))
             await self._hosts.wait_flowing(3)
             took_s = trio.current_time() - began
@@ -109,7 +110,7 @@ async def test_whatever_happens_to_hosts_and_links_every_subscriber_sees_each_fl
     check_logs(hosts)
     check_subscribers(swarm, hosts)
     assert len(rounds.record) == len(ROUNDS)
-    assert swarm.resumed > SUBSCRIBERS
+    assert swarm.resumed > 2 * SUBSCRIBERS
 
 
 async def quiet(hosts: Cluster) -> int:
@@ -136,7 +137,7 @@ def check_subscribers(swarm: Swarm, hosts: Cluster) -> None:
     reader = Reader(hosts.hosts[ORIGIN].data / DATABASE_NAME)
     records = reader.records(0, 2**40, 2**40, 2**40)
     reader.close()
-    expected = {(record.payload_id, record.index): hash(record.body) for record in records}
+    expected = {(str(record.payload_id), record.index): hash(record.body) for record in records}
     for subscriber in swarm.subscribers:
         check_subscriber(subscriber, expected)
 

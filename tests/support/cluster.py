@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,11 @@ class ClusterHost:
     peers: dict[str, str]
     devnet: Devnet | None
     keys: dict[str, Any]
+    nursery: trio.Nursery
     process: ApplianceProcess | None = None
     starts: int = 0
-    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _let_go: trio.Event = field(default_factory=trio.Event)
+    _gone: trio.Event = field(default_factory=trio.Event)
 
     @property
     def data(self) -> Path:
@@ -99,16 +101,29 @@ class ClusterHost:
 
     async def start(self) -> None:
         """Start the process; ready when this returns."""
-        self.process = await self._stack.enter_async_context(running(self.write))
+        self._let_go, self._gone = trio.Event(), trio.Event()
+        self.process = await self.nursery.start(self._run)
         self.starts += 1
+
+    async def _run(self, *, task_status: trio.TaskStatus[ApplianceProcess]) -> None:
+        try:
+            async with running(self.write) as process:
+                task_status.started(process)
+                await self._let_go.wait()
+        finally:
+            self._gone.set()
+
+    async def _forget(self) -> None:
+        self._let_go.set()
+        await self._gone.wait()
+        self.process = None
 
     async def kill(self) -> None:
         """SIGKILL, and gone."""
         assert self.process is not None
         self.process.kill()
         await self.process.process.wait()
-        await self._stack.aclose()
-        self.process = None
+        await self._forget()
 
     def pause(self) -> None:
         """SIGSTOP."""
@@ -125,8 +140,7 @@ class ClusterHost:
         assert self.process is not None
         self.process.terminate()
         code = await self.process.process.wait()
-        await self._stack.aclose()
-        self.process = None
+        await self._forget()
         return code
 
     async def status(self) -> dict[str, Any]:
@@ -175,7 +189,7 @@ class Cluster:
         begin = {name: (await host.log_status()).get("head", 0) for name, host in self.hosts.items()}
         with trio.move_on_after(timeout_s):
             for name, host in self.hosts.items():
-                while (await host.log_status()).get("head", 0) < begin[name] + count:
+                while (await host.log_status()).get("head", 0) < begin[name] + count:  # noqa: ASYNC110 a process
                     await trio.sleep(0.05)
             return
         raise AssertionError(f"the stream does not flow: {begin} -> {await self.entries()}")
@@ -189,7 +203,7 @@ async def cluster(
     ports = {name: Ports() for name in names}
     links = [(follower, source) for follower in names for source in names if follower != source]
     targets = [("127.0.0.1", ports[source].replication) for _, source in links]
-    async with proxied(*targets) as made:
+    async with proxied(*targets) as made, trio.open_nursery() as nursery:
         proxies = {f"{follower}>{source}": proxy for (follower, source), proxy in zip(links, made, strict=True)}
         hosts = {
             name: ClusterHost(
@@ -199,11 +213,11 @@ async def cluster(
                 {other: proxies[f"{name}>{other}"].url for other in names if other != name},
                 devnet if name == ORIGIN else None,
                 keys,
+                nursery,
             )
             for name in names
         }
-        async with AsyncExitStack() as stack:
-            for host in hosts.values():
-                await stack.enter_async_context(host._stack)
-                await host.start()
-            yield Cluster(hosts, proxies)
+        for host in hosts.values():
+            await host.start()
+        yield Cluster(hosts, proxies)
+        nursery.cancel_scope.cancel()
