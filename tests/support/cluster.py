@@ -197,11 +197,17 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    folder: Path, devnet: Devnet | None = None, names: Sequence[str] = NAMES, **keys: Any
+    folder: Path,
+    devnet: Devnet | None = None,
+    names: Sequence[str] = NAMES,
+    *,
+    learners: Sequence[str] = (),
+    **keys: Any,
 ) -> AsyncIterator[Cluster]:
     """The hosts, started; ``keys`` are of the section [replication]."""
-    ports = {name: Ports() for name in names}
-    links = [(follower, source) for follower in names for source in names if follower != source]
+    everyone = (*names, *learners)
+    ports = {name: Ports() for name in everyone}
+    links = [(follower, source) for follower in everyone for source in names if follower != source]
     targets = [("127.0.0.1", ports[source].replication) for _, source in links]
     async with proxied(*targets) as made, trio.open_nursery() as nursery:
         proxies = {f"{follower}>{source}": proxy for (follower, source), proxy in zip(links, made, strict=True)}
@@ -212,10 +218,10 @@ async def cluster(
                 ports[name],
                 {other: proxies[f"{name}>{other}"].url for other in names if other != name},
                 devnet if name == ORIGIN else None,
-                keys,
+                keys | ({"follow_only": True} if name in learners else {}),
                 nursery,
             )
-            for name in names
+            for name in everyone
         }
         for host in hosts.values():
             await host.start()
