@@ -2,13 +2,19 @@
 
 import argparse
 import signal
+import tempfile
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import trio
 
+from appliance.cli.mock_node import mock_config, run_beside_mock_node
 from appliance.config.loader import load
 from appliance.config.model import Config
+from appliance.domain.errors import ConfigError
+from appliance.domain.node_uri import parse_node_uri
+from appliance.lb.attestation import NO_VERIFIERS, verifier_for
 from appliance.secrets import Secrets
 from appliance.supervisor import Appliance
 from appliance.telemetry.logging import configure, get_logger
@@ -18,9 +24,21 @@ log = get_logger("supervisor")
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain."""
+    if arguments.mock_node:
+        return _run_with_mock_node(arguments.config)
+    if arguments.config is None:
+        raise ConfigError("run: --config FILE is missing (or --mock-node, to try the load balancer)")
     config = load(arguments.config)
     configure(config.log.level, config.log.format)
     trio.run(run_until_signal, Appliance(config))
+    return 0
+
+
+def _run_with_mock_node(path: Path | None) -> int:
+    with tempfile.TemporaryDirectory(prefix="appliance-mock-") as folder:
+        config = mock_config(path, Path(folder))
+        configure(config.log.level, config.log.format)
+        trio.run(run_beside_mock_node, partial(run_until_signal, Appliance(config)))
     return 0
 
 
@@ -30,7 +48,7 @@ def check_config(arguments: argparse.Namespace) -> int:
         print((files("appliance.config") / "sample.toml").read_text(), end="")
         return 0
     config = _checked(arguments.file)
-    planes = [name for name in ("engine", "flashblocks", "fanout", "admin") if getattr(config, name) is not None]
+    planes = [name for name in ("engine", "flashblocks", "fanout", "lb", "admin") if getattr(config, name) is not None]
     if config.engine is not None and config.engine.builder_listen is not None:
         planes[0:1] = ["engine", "builder_listen"] if config.engine.l2 is not None else ["builder_listen"]
     print(f"{arguments.file}: well; it runs {', '.join(planes)}")
@@ -40,6 +58,8 @@ def check_config(arguments: argparse.Namespace) -> int:
 def _checked(path: Path) -> Config:
     config = load(path)
     Secrets.load(config)
+    for node in config.lb.nodes if config.lb else ():
+        verifier_for(parse_node_uri(node.url), NO_VERIFIERS)
     return config
 
 

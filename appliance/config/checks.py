@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from appliance.config.model import Config
+from appliance.domain.node_uri import NodeUriError, parse_node_uri
 
 Row = tuple[str, str, str]
 """(path, what was found, what is expected)"""
@@ -20,11 +21,12 @@ def check(config: Config) -> Iterator[Row]:
     yield from _flashblocks(config)
     yield from _structural(config)
     yield from _proxies(config)
+    yield from _lb_nodes(config)
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
-    if config.engine is None and config.fanout is None:
-        yield "file", "no plane", "at least one of the sections [engine] and [fanout]"
+    if config.engine is None and config.fanout is None and config.lb is None:
+        yield "file", "no plane", "at least one of the sections [engine], [fanout] and [lb]"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
@@ -35,6 +37,8 @@ def _listeners(config: Config) -> Iterator[tuple[str, str]]:
         yield "engine.builder_listen.listen", config.engine.builder_listen.listen
     if config.fanout is not None:
         yield "fanout.listen", config.fanout.listen
+    if config.lb is not None:
+        yield "lb.listen", config.lb.listen
     if config.admin is not None:
         yield "admin.listen", config.admin.listen
 
@@ -124,3 +128,17 @@ def _proxies(config: Config) -> Iterator[Row]:
         except ValueError:
             path = f"fanout.proxies[{index}]"
             yield path, f'"{network}"', "an IP address or a network as 10.0.0.0/8, without host bits"
+
+
+def _lb_nodes(config: Config) -> Iterator[Row]:
+    taken: set[str] = set()
+    for index, node in enumerate(config.lb.nodes if config.lb else ()):
+        path = f"lb.nodes[{index}].url"
+        try:
+            uri = parse_node_uri(node.url)
+        except NodeUriError as error:
+            yield f"{path}{f' ({error.where})' if error.where else ''}", "a text", error.expected
+            continue
+        if uri.url in taken:
+            yield path, f'"{uri.shown}"', "a node that is not there already"
+        taken.add(uri.url)

@@ -4,7 +4,7 @@ import select
 
 import trio
 
-from appliance.net.errors import BadResponse, ConnectionBroken
+from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectionBroken
 from appliance.net.http import HttpResponse
 from appliance.net.http_parser import ParseError, ResponseParser
 from appliance.net.opening import Stream, close_hard, transport_of
@@ -54,7 +54,8 @@ class ClientConnection:
             response = await self._receive(parser)
             self.reusable = sent and parser.keep_alive and await self._is_drained()
         except ParseError as error:
-            raise BadResponse(f"bad answer from {self._origin}: {error.text}") from None
+            kind = AnswerTooLarge if error.status == 413 else BadResponse
+            raise kind(f"bad answer from {self._origin}: {error.text}") from None
         finally:
             parser.close()
         return response
