@@ -33,7 +33,9 @@ class Checker:
         """What is wrong; None when nothing is."""
         with trio.move_on_after(self._rules.timeout_s):
             try:
-                response = await lane.exchange(b"%b%d\r\n\r\n" % (node.head, len(self._body)), self._body)
+                response = await lane.exchange(
+                    b"%b%d\r\n\r\n" % (node.head, len(self._body)), self._body, trio.current_time()
+                )
             except UnavailableError as error:
                 return str(error)
             return None if response.status < 400 else f"status {response.status}"

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from appliance.lb.dispatch import Refusal
 from appliance.lb.queue import Priority
+from appliance.telemetry.light_metrics import LightCounter, LightHistogram
 
 PRIORITY_NAMES = {Priority.FAST_TRACK: "fast_track", Priority.HIGH: "high", Priority.LOW: "low"}
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -13,13 +14,13 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 @dataclass(frozen=True, slots=True)
 class LbMetrics:
-    """The plane's metrics, on one registry. Tuples are by priority, with their label bound already."""
+    """The plane's metrics, on one registry. The light ones are counted on every request, by priority or class of status."""
 
-    requests: tuple[Counter, ...]
-    queue_wait: tuple[Histogram, ...]
+    requests: LightCounter
+    queue_wait: LightHistogram
+    proxy_seconds: LightHistogram
+    answers: LightCounter
     queue_depth: Gauge
-    proxy_seconds: Histogram
-    answers: Counter
     retries: Counter
     refused: dict[Refusal, Counter]
     rate_limited: Counter
@@ -31,23 +32,23 @@ class LbMetrics:
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "LbMetrics":
         """Register all of them."""
-        requests = Counter("lb_requests", "Requests to be proxied", ["priority"], registry=registry)
+        names = [PRIORITY_NAMES[each] for each in Priority]
+        requests = LightCounter("lb_requests", "Requests to be proxied", "priority", names)
+        wait = "From a request's arrival to its first try"
+        queue_wait = LightHistogram("lb_queue_wait_seconds", wait, "priority", names, _BUCKETS)
+        proxy = "One try at one node, whatever came of it"
+        proxy_seconds = LightHistogram("lb_proxy_seconds", proxy, "priority", names, _BUCKETS)
+        statuses = [f"{digit}xx" for digit in range(10)]
+        answers = LightCounter("lb_answers", "Answers to clients by class of status", "status", statuses)
+        for each in (requests, queue_wait, proxy_seconds, answers):
+            registry.register(each)
         refused = Counter("lb_refused", "Requests that no node was asked about", ["reason"], registry=registry)
-        wait = Histogram(
-            "lb_queue_wait_seconds",
-            "From a request's arrival to its first try",
-            ["priority"],
-            registry=registry,
-            buckets=_BUCKETS,
-        )
         return cls(
-            requests=tuple(requests.labels(PRIORITY_NAMES[each]) for each in Priority),
-            queue_wait=tuple(wait.labels(PRIORITY_NAMES[each]) for each in Priority),
+            requests=requests,
+            queue_wait=queue_wait,
+            proxy_seconds=proxy_seconds,
+            answers=answers,
             queue_depth=Gauge("lb_queue_depth", "Requests that wait for a worker", ["priority"], registry=registry),
-            proxy_seconds=Histogram(
-                "lb_proxy_seconds", "One try at one node, whatever came of it", registry=registry, buckets=_BUCKETS
-            ),
-            answers=Counter("lb_answers", "Answers to clients by class of status", ["status"], registry=registry),
             retries=Counter("lb_retries", "Tries beyond a request's first", registry=registry),
             refused={each: refused.labels(each.name.lower()) for each in Refusal},
             rate_limited=Counter("lb_rate_limited", "Requests over a rate limit", registry=registry),

@@ -18,8 +18,7 @@ from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
 from appliance.lb.queue import Priority
 from appliance.net.errors import AnswerTooLarge, TimedOut
-from appliance.net.http import HttpResponse
-from appliance.net.http_lane import HttpLane
+from appliance.net.http_lane import HttpLane, LaneAnswer
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("lb")
@@ -138,21 +137,21 @@ class Relay:
         if job.tries:
             self._metrics.retries.inc()
         else:
-            self._metrics.queue_wait[job.priority].observe(began - job.created)
+            self._metrics.queue_wait.observe(job.priority, began - job.created)
         job.tries += 1
         lane = node.take_lane()
         self._proxying.start(lane, began)
         problem: UnavailableError | None = None
-        response: HttpResponse | None = None
+        response: LaneAnswer | None = None
         try:
-            response = await lane.exchange(b"%b%d\r\n\r\n" % (node.head, len(body)), body)
+            response = await lane.exchange(b"%b%d\r\n\r\n" % (node.head, len(body)), body, began)
         except UnavailableError as error:
             problem = error
         except BaseException:
             self._free(node, lane, trio.current_time())
             raise
         now = trio.current_time()
-        self._metrics.proxy_seconds.observe(now - began)
+        self._metrics.proxy_seconds.observe(job.priority, now - began)
         failed = self._judge(node, response, problem, now)
         self._free(node, lane, now)
         answer = _answer(node, response, problem, began - job.created, now - began)
@@ -160,7 +159,7 @@ class Relay:
             return answer, self._may_try_again(job, node, answer, problem, now)
         return answer, False
 
-    def _judge(self, node: Node, response: HttpResponse | None, problem: UnavailableError | None, now: float) -> bool:
+    def _judge(self, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> bool:
         """Tell the node's health; whether this try failed."""
         if response is not None:
             status = response.status
@@ -248,10 +247,10 @@ class Relay:
 
 
 def _answer(
-    node: Node, response: HttpResponse | None, problem: UnavailableError | None, queue_s: float, proxy_s: float
+    node: Node, response: LaneAnswer | None, problem: UnavailableError | None, queue_s: float, proxy_s: float
 ) -> Answer:
     if response is not None:
-        content_type = response.headers.get("content-type", "application/json")
+        content_type = response.content_type or "application/json"
         return Answer(response.status, response.body, content_type, node.name, queue_s, proxy_s)
     status, text = _PROBLEMS.get(type(problem), _OTHER_PROBLEM)
     return Answer(status, text, "text/plain; charset=utf-8", node.name, queue_s, proxy_s)

@@ -26,6 +26,7 @@ _PROXIED: Final = frozenset({"/", "/sim"})
 _TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
 _JSON: Final = Headers({"content-type": "application/json"})
 _RETRY_AFTER_S: Final = 1
+_REQUEST_ID: Final = "x-request-id"
 
 
 class _NodeBody(msgspec.Struct):
@@ -62,7 +63,7 @@ class Face:
         self._limit = limit
         self._metrics = metrics
         self._log = request_log
-        self._answered = {digit: metrics.answers.labels(f"{digit}xx") for digit in range(1, 10)}
+        self._answers = metrics.answers.counts
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """The server's handler."""
@@ -92,8 +93,8 @@ class Face:
         if _is_true(headers, "x-fast-track"):
             priority = Priority.FAST_TRACK
         job = Waiting(priority, now)
-        self._metrics.requests[priority].inc()
-        request_id = headers.get("x-request-id")
+        self._metrics.requests.counts[priority] += 1
+        request_id = headers[_REQUEST_ID] if _REQUEST_ID in headers else None
         try:
             return await self._relayed(job, request.body, high, request_id)
         except trio.Cancelled:
@@ -108,12 +109,12 @@ class Face:
             self._log.added(job, high, request_id, start)
         answer = await self._relay.complete(job, placed, body)
         if isinstance(answer, Refusal):
-            self._answered[5].inc()
+            self._answers[5] += 1
             log.warning("request refused", reason=answer.value, reqID=request_id)
             return _text(503, answer.value, _RETRY_AFTER_S)
         total_s = trio.current_time() - job.created
         end = self._dispatcher.queue.sizes()
-        self._answered[answer.status // 100].inc()
+        self._answers[answer.status // 100] += 1
         if self._log.enabled:
             self._log.completed(job, high, request_id, len(body), answer, total_s, end)
         return _response(answer, total_s, start[job.priority], end[job.priority])

@@ -30,7 +30,7 @@ class Headers(Mapping[str, str]):
     @classmethod
     def adopt(cls, values: dict[str, str]) -> "Headers":
         """Take over a dict whose names are lower-case already; the caller gives it up."""
-        headers = cls()
+        headers = cls.__new__(cls)  # `__init__` would make a dict for nothing
         headers._values = values
         return headers
 

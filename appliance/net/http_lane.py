@@ -1,8 +1,8 @@
 """A lane to an origin: one kept-alive connection with one user, for a proxy whose every microsecond counts.
 
 `HttpClient` shares connections among many tasks, and each of its requests has a deadline of trio's; here the user
-owns the connection, calls `abort` when a request's time is up, and a request costs two system calls and one turn of
-the loop. Connections under TLS are `ClientConnection`s, as the client's.
+owns the connection, calls `abort` when a request's time is up, and a small request costs two system calls and one
+turn of the loop. Connections under TLS are `ClientConnection`s, as the client's.
 """
 
 import socket
@@ -13,20 +13,37 @@ from typing import Final
 import trio
 
 from appliance.net import socket_io
+from appliance.net.answer_parser import AnswerParser
 from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectionBroken, TimedOut
-from appliance.net.http import HttpResponse
 from appliance.net.http_exchange import ClientConnection
-from appliance.net.http_parser import ParseError, ResponseParser
-from appliance.net.opening import Endpoint, Stream, open_stream
+from appliance.net.http_parser import ParseError
+from appliance.net.opening import Endpoint, Stream, close_hard, open_stream
 
 _MAX_HEADER_BYTES: Final = 64 * 1024
 # The first read takes a whole small answer; what is longer is read in pieces that cost fewer turns of the loop.
-_FIRST_RECEIVE_BYTES: Final = 32 * 1024
+_FIRST_RECEIVE_BYTES: Final = 64 * 1024
 _RECEIVE_BYTES: Final = 256 * 1024
 _JOIN_BYTES: Final = 16384
+# An idle connection may have been closed, or been sent a farewell as a 408. Nobody does that within half a second
+# of a request, and looking costs a system call.
+_FRESH_S: Final = 0.5
 
 Check = Callable[[Stream], Awaitable[None]]
 """Looks at a connection before anything is sent on it; raises `UnavailableError` to refuse it."""
+
+
+class LaneAnswer:
+    """What a proxy passes on of an answer. ``content_type`` is None where none came."""
+
+    __slots__ = ("body", "content_type", "status")
+
+    def __init__(self, status: int, body: bytes, content_type: str | None) -> None:
+        self.status = status
+        self.body = body
+        self.content_type = content_type
+
+    def __repr__(self) -> str:
+        return f"<LaneAnswer {self.status}, {len(self.body)} bytes>"
 
 
 class HttpLane:
@@ -49,29 +66,30 @@ class HttpLane:
         self._max_response_bytes = max_response_bytes
         self._connect_timeout_s = connect_timeout_s
         self._check = check
-        self._connection: _PlainConnection | ClientConnection | None = None
+        self._connection: _PlainConnection | _SecureConnection | None = None
+        self._used_at = 0.0
         self._opening = trio.CancelScope()
         self._aborted = False
 
     def __repr__(self) -> str:
         return f"<HttpLane {self._endpoint.origin}, {'open' if self._connection else 'not connected'}>"
 
-    async def exchange(self, head: bytes, body: bytes) -> HttpResponse:
-        """The answer, whatever its status.
+    async def exchange(self, head: bytes, body: bytes, now: float) -> LaneAnswer:
+        """The answer, whatever its status; ``now`` is trio's time.
 
         A kept-alive connection that turns out to be closed before a byte of the answer came is replaced once,
         as in `HttpClient`. Raises `ConnectFailed`, `ConnectionBroken`, `BadResponse` (`AnswerTooLarge`), and
         `TimedOut` after `abort`. When it raises, the connection is gone.
         """
         self._aborted = False
-        connection = self._take_quiet()
-        if connection is not None:
+        connection = self._connection
+        if connection is not None and (now - self._used_at < _FRESH_S or connection.is_quiet()):
             try:
-                return await self._exchange_on(connection, head, body)
+                return await self._exchange_on(connection, head, body, now)
             except ConnectionBroken as error:
                 if not error.nothing_read:
                     raise
-        return await self._exchange_on(await self._open(), head, body)
+        return await self._exchange_on(await self._open(), head, body, now)
 
     def abort(self) -> None:
         """The request's time is up: `exchange` raises `TimedOut` with the next turn of the loop."""
@@ -85,60 +103,44 @@ class HttpLane:
         if connection is not None:
             connection.close()
 
-    def _take_quiet(self) -> "_PlainConnection | ClientConnection | None":
-        connection = self._connection
-        if connection is not None and not connection.is_quiet():
-            self.close()
-            return None
-        return connection
-
     async def _exchange_on(
-        self, connection: "_PlainConnection | ClientConnection", head: bytes, body: bytes
-    ) -> HttpResponse:
+        self, connection: "_PlainConnection | _SecureConnection", head: bytes, body: bytes, now: float
+    ) -> LaneAnswer:
         try:
-            response = await connection.exchange("POST", head, body)
-        except trio.ClosedResourceError:
-            raise self._timed_out() from None
-        except ConnectionBroken:
+            answer = await connection.exchange(head, body)
+        except (trio.ClosedResourceError, ConnectionBroken) as error:
             self.close()
             # Woken by its socket and aborted in the same turn of the loop, it read from what was closed already.
-            if self._aborted:
+            if self._aborted or not isinstance(error, ConnectionBroken):
                 raise self._timed_out() from None
             raise
         except BaseException:
             self.close()
             raise
+        self._used_at = now
         if not connection.reusable:
             self.close()
-        return response
+        return answer
 
-    async def _open(self) -> "_PlainConnection | ClientConnection":
+    async def _open(self) -> "_PlainConnection | _SecureConnection":
         """Under a scope of its own, so that `abort` can end it."""
+        self.close()
         with trio.CancelScope() as self._opening:
             stream = await open_stream(self._endpoint, self._ssl_context, self._connect_timeout_s)
+            try:
+                if self._check is not None:
+                    await self._check(stream)
+            except BaseException:
+                close_hard(stream)
+                raise
             self._connection = self._wrap(stream)
-            if self._check is not None:
-                await self._checked(self._check, stream)
             return self._connection
-        self.close()
         raise self._timed_out()
 
-    async def _checked(self, check: Check, stream: Stream) -> None:
-        try:
-            await check(stream)
-        except BaseException:
-            self.close()
-            raise
-
-    def _wrap(self, stream: Stream) -> "_PlainConnection | ClientConnection":
+    def _wrap(self, stream: Stream) -> "_PlainConnection | _SecureConnection":
         if isinstance(stream, trio.SocketStream):
             return _PlainConnection(stream, self._endpoint.origin, self._max_response_bytes)
-        return ClientConnection(
-            stream,
-            self._endpoint.origin,
-            max_header_bytes=_MAX_HEADER_BYTES,
-            max_response_bytes=self._max_response_bytes,
-        )
+        return _SecureConnection(stream, self._endpoint.origin, self._max_response_bytes)
 
     def _timed_out(self) -> TimedOut | ConnectionBroken:
         if self._aborted:
@@ -155,14 +157,33 @@ def post_head(endpoint: Endpoint, content_type: str = "application/json") -> byt
     return "\r\n".join(lines).encode("latin-1")
 
 
+class _SecureConnection:
+    """The client's connection, for TLS."""
+
+    def __init__(self, stream: Stream, origin: str, max_response_bytes: int) -> None:
+        self._inner = ClientConnection(
+            stream, origin, max_header_bytes=_MAX_HEADER_BYTES, max_response_bytes=max_response_bytes
+        )
+        self.is_quiet = self._inner.is_quiet
+        self.close = self._inner.close
+
+    @property
+    def reusable(self) -> bool:
+        return self._inner.reusable
+
+    async def exchange(self, head: bytes, body: bytes) -> LaneAnswer:
+        response = await self._inner.exchange("POST", head, body)
+        return LaneAnswer(response.status, response.body, response.headers.get("content-type"))
+
+
 class _PlainConnection:
-    """`ClientConnection` for a connection without TLS, on the bare socket."""
+    """The same on a bare socket."""
 
     def __init__(self, stream: trio.SocketStream, origin: str, max_response_bytes: int) -> None:
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
         self._origin = origin
-        self._max_response_bytes = max_response_bytes
+        self._parser = AnswerParser(max_header_bytes=_MAX_HEADER_BYTES, max_body_bytes=max_response_bytes)
         self.reusable = False
 
     def is_quiet(self) -> bool:
@@ -180,55 +201,55 @@ class _PlainConnection:
         if self._socket.fileno() != -1:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+            self._parser.close()
 
-    async def exchange(self, method: str, head: bytes, body: bytes) -> HttpResponse:
-        """As `ClientConnection.exchange`."""
+    async def exchange(self, head: bytes, body: bytes) -> LaneAnswer:
+        """Send the request and receive the answer; ``reusable`` says afterwards whether to keep the connection."""
         self.reusable = False
-        sent = await self._send(head, body)
-        parser = ResponseParser(
-            method=method, max_header_bytes=_MAX_HEADER_BYTES, max_body_bytes=self._max_response_bytes
-        )
+        parser = self._parser
+        parser.begin()
+        if len(body) <= _JOIN_BYTES:
+            sent = await self._send(head + body)
+        else:
+            sent = await self._send(head) and await self._send(body)
         try:
-            response = await self._receive(parser)
+            await self._receive(parser)
         except ParseError as error:
             kind = AnswerTooLarge if error.status == 413 else BadResponse
             raise kind(f"bad answer from {self._origin}: {error.text}") from None
-        finally:
-            parser.close()
         self.reusable = sent and parser.keep_alive
-        return response
+        content_type = parser.content_type
+        return LaneAnswer(
+            parser.status, parser.take_body(), None if content_type is None else content_type.decode("latin-1")
+        )
 
-    async def _send(self, head: bytes, body: bytes) -> bool:
+    async def _send(self, data: bytes) -> bool:
         """Whether all went out. If not, the answer may still be there: a refusal before the body was read."""
-        joined = len(body) <= _JOIN_BYTES
-        data = head + body if joined else head
         try:
             sent = socket_io.send_now(self._socket, data)
-            if sent < len(data) or not joined:
-                await socket_io.send_all(self._socket, data[sent:])
-                await self._send_large(b"" if joined else body)
+            if sent < len(data):
+                await self._send_rest(memoryview(data)[sent:])
         except OSError:
             return False
         return True
 
-    async def _send_large(self, body: bytes) -> None:
-        """The kernel takes most of it at once: wait only when it does not."""
-        rest = memoryview(body)
+    async def _send_rest(self, rest: memoryview) -> None:
         while rest:
-            sent = socket_io.send_now(self._socket, rest)
-            rest = rest[sent:]
-            if rest:
-                await trio.lowlevel.wait_writable(self._socket)
+            await trio.lowlevel.wait_writable(self._socket)
+            rest = rest[socket_io.send_now(self._socket, rest) :]
 
-    async def _receive(self, parser: ResponseParser) -> HttpResponse:
+    async def _receive(self, parser: AnswerParser) -> None:
         if self._socket.fileno() == -1:
             raise trio.ClosedResourceError("closed while it was sending")
         data = await socket_io.receive(self._socket, _FIRST_RECEIVE_BYTES)
         anything_read = bool(data)
         while True:
-            responses = parser.feed(data) if data else parser.feed_eof()
-            if responses:
-                return responses[0]
+            if data:
+                parser.feed(data)
+            else:
+                parser.feed_eof()
+            if parser.whole:
+                return
             if not data:
                 when = "in the middle of its answer" if anything_read else "before its answer"
                 raise ConnectionBroken(f"{self._origin} closed {when}", nothing_read=not anything_read)
