@@ -27,7 +27,7 @@ class Backend:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         self._answer = head + body
         self._service_s = tuple(each / 1000 for each in service_ms)
-        self._random = random.Random(1)  # noqa: S311 - service times, the same in every run
+        self._random = random.Random(1)  # service times are the same in every run
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self._poll = select.epoll()
         self._connections: dict[int, socket.socket] = {}

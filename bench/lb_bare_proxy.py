@@ -1,6 +1,6 @@
 """The least that a proxy in Python on trio costs: `python -m bench.lb_bare_proxy BACKEND_PORT`.
 
-httptools on both sides, bare sockets, one connection to the back end for each client, the node's answer sent on. No queue, no
+httptools on both sides, one connection to the back end for each client, the node's answer sent on. No queue, no
 limits, no deadlines, no health, no log, no metrics. Prints its port; ends with stdin.
 """
 

@@ -4,6 +4,7 @@
 time, and answers with requests, latencies in seconds (a sample of at most 200,000) and errors by status.
 """
 
+import contextlib
 import json
 import select
 import socket
@@ -74,10 +75,8 @@ class Load:
     def _go_on(self, one: Connection) -> None:
         assert one.unsent is not None
         waited = len(one.unsent) < len(self._request)
-        try:
+        with contextlib.suppress(BlockingIOError):
             one.unsent = one.unsent[one.socket.send(one.unsent) :]
-        except BlockingIOError:
-            pass
         if one.unsent:
             self._poll.modify(one.socket.fileno(), select.EPOLLOUT)
         elif waited:

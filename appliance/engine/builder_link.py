@@ -14,6 +14,7 @@ from appliance.engine.lanes import CHAIN_PARCELS, LASTING_PARCELS, POOL_PARCELS,
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.outcomes import Outcome
 from appliance.engine.reunion import Reunion
+from appliance.engine.right_of_way import RightOfWay
 from appliance.engine.upstream import Upstream
 from appliance.net.backoff import Backoff
 from appliance.net.http import HttpResponse
@@ -23,11 +24,21 @@ _PASSING: Final = {401, 408, 429}
 
 
 class BuilderLink:
-    """Background requests to one builder. ``report`` gets the outcome of calls that someone waits for."""
+    """Background requests to one builder. ``report`` gets the outcome of calls that someone waits for.
 
-    def __init__(self, upstream: Upstream, report: Callable[[Outcome], None], metrics: EngineMetrics) -> None:
+    With ``way`` they give way to what op-node waits for.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        report: Callable[[Outcome], None],
+        metrics: EngineMetrics,
+        way: RightOfWay | None = None,
+    ) -> None:
         self.upstream = upstream
         self._report = report
+        self._way = way or RightOfWay()
         self._failed = metrics.copies_failed.labels(upstream.name)
         self._dropped = metrics.copies_dropped.labels(upstream.name)
         self._replayed = metrics.settings_replayed.labels(upstream.name)
@@ -76,12 +87,13 @@ class BuilderLink:
     async def _work(self, queue: "_Queue") -> None:
         backoff = Backoff()
         while True:
+            if not queue.lane:
+                await queue.waiting.park()
+            await self._way.give()
             parcel = queue.lane.take()
             if parcel is None:
-                await queue.waiting.park()
-                # The EL's call was started in the turn that woke us: it goes out first, op-node waits for it.
-                await trio.lowlevel.checkpoint()
-            elif await self._deliver(parcel) or not queue.lane.put_back(parcel):
+                continue  # it gave way to a call of another kind, or was dropped meanwhile
+            if await self._deliver(parcel) or not queue.lane.put_back(parcel):
                 backoff.reset()
             else:
                 await trio.sleep(backoff.next())

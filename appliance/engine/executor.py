@@ -1,7 +1,8 @@
 """Carries out what the multiplexer orders, and tells it what came of it.
 
-Each call to an upstream is a task of its own whose outcome is an event. Events are handled at once and one
-after the other on the loop, so the machine needs no lock.
+A call to an upstream goes out at once, within the step that ordered it; its outcome is an event, which comes from
+the task of the request where that waits for this call alone, else from a task of the call's own. Events are handled at
+once and one after the other on the loop, so the machine needs no lock.
 """
 
 from collections import deque
@@ -16,6 +17,7 @@ from appliance.domain.health import Health
 from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
+from appliance.engine.afterwards import Afterwards
 from appliance.engine.builder_link import BuilderLink
 from appliance.engine.events import EL, Command, Event, Ticket
 from appliance.engine.health_watch import HealthWatch
@@ -30,7 +32,8 @@ from appliance.engine.parcels import (
 )
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
-from appliance.engine.upstream import Upstream
+from appliance.engine.right_of_way import RightOfWay
+from appliance.engine.upstream import Upstream, UpstreamCall
 from appliance.telemetry.logging import get_logger
 from appliance.wire.engine import Call
 
@@ -44,7 +47,32 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.reply = ev.Reply(Ticket(0), b"", 500)
+        self.reply: ev.Reply | None = None
+
+    def taken(self) -> ev.Reply:
+        """The reply, which has come."""
+        if self.reply is None:
+            raise RuntimeError("no reply has come")
+        return self.reply
+
+
+class _Call:
+    """A call that was begun, for the machine's ``call_id``."""
+
+    __slots__ = ("_call", "call_id")
+
+    def __init__(self, call_id: ev.CallId, call: UpstreamCall) -> None:
+        self.call_id = call_id
+        self._call = call
+
+    async def outcome(self) -> Event:
+        """What came of it."""
+        try:
+            response = await self._call.response()
+        except UnavailableError as error:
+            return ev.Failed(self.call_id, str(error))
+        content_type = response.headers.get("content-type", ev.JSON)
+        return ev.Answered(self.call_id, self._call.upstream.origin, response.status, response.body, content_type)
 
 
 class Machine(Protocol):
@@ -90,14 +118,19 @@ class Executor:
         if el is not None:
             self._upstreams[EL] = el
         self._ignore_unhealthy = ignore_unhealthy
-        self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics) for builder in builders}
+        self._way = RightOfWay()
+        # Without an EL it is the builders' answers that a request waits for: they give way to nobody.
+        way = None if el is None else self._way
+        self._links = {builder.name: BuilderLink(builder, self._dispatch, metrics, way) for builder in builders}
         self._stream = stream
         self._health = health
         self._observer = Observer(metrics)
+        self._afterwards = Afterwards(self._observer.observe, self._way)
         self._bodies = NewPayloadBodies()
         # Bounded by the server's connections: each request waits here once.
         self._waiting: dict[Ticket, _Waiter] = {}
         self._last_ticket = 0
+        self._begun: list[_Call] = []  # by the event that is being taken in
         self._nursery: trio.Nursery | None = None
         health.listen(self)
 
@@ -105,6 +138,7 @@ class Executor:
         """Make calls until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._afterwards.run)
             for link in self._links.values():
                 nursery.start_soon(link.run)
             task_status.started()
@@ -115,12 +149,20 @@ class Executor:
         self._last_ticket += 1
         ticket = Ticket(self._last_ticket)
         waiter = self._waiting[ticket] = _Waiter()
+        self._way.enter()
         try:
-            self._dispatch(ev.Requested(ticket, call, identifier, body))
-            await waiter.done.wait()
+            calls = self._take_in(ev.Requested(ticket, call, identifier, body))
+            if len(calls) == 1:
+                # Nothing else can bring the reply: awaited here, it costs no task and no turn of the loop.
+                await self._see_through(calls[0])
+            else:
+                self._let_run(calls)
+            if waiter.reply is None:
+                await waiter.done.wait()
         finally:
             del self._waiting[ticket]
-        return waiter.reply
+            self._way.leave()
+        return waiter.taken()
 
     def health_changed(self, status: Health, unhealthy: frozenset[str]) -> None:
         """Tell the machine who is ill."""
@@ -146,11 +188,13 @@ class Executor:
 
     @property
     def history(self) -> PayloadHistory:
-        """The last decisions."""
+        """The last decisions, none of them left out."""
+        self._afterwards.make_all()
         return self._observer.history
 
     def statistics(self) -> dict[str, object]:
         """The machine, the blocks that were returned, and the builders' lanes."""
+        self._afterwards.make_all()
         return {
             "head": self._machine.head,
             "blocks": self._observer.statistics(),
@@ -160,10 +204,36 @@ class Executor:
         }
 
     def _dispatch(self, event: Event) -> None:
+        self._let_run(self._take_in(event))
+
+    def _take_in(self, event: Event) -> list["_Call"]:
+        """Tell the machine, and carry out what it orders; answers the calls that this has begun."""
         pending: deque[Event] = deque([event])
         while pending:
             for command in self._machine.handle(pending.popleft(), trio.current_time()):
                 pending.extend(self._carry_out(command))
+        begun, self._begun = self._begun, []
+        return begun
+
+    def _let_run(self, calls: list["_Call"]) -> None:
+        for call in calls:
+            self._tasks.start_soon(self._follow, call)
+
+    async def _follow(self, call: "_Call") -> None:
+        """See a call through, and of those that its outcome leads to the first: a task less to start."""
+        following: _Call | None = call
+        while following is not None:
+            calls = self._take_in(await following.outcome())
+            following = calls.pop(0) if calls else None
+            self._let_run(calls)
+
+    async def _see_through(self, call: "_Call") -> None:
+        try:
+            outcome = await call.outcome()
+        except trio.Cancelled:  # only when the server stops at once; the machine still learns of each call's end
+            self._dispatch(ev.Failed(call.call_id, "the appliance is stopping"))
+            raise
+        self._dispatch(outcome)
 
     def _carry_out(self, command: Command) -> Iterable[Event]:
         """Answers the events that a command makes at once."""
@@ -171,7 +241,7 @@ class Executor:
             case ev.Reply():
                 self._reply(command)
             case ev.Send() | ev.Validate() | ev.WakeAt():
-                self._start(command)
+                return self._start(command)
             case ev.SendInOrder() | ev.Copy() | ev.Announce():
                 return self._queue(command)
             case ev.Seal(build_id):
@@ -184,7 +254,7 @@ class Executor:
                 | ev.BlockCameLate()
                 | ev.OrderTurnedAway()
             ):
-                self._observer.observe(command)
+                self._afterwards.put(command)
             case ev.Produced():
                 self._health.produced(command)
             case _:
@@ -197,38 +267,39 @@ class Executor:
             waiter.reply = reply
             waiter.done.set()
 
-    def _start(self, command: ev.Send | ev.Validate | ev.WakeAt) -> None:
-        if self._nursery is None:
-            raise RuntimeError("the engine does not run")
+    def _start(self, command: ev.Send | ev.Validate | ev.WakeAt) -> Iterable[Event]:
         match command:
-            case ev.Send():
-                self._nursery.start_soon(self._send, command)
+            case ev.Send(call_id, name, body, pass_through):
+                return self._begin(call_id, self._upstreams[name], body, pass_through=pass_through)
             case ev.Validate():
-                self._nursery.start_soon(self._validate, command)
+                return self._validate(command)
             case ev.WakeAt():
-                self._nursery.start_soon(self._wake, command)
+                self._tasks.start_soon(self._wake, command)
+                return ()
 
-    async def _send(self, command: ev.Send) -> None:
-        upstream = self._upstreams[command.upstream]
-        await self._call(command.call_id, upstream, command.body, pass_through=command.pass_through)
-
-    async def _validate(self, command: ev.Validate) -> None:
+    def _validate(self, command: ev.Validate) -> Iterable[Event]:
         try:
             body = self._bodies.of(command.block, command.parent_beacon_block_root)
         except RemoteError as error:  # what a builder wrote costs its block, and nothing else
-            self._dispatch(ev.Failed(command.call_id, str(error)))
-            return
-        await self._call(command.call_id, self._upstreams[EL], body)
+            return [ev.Failed(command.call_id, str(error))]
+        return self._begin(command.call_id, self._upstreams[EL], body)
 
-    async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes, *, pass_through: bool = False) -> None:
+    def _begin(
+        self, call_id: ev.CallId, upstream: Upstream, body: bytes, *, pass_through: bool = False
+    ) -> Iterable[Event]:
+        """The call goes out now; who took the event in sees to its end."""
         try:
-            response = await upstream.post(body, pass_through=pass_through)
+            call = upstream.begin(body, pass_through=pass_through)
         except UnavailableError as error:
-            self._dispatch(ev.Failed(call_id, str(error)))
-            return
-        content_type = response.headers.get("content-type", ev.JSON)
-        outcome = ev.Answered(call_id, upstream.origin, response.status, response.body, content_type)
-        self._dispatch(outcome)
+            return [ev.Failed(call_id, str(error))]
+        self._begun.append(_Call(call_id, call))
+        return ()
+
+    @property
+    def _tasks(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise RuntimeError("the engine does not run")
+        return self._nursery
 
     async def _wake(self, command: ev.WakeAt) -> None:
         await trio.sleep_until(command.at)

@@ -34,6 +34,7 @@ MAX_BATCH_RESPONSE: Final = 64 * 1024 * 1024
 Ask = Callable[[Call, bytes, bytes], Awaitable[Reply]]
 """(call, id, body) -> the multiplexer's reply."""
 
+_JSON_HEADERS: Final = Headers({"content-type": JSON})
 _TEXT: Final = (("content-type", "text/plain; charset=utf-8"),)
 _HEALTH_TEXTS: Final = {
     Health.OK: b"OK",
@@ -92,9 +93,12 @@ class Frontend:
         return None
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one HTTP request. Looks at the head too, so that no call is served without a token anywhere."""
-        answer = self.on_head(request.method, request.target, request.headers)
-        return await self._answer(request.body) if answer is None else answer
+        """Answer one HTTP request. A head that the server has not admitted is judged here: no call without a token."""
+        if not request.admitted:
+            answer = self.on_head(request.method, request.target, request.headers)
+            if answer is not None:
+                return answer
+        return await self._answer(request.body)
 
     async def _answer(self, body: bytes) -> HttpResponse:
         try:
@@ -106,7 +110,7 @@ class Frontend:
         reply = await self._call(request, body)
         if request.is_notification:
             return HttpResponse(reply.status)  # JSON-RPC 2.0, 4.1: no answer, not even an error
-        return HttpResponse(reply.status, reply.body, (("content-type", reply.content_type),))
+        return HttpResponse(reply.status, reply.body, _headers(reply.content_type))
 
     async def _call(self, request: Request, body: bytes) -> Reply:
         call = decode_call(request)
@@ -124,7 +128,7 @@ class Frontend:
         self._requests[Other].inc(len(elements))
         reply = await self._ask(Other(), NULL_ID, body)
         if not reply.failure:
-            return HttpResponse(reply.status, reply.body, (("content-type", reply.content_type),))
+            return HttpResponse(reply.status, reply.body, _headers(reply.content_type))
         wanted = [request for element in elements if not (request := decode_request(element)).is_notification]
         errors = [encode_error(bytes(request.id), INTERNAL_ERROR, reply.failure) for request in wanted]
         return _json(encode_batch(errors))
@@ -172,4 +176,8 @@ def _as_element(reply: Reply, identifier: bytes) -> bytes:
 
 
 def _json(body: bytes) -> HttpResponse:
-    return HttpResponse(200, body, (("content-type", JSON),))
+    return HttpResponse(200, body, _JSON_HEADERS)
+
+
+def _headers(content_type: str) -> Headers:
+    return _JSON_HEADERS if content_type == JSON else Headers({"content-type": content_type})

@@ -11,7 +11,7 @@ import trio
 from appliance.domain.errors import UnavailableError
 from appliance.engine.metrics import EngineMetrics
 from appliance.net.http import Headers, HttpResponse
-from appliance.net.http_client import HttpClient
+from appliance.net.http_client import HttpClient, PendingRequest
 from appliance.wire import jwt
 
 
@@ -83,19 +83,28 @@ class Upstream:
 
     async def post(self, body: bytes, *, pass_through: bool = False) -> HttpResponse:
         """The answer, whatever its status; raises UnavailableError, its text names it and its URL."""
+        return await self.begin(body, pass_through=pass_through).response()
+
+    def begin(self, body: bytes, *, pass_through: bool = False) -> "UpstreamCall":
+        """`post` in two steps: where a connection is idle, the call goes out before this returns.
+
+        Await `UpstreamCall.response` once, or `abandon` it. Raises UnavailableError while it is switched off.
+        """
         if self._is_off():
             raise UnavailableError(f"{self.name}: builders are switched off")
-        headers = self._signed_headers()
         client = self._pass_through if pass_through else self._client
-        started = trio.current_time()
-        try:
-            response = await client.request("POST", None, headers, body, timeout_s=self._timeout_s)
-        except UnavailableError as error:
-            self._tally.failures += 1
-            self._failed.inc()
-            raise UnavailableError(self._named(error)) from error
-        self._seconds.observe(trio.current_time() - started)
-        return response
+        request = client.begin("POST", None, self._signed_headers(), body, timeout_s=self._timeout_s)
+        return UpstreamCall(self, request)
+
+    def answered(self, began: float) -> None:
+        """Count a call that was answered."""
+        self._seconds.observe(trio.current_time() - began)
+
+    def failed(self, error: UnavailableError) -> UnavailableError:
+        """Count a call that was not, and name the upstream in its error."""
+        self._tally.failures += 1
+        self._failed.inc()
+        return UnavailableError(self._named(error))
 
     def _signed_headers(self) -> Headers:
         """Made once per second: `sign` answers the very same token until then."""
@@ -113,3 +122,27 @@ class Upstream:
         """Its connections and calls, and how many calls had no answer."""
         own = {"name": self.name, "failures": self._tally.failures}
         return {**own, **self._client.statistics(), "pass_through": self._pass_through.statistics()}
+
+
+class UpstreamCall:
+    """A call that is on its way, or waits for a connection."""
+
+    __slots__ = ("_began", "_request", "upstream")
+
+    def __init__(self, upstream: Upstream, request: PendingRequest) -> None:
+        self.upstream = upstream
+        self._request = request
+        self._began = trio.current_time()
+
+    async def response(self) -> HttpResponse:
+        """The answer, whatever its status; raises UnavailableError, its text names the upstream and its URL."""
+        try:
+            response = await self._request.response()
+        except UnavailableError as error:
+            raise self.upstream.failed(error) from error
+        self.upstream.answered(self._began)
+        return response
+
+    def abandon(self) -> None:
+        """Nobody will await it."""
+        self._request.abandon()

@@ -14,7 +14,7 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 @dataclass(frozen=True, slots=True)
 class LbMetrics:
-    """The plane's metrics, on one registry. The light ones are counted on every request, by priority or class of status."""
+    """The plane's metrics, on one registry. The light ones are counted on every request."""
 
     requests: LightCounter
     queue_wait: LightHistogram

@@ -56,7 +56,9 @@ class Answer:
 
     __slots__ = ("body", "content_type", "node", "proxy_s", "queue_s", "status")
 
-    def __init__(self, status: int, body: bytes, content_type: str, node: str, queue_s: float, proxy_s: float) -> None:
+    def __init__(
+        self, status: int, body: bytes, content_type: bytes, node: str, queue_s: float, proxy_s: float
+    ) -> None:
         self.status = status
         self.body = body
         self.content_type = content_type
@@ -250,7 +252,7 @@ def _answer(
     node: Node, response: LaneAnswer | None, problem: UnavailableError | None, queue_s: float, proxy_s: float
 ) -> Answer:
     if response is not None:
-        content_type = response.content_type or "application/json"
+        content_type = response.content_type or b"application/json"
         return Answer(response.status, response.body, content_type, node.name, queue_s, proxy_s)
     status, text = _PROBLEMS.get(type(problem), _OTHER_PROBLEM)
-    return Answer(status, text, "text/plain; charset=utf-8", node.name, queue_s, proxy_s)
+    return Answer(status, text, b"text/plain; charset=utf-8", node.name, queue_s, proxy_s)

@@ -26,7 +26,10 @@ _PROXIED: Final = frozenset({"/", "/sim"})
 _TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
 _JSON: Final = Headers({"content-type": "application/json"})
 _RETRY_AFTER_S: Final = 1
-_REQUEST_ID: Final = "x-request-id"
+_ANSWER_LINES: Final = (
+    b"content-type: %b\r\nX-PrioLB-QueueDurationUs: %d\r\nX-PrioLB-SimDurationUs: %d\r\n"
+    b"X-PrioLB-TotalDurationUs: %d\r\nX-PrioLB-QueueSizeStart: %d\r\nX-PrioLB-QueueSizeEnd: %d\r\n"
+)
 
 
 class _NodeBody(msgspec.Struct):
@@ -88,13 +91,13 @@ class Face:
             if wait_s:
                 self._metrics.rate_limited.inc()
                 return _text(429, "too many requests", wait_s)
-        high = _is_true(headers, "x-high-priority") or _is_true(headers, "high_prio")
+        high = headers.get("x-high-priority") == "true" or headers.get("high_prio") == "true"
         priority = Priority.HIGH if high else Priority.LOW
-        if _is_true(headers, "x-fast-track"):
+        if headers.get("x-fast-track") == "true":
             priority = Priority.FAST_TRACK
         job = Waiting(priority, now)
         self._metrics.requests.counts[priority] += 1
-        request_id = headers[_REQUEST_ID] if _REQUEST_ID in headers else None
+        request_id = headers.get("x-request-id")
         try:
             return await self._relayed(job, request.body, high, request_id)
         except trio.Cancelled:
@@ -146,20 +149,16 @@ class Face:
         return HttpResponse(200)
 
 
-def _is_true(headers: Headers, name: str) -> bool:
-    return name in headers and headers[name] == "true"
-
-
 def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> HttpResponse:
-    headers = {
-        "content-type": answer.content_type,
-        "X-PrioLB-QueueDurationUs": str(int(answer.queue_s * 1e6)),
-        "X-PrioLB-SimDurationUs": str(int(answer.proxy_s * 1e6)),
-        "X-PrioLB-TotalDurationUs": str(int(total_s * 1e6)),
-        "X-PrioLB-QueueSizeStart": str(size_at_start),
-        "X-PrioLB-QueueSizeEnd": str(size_at_end),
-    }
-    return HttpResponse(answer.status, answer.body, Headers.adopt(headers))
+    lines = _ANSWER_LINES % (
+        answer.content_type,
+        int(answer.queue_s * 1e6),
+        int(answer.proxy_s * 1e6),
+        int(total_s * 1e6),
+        size_at_start,
+        size_at_end,
+    )
+    return HttpResponse(answer.status, answer.body, Headers.encoded(lines))
 
 
 def _text(status: int, text: str, retry_after_s: int = 0) -> HttpResponse:

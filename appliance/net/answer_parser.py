@@ -1,8 +1,8 @@
 """Answers to POSTs on one kept-alive connection, for a proxy: only what it passes on is taken out of a head.
 
-`ResponseParser` keeps every field and serves one message; this one keeps the status, the body and the type, and goes on to
-the next message, for half the time of a small answer. llhttp checks the grammar in both, and the rest is the
-same: sizes, versions, codings, interim answers, bodies that end with the connection.
+`ResponseParser` keeps every field and serves one message; this one keeps the status, the body and the type, and goes
+on to the next message, in half the time. llhttp checks the grammar in both, and the rest is the same: sizes,
+versions, codings, interim answers, bodies that end with the connection.
 """
 
 from typing import Final

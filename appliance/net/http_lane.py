@@ -37,7 +37,7 @@ class LaneAnswer:
 
     __slots__ = ("body", "content_type", "status")
 
-    def __init__(self, status: int, body: bytes, content_type: str | None) -> None:
+    def __init__(self, status: int, body: bytes, content_type: bytes | None) -> None:
         self.status = status
         self.body = body
         self.content_type = content_type
@@ -172,8 +172,10 @@ class _SecureConnection:
         return self._inner.reusable
 
     async def exchange(self, head: bytes, body: bytes) -> LaneAnswer:
-        response = await self._inner.exchange("POST", head, body)
-        return LaneAnswer(response.status, response.body, response.headers.get("content-type"))
+        self._inner.begin(head, body)
+        response = await self._inner.finish("POST")
+        content_type = response.headers.get("content-type")
+        return LaneAnswer(response.status, response.body, content_type.encode("latin-1") if content_type else None)
 
 
 class _PlainConnection:
@@ -218,10 +220,7 @@ class _PlainConnection:
             kind = AnswerTooLarge if error.status == 413 else BadResponse
             raise kind(f"bad answer from {self._origin}: {error.text}") from None
         self.reusable = sent and parser.keep_alive
-        content_type = parser.content_type
-        return LaneAnswer(
-            parser.status, parser.take_body(), None if content_type is None else content_type.decode("latin-1")
-        )
+        return LaneAnswer(parser.status, parser.take_body(), parser.content_type)
 
     async def _send(self, data: bytes) -> bool:
         """Whether all went out. If not, the answer may still be there: a refusal before the body was read."""

@@ -7,14 +7,19 @@ come out; bytes that are no HTTP raise `ParseError` and nothing else.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from httptools import HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from appliance.net.body_budget import BodyBudget
+from appliance.net.body_buffer import BodyBuffer
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.net.message_parser import LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
 
 __all__ = ["MAX_HEADERS", "HeadAnswered", "OnHead", "ParseError", "RequestParser", "ResponseParser", "Stage"]
+
+LARGE_BODY_BYTES: Final = 64 * 1024
+"""Of a response; more than this still to come is read into its place. Less comes with one read most often."""
 
 OnHead = Callable[[str, str, Headers], HttpResponse | None]
 """(method, target, headers) of a head that is whole: its answer, if the body need not be read. Quick, never waits."""
@@ -227,6 +232,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
                 self._peer,
                 self._keep_alive,
                 self._websocket,
+                admitted=self._on_head is not None,
             )
         )
 
@@ -265,6 +271,25 @@ class ResponseParser(MessageParser[HttpResponseParser]):
             return []
         self._parse(data)
         return self._take()
+
+    def has_large_body(self) -> bool:
+        """Whether a body of known length has begun, and what is to come of it is worth reading past the parser."""
+        if self.stage is not Stage.BODY or self._over or "transfer-encoding" in self._fields:
+            return False
+        return int(self._fields.get("content-length", "0")) - self._body_bytes > LARGE_BODY_BYTES
+
+    def open_body(self) -> BodyBuffer:
+        """Room for the whole body, with what has come of it; the parser sees nothing of the rest.
+
+        The length was checked with the head, so the memory is bounded by ``max_body_bytes``.
+        """
+        parts, self._parts = self._parts, []
+        return BodyBuffer(int(self._fields["content-length"]), parts)
+
+    def close_body(self, body: BodyBuffer) -> HttpResponse:
+        """All of the body has come. Nothing behind it was read: it is exactly as long as the head said."""
+        self._over = True
+        return HttpResponse(self._status, body.take(), Headers.adopt(self._fields))
 
     def feed_eof(self) -> list[HttpResponse]:
         """The other side closed: the response, when its end is the end of the connection, else none."""

@@ -334,18 +334,16 @@ class Session:
 
         The turn comes with the next receive, at the latest.
         """
-        joined = len(body) <= _JOIN_BYTES
-        data = head + body if joined else head
-        sent = socket_io.send_now(self._connection, data)
-        if sent < len(data) or not joined:
-            await self._send_rest(data[sent:], b"" if joined else body)
+        parts = [head + body] if len(body) <= _JOIN_BYTES else [head, body]
+        rest = socket_io.send_parts_now(self._connection, parts)
+        if rest:
+            await self._send_rest(rest)
 
-    async def _send_rest(self, data: bytes, body: bytes) -> None:
+    async def _send_rest(self, rest: list[bytes | memoryview]) -> None:
         self._phase = _Phase.ANSWERING
         self._timed_stage = None
         self.deadline = trio.current_time() + self._limits.write_timeout_s
-        await socket_io.send_all(self._connection, data)
-        await socket_io.send_all(self._connection, body)
+        await socket_io.send_all(self._connection, *rest)
 
     def _judge_cancelled(self) -> ParseError | None:
         """The scope was cancelled: by whom, and what to say to the client."""

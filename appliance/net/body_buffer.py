@@ -1,0 +1,43 @@
+"""A body of known length that the socket writes into, so that megabytes are not copied piece by piece."""
+
+from collections.abc import Iterable
+from io import BytesIO
+
+
+class BodyBuffer:
+    """Room for ``size`` bytes, filled from the front; ``parts`` of it have come already.
+
+    The room is a `BytesIO`, whose memory the socket fills and which then gives its bytes away without another copy.
+    """
+
+    def __init__(self, size: int, parts: Iterable[bytes | bytearray] = ()) -> None:
+        self._size = size
+        self._store = BytesIO(bytes(size))
+        self._view = self._store.getbuffer()
+        self._filled = 0
+        for part in parts:
+            self._view[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+
+    @property
+    def filled(self) -> int:
+        """Bytes that have come."""
+        return self._filled
+
+    @property
+    def room(self) -> memoryview:
+        """Where the next bytes go; empty when all have come."""
+        return self._view[self._filled :]
+
+    def advance(self, count: int) -> None:
+        """So many bytes were written into `room`."""
+        self._filled += count
+
+    def part(self, begin: int) -> memoryview:
+        """What has come from byte ``begin`` on."""
+        return self._view[begin : self._filled]
+
+    def take(self) -> bytes:
+        """The whole body; the buffer is done. All views of it must have been released."""
+        self._view.release()
+        return self._store.getvalue()
