@@ -69,7 +69,7 @@ def choose(nodes: Sequence[NodeT], avoid: Avoid, reserve: int = 0) -> NodeT | No
             capacity = max(capacity - reserve, 1)
         if in_flight >= capacity or (best is not None and in_flight > least):
             continue
-        if best is not None and in_flight == least and node.last_turn > turn:
+        if best is not None and in_flight == least and node.last_turn >= turn:
             continue
         if avoid and node.name in avoid:
             continue

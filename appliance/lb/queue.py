@@ -191,12 +191,17 @@ class PriorityQueue(Generic[T]):
         return None
 
     def _take_returned(self, priority: Priority, refuses: Callable[[Avoid], bool] | None) -> T | None:
-        for avoid, fifo in self._returned[priority].items():
-            if refuses is None or not refuses(avoid):
-                item, _ = fifo.popitem(last=False)
-                self._forget_returned(priority, avoid)
-                return item
-        return None
+        oldest: Avoid | None = None
+        since = 0.0
+        for avoid, fifo in self._returned[priority].items():  # a few: combinations of nodes that just failed
+            first = next(iter(fifo.values()))
+            if (oldest is None or first < since) and (refuses is None or not refuses(avoid)):
+                oldest, since = avoid, first
+        if oldest is None:
+            return None
+        item, _ = self._returned[priority][oldest].popitem(last=False)
+        self._forget_returned(priority, oldest)
+        return item
 
     def _forget_returned(self, priority: Priority, avoid: Avoid) -> None:
         self._any_returned -= 1

@@ -112,14 +112,19 @@ class LoadBalancer:
             name="lb",
             cancel_on_disconnect=True,
         )
+        try:
+            await self._serve(self._server, task_status)
+        finally:
+            for node in self._nodes.nodes:
+                node.retire()
+
+    async def _serve(self, server: HttpServer, task_status: trio.TaskStatus[HttpServer]) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._relay.run)
             nursery.start_soon(self._log.run)
             await nursery.start(self._nodes.run, self._declared)
-            await self._server.run(task_status=task_status)
+            await server.run(task_status=task_status)
             nursery.cancel_scope.cancel()
-        for node in self._nodes.nodes:
-            node.retire()
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one HTTP request."""

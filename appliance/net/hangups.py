@@ -29,7 +29,7 @@ class Hangups:
 
     def forget(self, fd: int) -> None:
         """Stop watching; to be called before ``fd`` is closed. Unknown ones are fine."""
-        if self._callbacks.pop(fd, None) is not None:
+        if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 
     async def run(self) -> None:
