@@ -108,6 +108,7 @@ class NodeSet:
                 self._start(self._make(parse_node_uri(node.url), "file", node.workers))
             await self._load()
             task_status.started()
+            await trio.sleep_forever()  # open for those who come
 
     async def add(self, text: str, workers: int | None, who: str) -> Node:
         """Check a node and add it, then keep it; of one that is there already the workers may change.

@@ -112,11 +112,12 @@ class LoadBalancer:
             name="lb",
             cancel_on_disconnect=True,
         )
-        try:
-            await self._serve(self._server, task_status)
-        finally:
-            for node in self._nodes.nodes:
-                node.retire()
+        with listener:  # the server's, unless a node keeps it from starting
+            try:
+                await self._serve(self._server, task_status)
+            finally:
+                for node in self._nodes.nodes:
+                    node.retire()
 
     async def _serve(self, server: HttpServer, task_status: trio.TaskStatus[HttpServer]) -> None:
         async with trio.open_nursery() as nursery:

@@ -3,7 +3,7 @@ import pytest
 from appliance.cli.parser import build_parser
 
 
-@pytest.mark.parametrize("command", ["run", "check-config", "dev", "status", "tail", "log"])
+@pytest.mark.parametrize("command", ["run", "check-config", "dev", "status", "tail", "log", "node"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args([command, "--help"])
@@ -28,7 +28,8 @@ def test_every_action_on_a_log_has_help(action: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["run"], ["check-config"], ["check-config", "a", "--sample"], ["log"], ["log", "x"]]
+    "arguments",
+    [[], ["nonsense"], ["node"], ["check-config"], ["check-config", "a", "--sample"], ["log"], ["log", "x"]],
 )
 def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -26,7 +26,8 @@ def test_the_next_look_is_when_the_oldest_is_due_or_a_whole_timeout_ahead() -> N
 @given(st.lists(st.tuples(st.floats(0, 2), st.booleans()), max_size=50))
 def test_a_timer_that_looks_when_told_is_never_late(steps: list[tuple[float, bool]]) -> None:
     deadlines: Deadlines[int] = Deadlines(3.0)
-    now, look, running = 0.0, deadlines.next_look(0.0), {}
+    now, look = 0.0, deadlines.next_look(0.0)
+    running: dict[int, float] = {}
     for number, (passed, ends) in enumerate(steps):
         while look <= now + passed:
             for thing in deadlines.take_due(look):

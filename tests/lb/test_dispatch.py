@@ -1,7 +1,8 @@
 """Who gets which slot: the decision alone, and the dispatcher as a playbook and under any sequence of events."""
 
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from appliance.lb.dispatch import Dispatcher, Job, Refusal, Slots, choose
 from appliance.lb.queue import ANYWHERE, Priority, QueueRules
@@ -198,51 +199,70 @@ def test_reprs_read_well() -> None:
     assert repr(dispatcher(slots("a", 1))) == "<Dispatcher <PriorityQueue 0 fast-track, 0 high, 0 low>, 1 nodes>"
 
 
-@given(st.data())
-def test_no_slot_is_lost_none_taken_twice_and_nobody_waits_beside_a_free_one(data: st.DataObject) -> None:
-    reserve = data.draw(st.integers(0, 2))
-    nodes = [slots(name, data.draw(st.integers(0, 3))) for name in "abc"[: data.draw(st.integers(1, 3))]]
-    full = {node.name: max(node.capacity, 1) for node in nodes}
-    found = dispatcher(*nodes, reserve=reserve)
-    running: list[tuple[Job, Slots]] = []
-    waiting: set[Job] = set()
+class AnyOrderOfEvents(RuleBasedStateMachine):
+    """No slot is lost or taken twice, and nobody waits beside a slot that could be used, whatever happens."""
 
-    def settle() -> None:
-        while (ready := found.next_ready(0.0)) is not None:
-            waiting.remove(ready[0])
-            running.append(ready)
-        jobs, _ = found.take_hopeless()
-        waiting.difference_update(jobs)
+    @initialize(capacities=st.lists(st.integers(0, 3), min_size=1, max_size=3), reserve=st.integers(0, 2))
+    def begin(self, capacities: list[int], reserve: int) -> None:
+        self.nodes = [slots(name, capacity) for name, capacity in zip("abc", capacities, strict=False)]
+        self.full = {node.name: max(node.capacity, 1) for node in self.nodes}
+        self.found = dispatcher(*self.nodes, reserve=reserve)
+        self.reserve = reserve
+        self.running: list[tuple[Job, Slots]] = []
+        self.waiting: list[Job] = []
 
-    def place(one: Job, placed: Slots | Refusal | None) -> None:
-        if isinstance(placed, Slots):
-            running.append((one, placed))
-        elif placed is None:
-            waiting.add(one)
+    @rule(priority=st.sampled_from(Priority))
+    def submit(self, priority: Priority) -> None:
+        one = job(priority)
+        self._place(one, self.found.submit(one, 0.0))
 
-    for _ in range(data.draw(st.integers(1, 40))):
-        event = data.draw(st.sampled_from(["submit", "submit", "finish", "fail", "cancel", "out", "in"]))
-        if event == "submit":
-            one = job(data.draw(st.sampled_from(Priority)))
-            place(one, found.submit(one, 0.0))
-        elif event in ("finish", "fail") and running:
-            one, node = running.pop(data.draw(st.integers(0, len(running) - 1)))
-            found.release(node)
-            settle()
-            if event == "fail":
-                one.avoid |= {node.name}
-                place(one, found.come_back(one, 0.0))
-        elif event == "cancel" and waiting:
-            one = data.draw(st.sampled_from(sorted(waiting, key=id)))
-            assert found.cancel(one)
-            waiting.remove(one)
-        elif event in ("out", "in"):
-            node = data.draw(st.sampled_from(nodes))
-            node.capacity = 0 if event == "out" else full[node.name]
-            settle()
-        assert len(found.queue) == len(waiting)
-        for node in nodes:
-            assert node.in_flight == sum(each is node for _, each in running)
-        for one in waiting:
-            free = choose(nodes, one.avoid, 0 if one.priority is F else reserve)
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), fails=st.booleans())
+    def finish(self, data: st.DataObject, fails: bool) -> None:
+        one, node = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.found.release(node)
+        self._settle()
+        if fails:
+            one.avoid |= {node.name}
+            self._place(one, self.found.come_back(one, 0.0))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        one = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
+        assert self.found.cancel(one)
+
+    @rule(data=st.data(), out=st.booleans())
+    def change_health(self, data: st.DataObject, out: bool) -> None:
+        node = data.draw(st.sampled_from(self.nodes))
+        node.capacity = 0 if out else self.full[node.name]
+        self._settle()
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        if not hasattr(self, "found"):
+            return
+        assert len(self.found.queue) == len(self.waiting)
+        for node in self.nodes:
+            assert node.in_flight == sum(each is node for _, each in self.running)
+        for one in self.waiting:
+            free = choose(self.nodes, one.avoid, 0 if one.priority is F else self.reserve)
             assert free is None, f"{one.priority!r} waits beside {free!r}"
+
+    def _place(self, one: Job, placed: Slots | Refusal | None) -> None:
+        if isinstance(placed, Slots):
+            self.running.append((one, placed))
+        elif placed is None:
+            self.waiting.append(one)
+
+    def _settle(self) -> None:
+        while (ready := self.found.next_ready(0.0)) is not None:
+            self.waiting.remove(ready[0])
+            self.running.append(ready)
+        jobs, _ = self.found.take_hopeless()
+        for one in jobs:
+            self.waiting.remove(one)
+
+
+AnyOrderOfEvents.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase

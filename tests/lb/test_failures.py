@@ -220,9 +220,7 @@ async def test_a_node_that_was_out_is_probed_and_comes_back_slowly() -> None:
             capacities.append(w.lb._nodes.nodes[0].capacity)
             return w.state() == "healthy"
 
-        with trio.fail_after(10):
-            while not back():
-                await trio.sleep(0.01)
+        await eventually(back)
         assert "returning" in states
         assert capacities == sorted(capacities)
         assert (await w.call()).status == 200
@@ -292,27 +290,25 @@ async def test_who_waits_too_long_is_told() -> None:
     node = FakeNode(hang)
     rules = RelayRules(queue_timeout_s=0.1, handover_timeout_s=20.0, proxy_timeout_s=5.0)
     nodes = NodeSettings(default_workers=1, health=HealthRules(check_interval_s=600.0))
-    async with world(node, settings=replaced(nodes=nodes, relay=rules)) as w:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(w.call)
-            await eventually(lambda: node.running == 1)
-            answer = await w.call()
-            assert (answer.status, answer.body) == (503, b"request timeout hit before processing\n")
-            assert sum(w.sizes()) == 0
-            nursery.cancel_scope.cancel()
+    async with world(node, settings=replaced(nodes=nodes, relay=rules)) as w, trio.open_nursery() as nursery:
+        nursery.start_soon(w.call)
+        await eventually(lambda: node.running == 1)
+        answer = await w.call()
+        assert (answer.status, answer.body) == (503, b"request timeout hit before processing\n")
+        assert sum(w.sizes()) == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_when_no_worker_becomes_free_at_all_the_next_in_line_is_told() -> None:
     node = FakeNode(hang)
     rules = RelayRules(queue_timeout_s=30.0, handover_timeout_s=0.1, proxy_timeout_s=5.0)
     nodes = NodeSettings(default_workers=1, health=HealthRules(check_interval_s=600.0))
-    async with world(node, settings=replaced(nodes=nodes, relay=rules)) as w:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(w.call)
-            await eventually(lambda: node.running == 1)
-            answer = await w.call()
-            assert (answer.status, answer.body) == (503, b"node timeout\n")
-            nursery.cancel_scope.cancel()
+    async with world(node, settings=replaced(nodes=nodes, relay=rules)) as w, trio.open_nursery() as nursery:
+        nursery.start_soon(w.call)
+        await eventually(lambda: node.running == 1)
+        answer = await w.call()
+        assert (answer.status, answer.body) == (503, b"node timeout\n")
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_order_of_priorities_holds_on_the_wire() -> None:
@@ -399,8 +395,7 @@ async def test_a_node_killed_under_load_loses_no_request() -> None:
         statuses: list[int] = []
 
         async def client() -> None:
-            for _ in range(25):
-                statuses.append((await w.call()).status)
+            statuses.extend([(await w.call()).status for _ in range(25)])
 
         async def kill() -> None:
             await eventually(lambda: len(doomed.requests) > 20)
