@@ -15,7 +15,7 @@ MRENCLAVE = "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969"
 
 
 def sev(measurements: object, *, host: str = "node.example") -> str:
-    packed = gzip.compress(json.dumps(measurements).encode())
+    packed = gzip.compress(json.dumps(measurements).encode(), mtime=0)
     return f"https://SEV_{base64.urlsafe_b64encode(packed).decode()}@{host}"
 
 
