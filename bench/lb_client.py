@@ -98,14 +98,7 @@ class Load:
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Answer one line."""
-    load = Load(request["port"], request["connections"], request["body_bytes"], request.get("headers", {}))
-    try:
-        load.run(request.get("warm_s", 0.3))
-        load.latencies.clear()
-        load.count, load.errors = 0, {}
-    finally:
-        load.close()
-    load = Load(request["port"], request["connections"], request["body_bytes"], request.get("headers", {}))
+    load = Load(request["port"], request["connections"], request["body_bytes"], request["headers"])
     try:
         seconds = load.run(request["seconds"])
     finally:

@@ -210,10 +210,7 @@ class _PlainConnection:
         self.reusable = False
         parser = self._parser
         parser.begin()
-        if len(body) <= _JOIN_BYTES:
-            sent = await self._send(head + body)
-        else:
-            sent = await self._send(head) and await self._send(body)
+        sent = await self._send([head + body] if len(body) <= _JOIN_BYTES else [head, body])
         try:
             await self._receive(parser)
         except ParseError as error:
@@ -222,20 +219,15 @@ class _PlainConnection:
         self.reusable = sent and parser.keep_alive
         return LaneAnswer(parser.status, parser.take_body(), parser.content_type)
 
-    async def _send(self, data: bytes) -> bool:
+    async def _send(self, parts: list[bytes]) -> bool:
         """Whether all went out. If not, the answer may still be there: a refusal before the body was read."""
         try:
-            sent = socket_io.send_now(self._socket, data)
-            if sent < len(data):
-                await self._send_rest(memoryview(data)[sent:])
+            rest = socket_io.send_parts_now(self._socket, parts)
+            if rest:
+                await socket_io.send_all(self._socket, *rest)
         except OSError:
             return False
         return True
-
-    async def _send_rest(self, rest: memoryview) -> None:
-        while rest:
-            await trio.lowlevel.wait_writable(self._socket)
-            rest = rest[socket_io.send_now(self._socket, rest) :]
 
     async def _receive(self, parser: AnswerParser) -> None:
         if self._socket.fileno() == -1:
