@@ -5,6 +5,7 @@
     op-node => engine => EL, builders
     other appliances => builder_listen => builders
     op-node, op-batcher => providers => L1 endpoints
+    clients => lb => nodes
     operators => admin (reads statistics)
 
 The log is outermost: it opens before the planes and closes after them. On a stop the planes end one after the
@@ -25,7 +26,8 @@ from prometheus_client import Counter
 import appliance.admin.service
 from appliance import __version__
 from appliance.admin.app import AdminSources, EngineSources
-from appliance.config.model import Config, EngineConfig, FanoutConfig, UpstreamConfig
+from appliance.admin.lb_routes import LbSources
+from appliance.config.model import Config, EngineConfig, FanoutConfig, LbConfig, UpstreamConfig
 from appliance.domain.errors import ApplianceError
 from appliance.domain.health import STREAM, Health, HealthFact
 from appliance.domain.modes import ExecutionMode
@@ -48,6 +50,9 @@ from appliance.flashlog.metrics import FlashlogMetrics
 from appliance.flashlog.operator_state import OperatorState
 from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.service import FlashLog, open_flashlog
+from appliance.lb.metrics import LbMetrics
+from appliance.lb.service import LoadBalancer
+from appliance.lb.settings import declared_nodes, lb_settings
 from appliance.lifecycle import OnCrash, Plane, PlaneState
 from appliance.net.http_server import open_listener
 from appliance.providers.configured import group_settings
@@ -74,6 +79,7 @@ PLANES: Final = {
     "replication": OnCrash.RESTART,
     "fanout": OnCrash.RESTART,
     "providers": OnCrash.RESTART,
+    "lb": OnCrash.RESTART,
     "admin": OnCrash.RESTART,
 }
 STOP_DEADLINE_S: Final = 10.0
@@ -96,6 +102,7 @@ class Appliance:
         self._engine: Engine | None = None
         self._fanout: Fanout | None = None
         self._builder_listen: BuilderListen | None = None
+        self._lb: LoadBalancer | None = None
         self._switch: ModeSwitch | None = None
         self._providers: Providers | None = None
         self._replication: Replication | None = None
@@ -179,6 +186,11 @@ class Appliance:
             # Blocks are built without L1 for a while: for an engine's host it is no reason to hand over.
             worst = Health.PARTIAL if facts else Health.UNAVAILABLE
             health, facts = max(health, min(self._providers.health(), worst)), [*facts, *self._providers.facts()]
+        if self._lb is not None:
+            facts += self._lb.facts()
+            if not self._lb.facts()[0].healthy:
+                alone = self._engine is None and self._builder_listen is None and self._config.fanout is None
+                health = max(health, Health.UNAVAILABLE if alone else Health.PARTIAL)
         for name, plane in self._planes.items():
             if plane.state is not PlaneState.RUNNING:
                 health = max(health, Health.PARTIAL)
@@ -240,12 +252,16 @@ class Appliance:
             # The drain is part of the stop, and must end by itself: who is cut is not told where to go on.
             self._stop_deadlines_s["fanout"] = max(STOP_DEADLINE_S, settings.stop_s + STOP_SPARE_S)
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
+        if self._config.lb is not None:
+            self._compose_lb(self._config.lb, listeners["lb"])
         if self._config.providers:
             groups = [group_settings(group) for group in self._config.providers]
             providers = self._providers = Providers(groups, ProviderMetrics.create(self.registry))
             self._add("providers", partial(_on_listeners, providers.run, listeners), providers.statistics)
         if self._config.admin is not None:
-            sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())
+            sources = AdminSources(
+                self.registry, self.statistics, self.health, self._engine_sources(), self._lb_sources()
+            )
             serve = partial(appliance.admin.service.run, sources, token=secrets.admin_token)
             self._add("admin", partial(_on_listener, serve, listeners["admin"]))
 
@@ -276,6 +292,16 @@ class Appliance:
             settings = _engine_settings(config, secrets.builder_listen)
             pool = self._builder_listen = BuilderListen(settings, builders, own, metrics)
             self._add("builder_listen", partial(_on_listener, pool.run, listeners["builder_listen"]), pool.statistics)
+
+    def _compose_lb(self, config: LbConfig, listener: socket) -> None:
+        kept = OperatorState(Path(self._config.store.folder))
+        metrics = LbMetrics.create(self.registry)
+        lb = self._lb = LoadBalancer(lb_settings(config), declared_nodes(config), metrics, store=kept)
+        self._add("lb", partial(_on_listener, lb.run, listener), lb.statistics)
+
+    def _lb_sources(self) -> LbSources | None:
+        lb = self._lb
+        return None if lb is None else LbSources(lb.explain_nodes, lb.add_node, lb.remove_node)
 
     async def _load_switch(self, config: EngineConfig) -> ModeSwitch:
         kept = OperatorState(Path(self._config.store.folder))

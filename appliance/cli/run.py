@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import trio
 
+from appliance.cli.mock_node import mock_config, run_beside_mock_node
 from appliance.config.loader import load
 from appliance.config.model import Config
+from appliance.domain.errors import ConfigError
+from appliance.domain.node_uri import parse_node_uri
+from appliance.lb.attestation import NO_VERIFIERS, verifier_for
 from appliance.secrets import Secrets
 from appliance.supervisor import Appliance
 from appliance.telemetry.logging import configure, get_logger
@@ -23,9 +28,23 @@ def run(arguments: argparse.Namespace) -> int:
 
     SIGHUP reads the file again.
     """
+    if arguments.mock_node:
+        return _run_with_mock_node(arguments.config)
+    if arguments.config is None:
+        raise ConfigError("run: --config FILE is missing (or --mock-node, to try the load balancer)")
     config = load(arguments.config)
     configure(config.log.level, config.log.format)
     trio.run(run_until_signal, Appliance(config), partial(load, arguments.config))
+    return 0
+
+
+def _run_with_mock_node(path: Path | None) -> int:
+    with tempfile.TemporaryDirectory(prefix="appliance-mock-") as folder:
+        config = mock_config(path, Path(folder))
+        configure(config.log.level, config.log.format)
+        trio.run(
+            run_beside_mock_node, partial(run_until_signal, Appliance(config), lambda: mock_config(path, Path(folder)))
+        )
     return 0
 
 
@@ -35,7 +54,11 @@ def check_config(arguments: argparse.Namespace) -> int:
         print((files("appliance.config") / "sample.toml").read_text(), end="")
         return 0
     config = _checked(arguments.file)
-    planes = [name for name in ("engine", "flashblocks", "fanout", "providers", "admin") if getattr(config, name)]
+    planes = [
+        name
+        for name in ("engine", "flashblocks", "replication", "fanout", "lb", "providers", "admin")
+        if getattr(config, name)
+    ]
     if config.engine is not None and config.engine.builder_listen is not None:
         planes[0:1] = ["engine", "builder_listen"] if config.engine.l2 is not None else ["builder_listen"]
     print(f"{arguments.file}: well; it runs {', '.join(planes)}")
@@ -45,6 +68,8 @@ def check_config(arguments: argparse.Namespace) -> int:
 def _checked(path: Path) -> Config:
     config = load(path)
     Secrets.load(config)
+    for node in config.lb.nodes if config.lb else ():
+        verifier_for(parse_node_uri(node.url), NO_VERIFIERS)
     return config
 
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from appliance.config.model import Config, ProvidersConfig
 from appliance.config.replication_checks import replication_rules
+from appliance.domain.node_uri import NodeUriError, parse_node_uri
 
 Row = tuple[str, str, str]
 """(path, what was found, what is expected)"""
@@ -23,14 +24,16 @@ def check(config: Config) -> Iterator[Row]:
     yield from _proxies(config)
     yield from _api_keys(config)
     yield from _provider_groups(config)
+    yield from _lb_nodes(config)
     if config.replication is not None:
         yield from replication_rules(config.replication)
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
-    sections = (config.engine, config.fanout, config.replication)
+    planes = "[engine], [fanout], [replication], [lb] and [[providers]]"
+    sections = (config.engine, config.fanout, config.replication, config.lb)
     if all(section is None for section in sections) and not config.providers:
-        yield "file", "no plane", "at least one of the sections [engine], [fanout], [replication] and [[providers]]"
+        yield "file", "no plane", f"at least one of the sections {planes}"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
@@ -45,6 +48,8 @@ def _listeners(config: Config) -> Iterator[tuple[str, str]]:
         yield "fanout.listen", config.fanout.listen
     for index, group in enumerate(config.providers):
         yield f"providers[{index}].listen", group.listen
+    if config.lb is not None:
+        yield "lb.listen", config.lb.listen
     if config.admin is not None:
         yield "admin.listen", config.admin.listen
 
@@ -177,3 +182,17 @@ def _api_keys(config: Config) -> Iterator[Row]:
         apps.add(entry.app)
     if config.fanout.public_access and not apps:
         yield "fanout.public_access", "no API key", "at least one [[fanout.api_keys]]: without one access is public"
+
+
+def _lb_nodes(config: Config) -> Iterator[Row]:
+    taken: set[str] = set()
+    for index, node in enumerate(config.lb.nodes if config.lb else ()):
+        path = f"lb.nodes[{index}].url"
+        try:
+            uri = parse_node_uri(node.url)
+        except NodeUriError as error:
+            yield f"{path}{f' ({error.where})' if error.where else ''}", "a text", error.expected
+            continue
+        if uri.url in taken:
+            yield path, f'"{uri.shown}"', "a node that is not there already"
+        taken.add(uri.url)

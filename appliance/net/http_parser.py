@@ -38,9 +38,9 @@ class HeadAnswered(ParseError):
 class RequestParser(MessageParser[HttpRequestParser]):
     """Requests of one connection.
 
-    Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body, 417 Expect, 431 header, 501 transfer
-    coding, 503 no room in ``bodies``, 505 version; and `HeadAnswered` when ``on_head`` answers. Who takes a
-    request out gives its body's room back with `release_body`.
+    Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body (or ``too_large``: status, text), 417 Expect,
+    431 header, 501 transfer coding, 503 no room in ``bodies``, 505 version; and `HeadAnswered` when ``on_head``
+    answers. Who takes a request out gives its body's room back with `release_body`.
     After a request with ``upgrade`` the parser is done; what followed it is in ``rest``.
     """
 
@@ -54,11 +54,13 @@ class RequestParser(MessageParser[HttpRequestParser]):
         on_head: OnHead | None = None,
         bodies: BodyBudget | None = None,
         early: EarlyAnswer | None = None,
+        too_large: tuple[int, str] | None = None,
     ) -> None:
         super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
         self.rest = b""
         self._parser = HttpRequestParser(self)
         self._peer = peer
+        self._too_large = too_large
         self._on_head = on_head
         self._early = early
         self._bodies = BodyBudget(max_body_bytes) if bodies is None else bodies
@@ -213,6 +215,9 @@ class RequestParser(MessageParser[HttpRequestParser]):
         self._parts = []
         self._bodies.give_back(self._pending_bytes)
         self._pending_bytes = 0
+
+    def _body_too_large(self) -> ParseError:
+        return super()._body_too_large() if self._too_large is None else self._fail(*self._too_large)
 
     def _no_room(self) -> ParseError:
         return self._fail(503, "too many large bodies at a time")
