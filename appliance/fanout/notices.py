@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
+from appliance.domain.positions import AfterPayload, CurrentPayload, Resume
 from appliance.fanout.frames import Opcode, frame
 
 HISTORY: Final = 256
@@ -34,7 +34,7 @@ def fate(payload_id: PayloadId, state: PayloadState, block_number: int | None, b
 def resumed_from(resume: Resume, behind: int) -> bytes:
     """The frame that says first of all where the stream goes on: after what, and how many positions behind the head."""
     payload_id = resume.payload_id if isinstance(resume, AfterPayload) else None
-    block_number = resume.block_number if isinstance(resume, AfterBlock) else None
+    block_number = None if isinstance(resume, CurrentPayload) else resume.block_number
     index = None if isinstance(resume, CurrentPayload) or resume.index < 0 else resume.index
     place = {"payload_id": payload_id, "block_number": block_number, "flashblock_index": index}
     return _message("resumed-from", **place, behind=behind)

@@ -50,6 +50,7 @@ def test_the_fate_of_a_payload() -> None:
         (AfterBlock(5), (None, 5, None)),
         (AfterBlock(5, 3), (None, 5, 3)),
         (AfterPayload(payload_id(9), 2), ("0x0000000000000009", None, 2)),
+        (AfterPayload(payload_id(9), 2, 5), ("0x0000000000000009", 5, 2)),
     ],
 )
 def test_the_place_from_which_it_goes_on(resume: Resume, place: tuple[object, ...]) -> None:
