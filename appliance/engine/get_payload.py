@@ -109,7 +109,7 @@ class PayloadChoice:
         record.phase = Phase.CHOOSING
         selection = record.selection = Selection(record.order, record.builders, self._policy, self.unhealthy)
         commands: list[Command] = [WakeAt(record.build_id, record.deadline)] if record.builders else []
-        commands.append(self._ask_local(record, selection))
+        commands.append(self._ask_local(record, selection, alone=not record.builders and assembled is None))
         if assembled is not None and _may_be_shown(record, assembled):
             commands += _lost(ASSEMBLED, "refused", selection.promise(assembled))
             _note_promise(selection.offers[ASSEMBLED], assembled, now)
@@ -236,9 +236,9 @@ class PayloadChoice:
             commands = self._state_roots.on_block(purpose, outcome)
         return commands + self._advance(record, selection, now)
 
-    def _ask_local(self, record: BuildRecord, selection: Selection) -> Send:
+    def _ask_local(self, record: BuildRecord, selection: Selection, *, alone: bool) -> Send:
         # The first asker's own bytes, so that the answer carries its id and can be passed on as it is.
-        return Send(self._calls.open(LocalPayload(record, selection)), EL, record.askers[0].body)
+        return Send(self._calls.open(LocalPayload(record, selection)), EL, record.askers[0].body, relay=alone)
 
     def _ask_builder(self, record: BuildRecord, selection: Selection, builder: str) -> list[Command]:
         if builder in record.barred:

@@ -379,7 +379,7 @@ class Multiplexer:
         if record is not None and _can_choose(record, call.version):
             return self._choice.ask(record, request, call, now)
         purpose = PlainPayload(request, call.version, call.payload_id, record, now)
-        send = Send(self._calls.open(purpose), EL, request.body)
+        send = Send(self._calls.open(purpose), EL, request.body, relay=True)
         if record is None:
             return [send]
         if record.phase is Phase.BUILDING:

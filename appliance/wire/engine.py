@@ -17,6 +17,7 @@ from appliance.domain.errors import DecodeError, RemoteError
 from appliance.domain.payloads import PayloadId, PayloadStatus
 from appliance.wire.extra_data import FeeRules, fee_rules
 from appliance.wire.jsonrpc import MALFORMED, NULL_ID, Request, RpcError
+from appliance.wire.payload_slices import Skeleton
 
 MIRRORED_METHODS: Final = frozenset(
     {
@@ -236,7 +237,8 @@ class BuiltPayload:
 
     ``version`` is getPayload's. ``result`` is the part of ``body`` that goes out under any other id.
     ``transactions`` are JSON strings, quotes included; they and ``result`` are views into ``body``.
-    ``block_value`` in wei, None where the answer has none that can be read.
+    ``block_value`` in wei, None where the answer has none that can be read. ``new_payload_parts`` are executionPayload
+    and executionRequests, views too, where decoding found them on its way (payload_slices.py).
     """
 
     version: int
@@ -257,10 +259,12 @@ class BuiltPayload:
     block_value: int | None = None
     names_beacon_root: bool = True
     extra_data: str | None = None
+    new_payload_parts: tuple[msgspec.Raw, msgspec.Raw] | None = None
 
 
 Result = TypeVar("Result")
 
+NO_REQUESTS: Final = msgspec.Raw(b"[]")
 _NOTHING: Final = msgspec.Raw(NULL_ID)
 
 
@@ -311,6 +315,15 @@ class _Envelope(msgspec.Struct, rename="camel"):
     block_value: str | None = None
 
 
+class _Parts(msgspec.Struct, rename="camel"):
+    """An envelope whose payload stays as it came."""
+
+    execution_payload: msgspec.Raw
+    parent_beacon_block_root: str | msgspec.UnsetType | None = msgspec.UNSET
+    block_value: str | None = None
+    execution_requests: msgspec.Raw = NO_REQUESTS
+
+
 class _Block(msgspec.Struct):
     timestamp: str
     number: str | None = None
@@ -322,6 +335,7 @@ _status_decoder = msgspec.json.Decoder(_Status)
 _unread_decoder = msgspec.json.Decoder(_Unread)
 _bare_decoder = msgspec.json.Decoder(_Payload)
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
+_parts_decoder = msgspec.json.Decoder(_Parts)
 _any_decoder = msgspec.json.Decoder(Answer[object])
 _block_decoder = msgspec.json.Decoder(Answer[_Block])
 
@@ -346,11 +360,17 @@ def _shown(text: str | None) -> str | None:
 
 
 def decode_payload(body: bytes, version: int) -> BuiltPayload:
-    """The answer to getPayload; raises DecodeError, or RefusedError. Two passes: 2 ms for 3 MB.
+    """The answer to getPayload; raises DecodeError, or RefusedError. Two passes, one if it is large: 1.5 ms for 3 MB.
 
     The first pass finds the result, so that answering with it reads nothing again and cannot fail: a builder
     may nest a body to just below the recursion limit here, and beyond it where the stack is a little deeper.
     """
+    skeleton = Skeleton.find(body) if version > 1 else None
+    if skeleton is not None:
+        try:
+            return _decode_large(skeleton, version)
+        except (DecodeError, RefusedError):
+            pass  # said again below, of the whole body
     identifier, result = _find_result(body)
     if version == 1:
         payload = decode_part(_bare_decoder, result, "getPayload answer")
@@ -362,6 +382,25 @@ def decode_payload(body: bytes, version: int) -> BuiltPayload:
         # Ethereum's own answer has no such key, it is OP Stack's; `payload_answer` can put it in.
         return replace(_built(version, body, identifier, result, payload, None, value), names_beacon_root=False)
     return _built(version, body, identifier, result, payload, root, value)
+
+
+def _decode_large(skeleton: Skeleton, version: int) -> BuiltPayload:
+    """From the skeleton, in which the list of transactions is empty; raises DecodeError, or RefusedError."""
+    identifier, short_result = _find_result(skeleton.text)
+    parts = decode_part(_parts_decoder, short_result, "getPayload answer")
+    result, whole = skeleton.whole(short_result), skeleton.whole(parts.execution_payload)
+    payload = decode_part(_bare_decoder, parts.execution_payload, "getPayload answer")
+    if result is None or whole is None or payload.transactions:
+        raise DecodeError("getPayload answer: the transactions stand elsewhere")
+    root, value = parts.parent_beacon_block_root, _block_value(parts.block_value)
+    names_root = not isinstance(root, msgspec.UnsetType)
+    own_root = None if isinstance(root, msgspec.UnsetType) else root
+    return replace(
+        _built(version, skeleton.body, identifier, result, payload, own_root, value),
+        transactions=skeleton.transactions,
+        names_beacon_root=names_root,
+        new_payload_parts=(whole, parts.execution_requests),
+    )
 
 
 def refuse_error(body: bytes) -> None:

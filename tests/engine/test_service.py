@@ -44,6 +44,7 @@ async def test_the_returning_block_line_is_what_operators_grep_for() -> None:
             await it.order_build()
             await it.joined(stream, "alpha")
             await it.ask(m.get_payload(EL_ID))
+            it.engine.statistics()  # the line is written after the answer, or when somebody looks
         (line,) = [line for line in lines if line["event"] == "returning block"]
         assert line["hash"] == block_of("alpha").hash
         assert line["number"] == 7
@@ -92,6 +93,9 @@ async def test_new_payload_and_forkchoice_reach_builders_in_order() -> None:
         alpha = it.builders["alpha"]
         await alpha.wait_for("engine_newPayloadV4")
         await alpha.wait_for("engine_forkchoiceUpdatedV3")
+        with trio.fail_after(10):
+            while m.build(LOCAL.hash) not in alpha.requests:
+                await trio.lowlevel.checkpoint()
         order = [body for body in alpha.requests if b"eth_getBlockByNumber" not in body]
         assert order[0] == m.new_payload(LOCAL)
         assert order[-1] == m.build(LOCAL.hash)
