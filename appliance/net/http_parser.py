@@ -272,6 +272,7 @@ class ResponseParser(MessageParser[HttpResponseParser]):
     def renew(self) -> None:
         """Go on with the next response of the same connection; only after a whole one with ``keep_alive``."""
         self.keep_alive = self._over = self._until_end = False
+        self._heads = self._chunks = 0
 
     def feed(self, data: bytes | bytearray) -> list[HttpResponse]:
         """The response, once ``data`` completes it; at most one. Raises `ParseError`.

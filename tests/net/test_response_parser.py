@@ -182,3 +182,11 @@ def test_a_body_that_comes_byte_by_byte_is_not_one_in_small_chunks() -> None:
             each for byte in b"HTTP/1.1 200 OK\r\n" + head + body + tail for each in under_test.feed(bytes([byte]))
         ]
         assert [response.body for response in found] == [body]
+
+
+def test_each_response_of_a_connection_may_have_its_own_interim_ones() -> None:
+    under_test = parser()
+    for _ in range(20):
+        under_test.feed(b"HTTP/1.1 100 Continue\r\n\r\n" * 8)
+        assert len(under_test.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")) == 1
+        under_test.renew()
