@@ -238,7 +238,7 @@ async def test_stopping_closes_websocket_clients_with_1001() -> None:
 
 async def test_a_client_that_does_not_read_is_closed_and_others_go_on() -> None:
     large = b"x" * 2**20
-    async with rig(main="http") as r:
+    async with rig(replace(QUICK, timeout_s=30, deadline_s=60), main="http") as r:
         r.endpoints["main"].answer = lambda request: (
             encode_result(bytes(request.id), b'"%b"' % large) if request.method == "eth_getLarge" else None
         )
