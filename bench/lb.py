@@ -26,7 +26,7 @@ from bench.machine import Machine, cpu_s, describe, raise_file_limit
 from bench.output import Check, Progress, checks_table, make_console, progress, write_json
 from bench.percentiles import Summary
 
-DIRECT, BARE, APPLIANCE = "direct", "bare proxy", "appliance"
+DIRECT, FLOOR, BARE, APPLIANCE = "direct", "bare sockets", "bare proxy", "appliance"
 SMALL_BYTES = 300
 RATE_TARGET, RATE_SHARE_TARGET = 8000.0, 0.7
 OVERLOAD_TARGET = 1.2
@@ -123,11 +123,13 @@ def measure_cases(settings: Settings, say: Progress) -> list[Case]:
     with ExitStack() as stack:
         node = stack.enter_context(Child("bench.lb_backend"))
         bare = stack.enter_context(Child("bench.lb_bare_proxy", str(node.ready["port"])))
+        floor = stack.enter_context(Child("bench.lb_bare_proxy", str(node.ready["port"]), "--sockets"))
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         appliance = stack.enter_context(LoadBalancerProcess(folder, [node.ready["port"]], workers=WORKERS))
         client = stack.enter_context(Child("bench.lb_client"))
         ways = {
             DIRECT: (node.ready["port"], node.pid),
+            FLOOR: (floor.ready["port"], floor.pid),
             BARE: (bare.ready["port"], bare.pid),
             APPLIANCE: (appliance.port, appliance.pid),
         }

@@ -1,10 +1,11 @@
 """The lines that prio-load-balancer's users search for: a request's way through the queue (REFERENCE, section 5).
 
-Names of fields are the original's. ``nodeURI`` is the node as it may be shown.
+Names of fields are the original's. ``node_uri`` is the node as it may be shown.
 """
 
 from typing import Final
 
+import msgspec
 import trio
 
 from appliance.lb.dispatch import Job
@@ -16,6 +17,33 @@ FLUSH_INTERVAL_S: Final = 0.1
 
 Sizes = tuple[int, int, int]
 """Waiting requests: fast-track, high, low."""
+
+
+class _Added(msgspec.Struct, rename="camel", gc=False):
+    request_is_high_prio: bool
+    request_is_fast_track: bool
+    fast_track: int
+    high_prio: int
+    low_prio: int
+    req_id: str | msgspec.UnsetType = msgspec.field(name="reqID", default=msgspec.UNSET)
+
+
+class _Completed(msgspec.Struct, rename="camel", gc=False):
+    request_is_high_prio: bool
+    request_is_fast_track: bool
+    duration_ms: int
+    duration_us: int
+    queue_duration_us: int
+    sim_duration_us: int
+    payload_size: int
+    status_code: int
+    node_uri: str = msgspec.field(name="nodeURI")
+    request_tries: int
+    queue_items: int
+    queue_items_fast_track: int
+    queue_items_high_prio: int
+    queue_items_low_prio: int
+    req_id: str | msgspec.UnsetType = msgspec.field(name="reqID", default=msgspec.UNSET)
 
 
 class RequestLog:
@@ -41,9 +69,8 @@ class RequestLog:
 
     def added(self, job: Job, high: bool, request_id: str | None, sizes: Sizes) -> None:
         """It waits, or has its worker already."""
-        fields = _who(job, high, request_id)
-        fields["fastTrack"], fields["highPrio"], fields["lowPrio"] = sizes
-        self._lines.write("Request added to queue", fields)
+        fast = job.priority is Priority.FAST_TRACK
+        self._lines.write("Request added to queue", _Added(high, fast, *sizes, _set(request_id)))
 
     def completed(
         self,
@@ -56,24 +83,23 @@ class RequestLog:
         sizes: Sizes,
     ) -> None:
         """A node's answer goes to the client, or what stands for it."""
-        fields = {
-            **_who(job, high, request_id),
-            "durationMs": int(total_s * 1e3),
-            "durationUs": int(total_s * 1e6),
-            "queueDurationUs": int(answer.queue_s * 1e6),
-            "simDurationUs": int(answer.proxy_s * 1e6),
-            "payloadSize": payload_size,
-            "statusCode": answer.status,
-            "nodeURI": answer.node,
-            "requestTries": job.tries,
-            "queueItems": sizes[0] + sizes[1] + sizes[2],
-        }
-        fields["queueItemsFastTrack"], fields["queueItemsHighPrio"], fields["queueItemsLowPrio"] = sizes
-        self._lines.write("Request completed", fields)
+        line = _Completed(
+            high,
+            job.priority is Priority.FAST_TRACK,
+            int(total_s * 1e3),
+            int(total_s * 1e6),
+            int(answer.queue_s * 1e6),
+            int(answer.proxy_s * 1e6),
+            payload_size,
+            answer.status,
+            answer.node,
+            job.tries,
+            sizes[0] + sizes[1] + sizes[2],
+            *sizes,
+            _set(request_id),
+        )
+        self._lines.write("Request completed", line)
 
 
-def _who(job: Job, high: bool, request_id: str | None) -> dict[str, object]:
-    fields: dict[str, object] = {} if request_id is None else {"reqID": request_id}
-    fields["requestIsHighPrio"] = high
-    fields["requestIsFastTrack"] = job.priority is Priority.FAST_TRACK
-    return fields
+def _set(request_id: str | None) -> str | msgspec.UnsetType:
+    return msgspec.UNSET if request_id is None else request_id

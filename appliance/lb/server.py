@@ -108,7 +108,8 @@ class Face:
     async def _relayed(self, job: Waiting, body: bytes, high: bool, request_id: str | None) -> HttpResponse:
         placed = self._relay.submit(job)
         start = self._dispatcher.queue.sizes()
-        if self._log.enabled and not isinstance(placed, Refusal):
+        logged = self._log.enabled
+        if logged and not isinstance(placed, Refusal):
             self._log.added(job, high, request_id, start)
         answer = await self._relay.complete(job, placed, body)
         if isinstance(answer, Refusal):
@@ -118,7 +119,7 @@ class Face:
         total_s = trio.current_time() - job.created
         end = self._dispatcher.queue.sizes()
         self._answers[answer.status // 100] += 1
-        if self._log.enabled:
+        if logged:
             self._log.completed(job, high, request_id, len(body), answer, total_s, end)
         return _response(answer, total_s, start[job.priority], end[job.priority])
 

@@ -36,8 +36,8 @@ class RequestLines:
         target = telemetry.current_target()
         return target is not None and target.shows_info
 
-    def write(self, event: str, fields: dict[str, object]) -> None:
-        """One line, written with one of the next flushes."""
+    def write(self, event: str, fields: msgspec.Struct) -> None:
+        """One line, written with one of the next flushes. ``event`` is a constant; what is UNSET is left out."""
         target = telemetry.current_target()
         if target is None or not target.shows_info:
             return
@@ -55,12 +55,14 @@ class RequestLines:
             target.stream.write("".join(lines))
             target.stream.flush()
 
-    def _as_json(self, event: str, fields: dict[str, object]) -> str:
-        line = {"plane": self._plane, **fields, "level": "info", "time": self._time(), "message": event}
-        return _encode(line).decode() + "\n"
+    def _as_json(self, event: str, fields: msgspec.Struct) -> str:
+        own = _encode(fields).decode()[1:-1]
+        return f'{{"plane":"{self._plane}",{own},"level":"info","time":"{self._time()}","message":"{event}"}}\n'
 
-    def _as_text(self, event: str, fields: dict[str, object]) -> str:
-        shown = " ".join([f"{name}={_text(value)}" for name, value in fields.items()])
+    def _as_text(self, event: str, fields: msgspec.Struct) -> str:
+        names = zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True)
+        values = [(shown, getattr(fields, name)) for shown, name in names]
+        shown = " ".join([f"{name}={_text(value)}" for name, value in values if value is not msgspec.UNSET])
         return f"{self._time()} [info     ] {event:<{_EVENT_WIDTH}} plane={self._plane} {shown}\n"
 
     def _time(self) -> str:

@@ -58,7 +58,8 @@ def test_clients_back_end_and_bare_proxy_work_together() -> None:
         node = stack.enter_context(Child("bench.lb_backend"))
         client = stack.enter_context(Child("bench.lb_client"))
         bare = stack.enter_context(Child("bench.lb_bare_proxy", str(node.ready["port"])))
-        for port in (node.ready["port"], bare.ready["port"]):
+        floor = stack.enter_context(Child("bench.lb_bare_proxy", str(node.ready["port"]), "--sockets"))
+        for port in (node.ready["port"], bare.ready["port"], floor.ready["port"]):
             for size in (300, 200_000):
                 answer = lb._run(client, port, 2, size, 0.1)
                 assert (answer["count"] > 0, answer["errors"]) == (True, {})

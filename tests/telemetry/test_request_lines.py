@@ -2,11 +2,32 @@ import io
 import json
 import re
 
+import msgspec
 import pytest
 
 from appliance.telemetry import logging as telemetry
 from appliance.telemetry import request_lines
 from appliance.telemetry.request_lines import RequestLines
+
+
+class Completed(msgspec.Struct, rename="camel"):
+    status_code: int
+    node_uri: str = msgspec.field(name="nodeURI")
+    req_id: str = msgspec.field(name="reqID")
+
+
+class Number(msgspec.Struct):
+    number: int
+
+
+class Odd(msgspec.Struct):
+    high: bool
+    n: int
+    plain: str
+    odd: str
+    empty: str
+    escape: str
+    left_out: str | msgspec.UnsetType = msgspec.UNSET
 
 
 @pytest.fixture
@@ -23,7 +44,7 @@ def set_target(monkeypatch: pytest.MonkeyPatch, *, as_json: bool, shows_info: bo
 
 def test_a_json_line_is_formed_as_all_others(stream: io.StringIO) -> None:
     lines = RequestLines("lb")
-    lines.write("Request completed", {"statusCode": 200, "nodeURI": "http://foo", "reqID": 'a"b'})
+    lines.write("Request completed", Completed(200, "http://foo", 'a"b'))
     assert stream.getvalue() == ""
     lines.flush()
     line = json.loads(stream.getvalue())
@@ -41,9 +62,7 @@ def test_a_json_line_is_formed_as_all_others(stream: io.StringIO) -> None:
 def test_a_text_line_is_formed_as_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = set_target(monkeypatch, as_json=False)
     lines = RequestLines("lb")
-    lines.write(
-        "Request completed", {"high": True, "n": 3, "plain": "x", "odd": "a b", "empty": "", "escape": "\x1b[0m"}
-    )
+    lines.write("Request completed", Odd(True, 3, "x", "a b", "", "\x1b[0m"))
     lines.flush()
     assert re.fullmatch(
         r"\S+Z \[info     \] Request completed            plane=lb high=True n=3 plain=x odd='a b' empty=''"
@@ -56,7 +75,7 @@ def test_lines_are_written_together_and_in_order(stream: io.StringIO, monkeypatc
     monkeypatch.setattr(request_lines, "_BATCH_BYTES", 300)
     lines = RequestLines("lb")
     for number in range(10):
-        lines.write("x", {"number": number})
+        lines.write("x", Number(number))
     written = [json.loads(line)["number"] for line in stream.getvalue().splitlines()]
     assert 0 < len(written) < 10
     lines.flush()
@@ -67,7 +86,7 @@ def test_a_level_that_leaves_them_out_costs_nothing(monkeypatch: pytest.MonkeyPa
     stream = set_target(monkeypatch, as_json=True, shows_info=False)
     lines = RequestLines("lb")
     assert not lines.enabled
-    lines.write("x", {})
+    lines.write("x", Number(1))
     lines.flush()
     assert stream.getvalue() == ""
 
@@ -76,7 +95,7 @@ def test_before_the_log_is_configured_there_is_none(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(telemetry, "_targets", [])
     lines = RequestLines("lb")
     assert not lines.enabled
-    lines.write("x", {})
+    lines.write("x", Number(1))
     lines.flush()
 
 
