@@ -73,13 +73,14 @@ def test_every_bad_value_is_named_with_its_variable() -> None:
         "LISTEN_ADDR": "8080",
         "NODES": "ftp://a",
     }
+    hidden = "a text of 7 characters that is not shown"
     a_node = 'a node\'s URL as "http://host:port" or "https://host:port"'
     with pytest.raises(InvalidConfigError) as caught:
         lb(environ)
     assert sorted(str(caught.value).splitlines()) == [
         'environment variable FASTTRACK_DRAIN_FIRST: found "yes", expected "1" or "0"',
         'environment variable LISTEN_ADDR (lb.listen): found "8080", expected an address as "host:port"',
-        f"environment variable NODES (lb.nodes[0].url): found a text of 7 characters that is not shown, expected {a_node}",
+        f"environment variable NODES (lb.nodes[0].url): found {hidden}, expected {a_node}",
         "environment variable NUM_NODE_WORKERS (lb.workers): found 0, expected a whole number from 1 to 4096",
         'environment variable REQUEST_TIMEOUT: found "1.5", expected a whole number of seconds',
         'environment variable RETRIES_MAX: found "many", expected a whole number',
