@@ -6,6 +6,7 @@ nothing goes. Prints its port; ends with stdin.
 """
 
 import argparse
+import contextlib
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -61,10 +62,8 @@ async def _relay(receive: Receive, send: Send, receive_node: Receive, send_node:
 
 async def _serve_stream(port: int, client: trio.SocketStream) -> None:
     async with client, await trio.open_tcp_stream("127.0.0.1", port) as node:
-        try:
+        with contextlib.suppress(*_BROKEN):  # the client went away
             await _relay(client.receive_some, client.send_all, node.receive_some, node.send_all)
-        except _BROKEN:
-            pass  # the client went away
 
 
 async def _serve_socket(port: int, accepted: trio.SocketStream) -> None:

@@ -1,6 +1,7 @@
 """`appliance run` and `appliance check-config`."""
 
 import argparse
+import os
 import signal
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import trio
 
 from appliance.cli.mock_node import mock_config, run_beside_mock_node
+from appliance.config.environment import names_by_key
 from appliance.config.loader import load
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
@@ -34,17 +36,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("run: --config FILE is missing (or --mock-node, to try the load balancer)")
     config = load(arguments.config)
     configure(config.log.level, config.log.format)
+    _say_what_wins(config)
     trio.run(run_until_signal, Appliance(config), partial(load, arguments.config))
     return 0
 
 
+def _say_what_wins(config: Config) -> None:
+    """A variable that was forgotten in a unit must not be a riddle."""
+    names = names_by_key(os.environ) if config.lb is not None else {}
+    if names:
+        log.info("the environment wins over the file", **{f"lb.{key}": name for key, name in names.items()})
+
+
 def _run_with_mock_node(path: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="appliance-mock-") as folder:
-        config = mock_config(path, Path(folder))
+        read = partial(mock_config, path, Path(folder))
+        config = read()
         configure(config.log.level, config.log.format)
-        trio.run(
-            run_beside_mock_node, partial(run_until_signal, Appliance(config), lambda: mock_config(path, Path(folder)))
-        )
+        trio.run(run_beside_mock_node, partial(run_until_signal, Appliance(config), read))
     return 0
 
 
