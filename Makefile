@@ -27,7 +27,7 @@ run: setup ## run a whole devnet with the appliance in it
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
-test-real: setup ## the tests against real execution clients (needs Node)
+test-real: setup ## the tests against programs of others: execution clients, websocket clients (needs Node)
 	@$(BIN)/python -m pytest tests/real $(ARGS)
 
 lint: setup ## ruff, import contracts

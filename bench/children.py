@@ -41,6 +41,13 @@ class Child:
         self._process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
         self._process.stdin.flush()
 
+    def has_answered(self) -> bool:
+        """Whether `answer` would return at once; ChildError when the process ended."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._unread and select.select([self._process.stdout], [], [], 0.0)[0]:
+            self._receive()
+        return b"\n" in self._unread
+
     def answer(self, timeout_s: float = 60.0) -> dict[str, Any]:
         """The next line; ChildError when it does not come."""
         assert self._process.stdout is not None
@@ -49,13 +56,17 @@ class Child:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not select.select([self._process.stdout], [], [], left_s)[0]:
                 raise ChildError(f"{self.name} did not answer within {timeout_s:.0f} s")
-            data = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not data:
-                raise ChildError(f"{self.name} ended with exit code {self._process.wait()}")
-            self._unread += data
+            self._receive()
         line, _, self._unread = self._unread.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
         return found
+
+    def _receive(self) -> None:
+        assert self._process.stdout is not None
+        data = os.read(self._process.stdout.fileno(), 1 << 16)
+        if not data:
+            raise ChildError(f"{self.name} ended with exit code {self._process.wait()}")
+        self._unread += data
 
     def ask(self, do: str, timeout_s: float = 60.0, **fields: Any) -> dict[str, Any]:
         self.send(do, **fields)

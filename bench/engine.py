@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -103,6 +103,10 @@ class Result(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
+Samples = dict[str, tuple[list[float], list[float]]]
+"""(directly, through the appliance) by request, in s."""
+
+
 class Calls(Protocol):
     """What the driver needs of a connection."""
 
@@ -121,13 +125,21 @@ class Driver:
         self._samples: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
         self._random = random.Random(1)
 
-    def run(self, slots: int, slot_s: float) -> dict[str, tuple[list[float], list[float]]]:
-        """Samples (directly, through the appliance) by request, in s."""
-        began = time.monotonic()
-        for slot in range(-WARM_UP, slots):
-            if slot == 0:
-                self._samples.clear()
-            time.sleep(max(0.0, began + (slot + WARM_UP) * slot_s - time.monotonic()))
+    def run(self, slots: int, slot_s: float) -> Samples:
+        """So many slots, after a few that do not count."""
+        left = iter(range(WARM_UP - 1))
+        self.run_while(lambda: next(left, None) is not None, slot_s)
+        left = iter(range(slots - 1))
+        return self.run_while(lambda: next(left, None) is not None, slot_s)
+
+    def run_while(self, goes_on: Callable[[], bool], slot_s: float) -> Samples:
+        """At least one slot, and another one as long as ``goes_on``."""
+        self._samples.clear()
+        began, slot = time.monotonic(), 0
+        self._slot(slot_s)
+        while goes_on():
+            slot += 1
+            time.sleep(max(0.0, began + slot * slot_s - time.monotonic()))
             self._slot(slot_s)
         return dict(self._samples)
 
@@ -185,7 +197,7 @@ class Bench:
             return Latencies(latencies)
         appliance = self._processes.appliance
         note(f"connecting {self._settings.subscribers} subscribers")
-        self._subscribers.connect(LOADED, appliance.fanout_port, "/ws", 1)
+        self._subscribers.connect(LOADED, appliance.fanout_port, "/ws", 1, count=self._settings.subscribers)
         self._builder.ask("stream", bytes=self._settings.message_size)
         began, used_s = time.monotonic(), cpu_s(appliance.pid)
         for size in self._settings.sizes:
@@ -211,7 +223,8 @@ class Bench:
     def _collect(self, folder: pathlib.Path) -> tuple[Deliveries, int]:
         published: dict[int, float] = dict(self._builder.ask("published")["published"])
         self._subscribers.wait(LOADED, len(published))
-        return self._subscribers.finish(LOADED, published, published, folder), len(published)
+        arrivals = self._subscribers.finish(LOADED, published, folder)
+        return arrivals.deliveries(published), len(published)
 
 
 def judge(latencies: Sequence[Latency], deliveries: Deliveries | None) -> list[Check]:
@@ -278,7 +291,7 @@ def _run_latency(settings: Settings, note: Progress) -> Latencies:
         processes = stack.enter_context(started(1, subscribers=settings.subscribers))
         receivers = [stack.enter_context(Child("bench.receiver")) for _ in range(settings.receivers)]
         gc.freeze()
-        subscribers = Subscribers(settings.subscribers, receivers)
+        subscribers = Subscribers(receivers)
         driver = Driver(processes.direct, processes.through)
         return Bench(settings, processes, subscribers, driver).run(note)
 

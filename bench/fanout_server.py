@@ -21,6 +21,7 @@ from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.service import Fanout, FanoutSettings
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.net.listening import open_listener
+from appliance.telemetry.logging import configure
 from appliance.wire import flashblock as wire
 from bench.children import say
 from bench.machine import raise_file_limit
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--subscribers", type=int, required=True)
     given = parser.parse_args()
     raise_file_limit()
+    configure("warning", "text")  # to stderr: stdout is for the answers
     trio.run(serve, given.folder, given.subscribers)
 
 

@@ -1,7 +1,7 @@
 """What sending cannot cost less than: one ready frame and a plain loop of non-blocking `send`.
 
 No log, no protocol, no event loop around the sends (`python -m bench.floor`). Requests: ``round`` (first,
-messages, rate, size) and ``cpu``.
+messages, rate, size) and ``cpu``. Answers to ``round`` say when each pass over all sockets began, and how long it took.
 """
 
 import gc
@@ -14,9 +14,9 @@ import time
 from typing import Any
 
 from bench.children import say
-from bench.frames import SWITCHING, server_frame
+from bench.frames import encoded_frame, switching
 from bench.machine import raise_file_limit
-from bench.messages import numbered
+from bench.messages import ENCODINGS, numbered
 
 
 class Floor:
@@ -26,6 +26,7 @@ class Floor:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._listener.setblocking(False)
         self._sockets: dict[int, socket.socket] = {}
+        self._subscribed: dict[str, dict[int, socket.socket]] = {encoding: {} for encoding in ENCODINGS}
         self._poll = select.epoll()
         self._requests = b""
 
@@ -52,11 +53,17 @@ class Floor:
 
     def _read(self, one: socket.socket) -> None:
         """The request of a handshake comes in one piece on this machine."""
-        if one.recv(4096):
-            one.send(SWITCHING)
+        request = one.recv(4096)
+        if request:
+            encoding = "deflate" if b"permessage-deflate" in request else "text"
+            encoding = "brotli" if b"encoding=brotli" in request else encoding
+            self._subscribed[encoding][one.fileno()] = one
+            one.send(switching(deflate=encoding == "deflate"))
             return
         self._poll.unregister(one.fileno())
         del self._sockets[one.fileno()]
+        for members in self._subscribed.values():
+            members.pop(one.fileno(), None)
         one.close()
 
     def _read_requests(self) -> bool:
@@ -71,21 +78,24 @@ class Floor:
     def _round(self, request: dict[str, Any]) -> dict[str, Any]:
         gc.freeze()
         published: list[float] = []
+        passes: list[float] = []
         first, rate = request["first"], request["rate"]
         began = time.monotonic()
-        short = 0
         for number in range(request["messages"]):
+            message = numbered(first + number, request["size"])
+            frames = {encoding: encoded_frame(encoding, message) for encoding in ENCODINGS}
             time.sleep(max(0.0, began + number / rate - time.monotonic()))
-            frame = server_frame(numbered(first + number, request["size"]))
             published.append(time.monotonic())
-            short += self._send_to_all(frame)
-        return {"published": published, "short": short}
+            for encoding, frame in frames.items():
+                self._send_to_all(frame, self._subscribed[encoding])
+            passes.append(time.monotonic() - published[-1])
+        return {"published": published, "passes": passes}
 
-    def _send_to_all(self, frame: bytes) -> int:
-        """How many sockets did not take the whole frame at once (they get the rest before the next one)."""
+    def _send_to_all(self, frame: bytes, members: dict[int, socket.socket]) -> None:
+        """Sockets that do not take the whole frame at once get the rest before the next one."""
         unsent: list[tuple[socket.socket, bytes]] = []
         size = len(frame)
-        for one in self._sockets.values():
+        for one in members.values():
             try:
                 sent = one.send(frame)
             except BlockingIOError:
@@ -96,7 +106,6 @@ class Floor:
             one.setblocking(True)
             one.sendall(rest)
             one.setblocking(False)
-        return len(unsent)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ so that the index is always one digit, and payloads count from 1: that one is me
 """
 
 import json
+import random
 
+ENCODINGS = ("text", "brotli", "deflate")
 INDICES = 10  # flashblocks a payload
 PREFIX_BYTES = 44
 _HEX = slice(17, 33)
@@ -13,9 +15,9 @@ _INDEX = 43
 _HASH = "0x" + "11" * 32
 
 
-def place(sequence: int) -> tuple[str, int]:
+def place(sequence: int, indices: int = INDICES) -> tuple[str, int]:
     """(payload id, index) of message ``sequence``; payload ids start at 1, for zero may mean "none"."""
-    return f"0x{sequence // INDICES + 1:016x}", sequence % INDICES
+    return f"0x{sequence // indices + 1:016x}", sequence % indices
 
 
 def flashblock_head(payload_id: str, index: int) -> str:
@@ -36,6 +38,7 @@ def flashblock(payload_id: str, index: int, block_number: int, size: int) -> byt
     """A message of ``size`` bytes (or the smallest possible one) that a builder could have sent.
 
     It has no `base`: so nothing can be assembled of it, and getPayload goes by what the builder answers.
+    Its transaction is random, as most of a real one is: compressed it has little more than half of its size.
     """
     diff = {
         "state_root": _HASH,
@@ -51,9 +54,15 @@ def flashblock(payload_id: str, index: int, block_number: int, size: int) -> byt
     bare = flashblock_head(payload_id, index) + f'"diff":{_compact(diff)},"metadata":{_compact(metadata)}}}'
     missing = size - len(bare) - len('"0x"')
     digits = max(0, missing) // 2 * 2
-    filled = _compact({**diff, "transactions": ["0x" + "02" * (digits // 2)]}) if digits else _compact(diff)
+    filled = _compact({**diff, "transactions": [_filler(payload_id, index, digits // 2)]}) if digits else _compact(diff)
     odd = " " * (missing - digits) if digits else ""
     return (flashblock_head(payload_id, index) + f'"diff":{filled},"metadata":{_compact(metadata)}{odd}}}').encode()
+
+
+def _filler(payload_id: str, index: int, size: int) -> str:
+    """``size`` bytes in hex, the same for the same message, as a transaction of type 2 begins."""
+    drawn = random.Random(f"{payload_id}/{index}").randbytes(size)
+    return "0x" + (b"\x02" + drawn)[:size].hex()
 
 
 def numbered(sequence: int, size: int) -> bytes:

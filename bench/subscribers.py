@@ -3,7 +3,7 @@
 import array
 import pathlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -29,53 +29,114 @@ class Deliveries(msgspec.Struct, frozen=True):
         return self.lost + self.duplicated + self.closed
 
 
+class Storm(msgspec.Struct, frozen=True):
+    """A group that came back at once: from the first connect to the last 101, seconds of the monotonic clock."""
+
+    began: float
+    answered_at: float
+
+
 class Subscribers:
-    """``count`` subscribers to each of the servers that they are connected to; a group is one server's."""
+    """The subscribers of all servers; a group is one server's. In a group all ``encodings`` take turns."""
 
-    def __init__(self, count: int, receivers: Sequence[Child]) -> None:
-        self.count = count
+    def __init__(self, receivers: Sequence[Child], *, encodings: Sequence[str] = ("text",)) -> None:
+        self._encodings = list(encodings)
         self._receivers = receivers
+        self._reading: dict[str, int] = {}
 
-    def connect(self, group: str, port: int, path: str, indices: int) -> float:
-        """All of them to one server; handshakes a second. ChildError when one was refused."""
+    def connect(self, group: str, port: int, path: str, indices: int, *, count: int, stuck: int = 0) -> float:
+        """``count`` to one server, of which ``stuck`` read nothing; handshakes a second. ChildError when refused."""
         started = time.monotonic()
-        for receiver, count in zip(self._receivers, shares(self.count, len(self._receivers)), strict=True):
-            where = {"host": "127.0.0.1", "port": port, "path": path}
-            receiver.send("connect", group=group, count=count, indices=indices, **where)
+        where = {"host": "127.0.0.1", "port": port, "path": path, "indices": indices, "encodings": self._encodings}
+        parts = len(self._receivers)
+        for receiver, mine, lazy in zip(self._receivers, shares(count, parts), shares(stuck, parts), strict=True):
+            receiver.send("connect", group=group, count=mine, stuck=lazy, **where)
+        self._reading[group] = count - stuck
+        self._answers(group, count)
+        return count / (time.monotonic() - started)
+
+    def drop(self, groups: Sequence[str]) -> None:
+        """Break the connections of all who read."""
+        for receiver in self._receivers:
+            receiver.send("drop", groups=groups)
+        for receiver in self._receivers:
+            receiver.answer()
+
+    def reconnect(self, groups: Sequence[str], meanwhile: Callable[[Callable[[], bool]], None]) -> Storm:
+        """All who read, at once. ``meanwhile`` gets what says whether it still goes on, and returns soon after."""
+        began = time.monotonic()
+        for receiver in self._receivers:
+            receiver.send("reconnect", groups=groups)
+        deadline = began + CONNECT_TIMEOUT_S
+        meanwhile(lambda: time.monotonic() < deadline and not all(one.has_answered() for one in self._receivers))
+        return Storm(began, self._answers(", ".join(groups), sum(self._reading[group] for group in groups)))
+
+    def _answers(self, group: str, count: int) -> float:
+        """When the last of ``count`` was answered."""
         answers = [receiver.answer(CONNECT_TIMEOUT_S) for receiver in self._receivers]
-        took_s = time.monotonic() - started
         connected = sum(answer["connected"] for answer in answers)
-        if connected != self.count:
-            raise ChildError(f"{group} took {connected} subscribers: {answers[0]['refused']}")
-        return self.count / took_s
+        if connected != count:
+            refused = [why for answer in answers for why in answer["refused"]]
+            raise ChildError(f"{group} took {connected} of {count} subscribers: {refused[:3]}")
+        return max(float(answer["answered_at"]) for answer in answers)
 
     def wait(self, group: str, messages: int) -> None:
-        """Until every subscriber has had that many messages, or ten seconds: `finish` says what is missing."""
+        """Until every reader has had that many messages, or ten seconds: `finish` says what is missing."""
         deadline = time.monotonic() + ARRIVAL_TIMEOUT_S
         while time.monotonic() < deadline:
             asked = [receiver.ask("progress", group=group) for receiver in self._receivers]
-            if sum(answer["received"] for answer in asked) >= messages * self.count:
+            if sum(answer["received"] for answer in asked) >= messages * self._reading[group]:
                 return
             time.sleep(POLL_S)
 
-    def finish(
-        self, group: str, published: Mapping[int, float], measured: Collection[int], folder: pathlib.Path
-    ) -> Deliveries:
-        """Check all of ``published`` (number -> time) for gaps; delays of those in ``measured``."""
+    def finish(self, group: str, published: Mapping[int, float], folder: pathlib.Path) -> "Arrivals":
+        """Check all of ``published`` (number -> time) for gaps, and collect what arrived."""
         first, last = min(published), max(published)
         files = [folder / f"{group}-{number}" for number in range(len(self._receivers))]
         answers = [
             receiver.ask("finish", group=group, first=first, last=last, file=str(file))
             for receiver, file in zip(self._receivers, files, strict=True)
         ]
-        delays = [
-            (arrived - published[number]) * 1e3
+        found = [
+            arrival
             for file, answer in zip(files, answers, strict=True)
-            for number, arrived in read_arrivals(file, answer["received"])
-            if number in measured
+            for arrival in read_arrivals(file, answer["received"])
         ]
         counted = {key: sum(answer[key] for answer in answers) for key in ("lost", "duplicated", "closed")}
-        return Deliveries(len(delays), Summary.of(delays), **counted)
+        return Arrivals(published, found, **counted)
+
+
+class Arrivals:
+    """All that came to one group: (number, time) of each delivery, in no order."""
+
+    def __init__(
+        self,
+        published: Mapping[int, float],
+        found: Sequence[tuple[int, float]],
+        *,
+        lost: int = 0,
+        duplicated: int = 0,
+        closed: int = 0,
+    ) -> None:
+        self._published = published
+        self._found = found
+        self.faults = {"lost": lost, "duplicated": duplicated, "closed": closed}
+
+    def __add__(self, other: "Arrivals") -> "Arrivals":
+        """Those of two groups that were sent the same."""
+        faults = {name: count + other.faults[name] for name, count in self.faults.items()}
+        return Arrivals(self._published, [*self._found, *other._found], **faults)
+
+    def deliveries(self, measured: Collection[int]) -> Deliveries:
+        """The delays of those in ``measured``; faults are those of all."""
+        delays = [(at - self._published[number]) * 1e3 for number, at in self._found if number in measured]
+        return Deliveries(len(delays), Summary.of(delays), **self.faults)
+
+    def caught_up_s(self, storm: Storm) -> float:
+        """From the begin of a storm until each had all that was published before the last one was answered."""
+        newest = max(number for number, at in self._published.items() if at <= storm.answered_at)
+        last = max((at for number, at in self._found if number == newest), default=storm.answered_at)
+        return max(last, storm.answered_at) - storm.began
 
 
 def shares(total: int, parts: int) -> list[int]:

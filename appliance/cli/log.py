@@ -1,7 +1,8 @@
-"""`appliance log verify|export|import|backup`: what operators do with a flashblock log."""
+"""`appliance log verify|compare|export|import|backup|prune`: what operators do with a flashblock log."""
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,9 @@ from rich.progress import Progress
 
 from appliance.domain.errors import ConfigError
 from appliance.flashlog import maintenance
+from appliance.flashlog.comparison import compare
+from appliance.flashlog.pruning import prune
+from appliance.flashlog.retention import RetentionLimits
 
 T = TypeVar("T")
 
@@ -57,6 +61,36 @@ def log_backup(arguments: argparse.Namespace) -> int:
         raise ConfigError("a backup goes to a file, not to standard output")
     _with_progress("copying", lambda progress: maintenance.backup(arguments.log, arguments.file, progress))
     print(f"{arguments.file}: {arguments.file.stat().st_size:,} bytes")
+    return 0
+
+
+def log_compare(arguments: argparse.Namespace) -> int:
+    """Exit code 1 where the logs differ; each difference is a line."""
+    found = _with_progress("comparing", lambda progress: compare(arguments.one, arguments.other, progress))
+    for difference in found.differences:
+        print(difference)
+    verdict = "the same" if found.same else f"{found.difference_count:,} differences"
+    print(f"{verdict}; {found.payloads:,} payloads and {found.entries:,} entries in both")
+    return 0 if found.same else 1
+
+
+def log_prune(arguments: argparse.Namespace) -> int:
+    """Remove what is beyond the limits given; at least one has to be."""
+    hours, mib = arguments.keep_hours, arguments.keep_mib
+    if hours is None and mib is None:
+        raise ConfigError("say how much to keep: --keep-hours, --keep-mib or both")
+    if any(limit is not None and not limit >= 0 for limit in (hours, mib)):
+        raise ConfigError("--keep-hours and --keep-mib: expected a number from 0")
+    limits = RetentionLimits(
+        max_age_s=None if hours is None else hours * 3600,
+        max_bytes=None if mib is None else int(mib * 2**20),
+        slack_bytes=0,
+    )
+    removed = prune(arguments.log, limits, time.time(), dry_run=arguments.dry_run)
+    what = "would go" if arguments.dry_run else "removed"
+    print(
+        f"{arguments.log}: {removed.entries:,} entries of {removed.payloads:,} payloads {what}, {removed.bytes:,} bytes"
+    )
     return 0
 
 

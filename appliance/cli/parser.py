@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_dev(commands)
     _add_status(commands)
     _add_mode(commands)
+    _add_node(commands)
     _add_tail(commands)
     _add_log(commands)
     return parser
@@ -60,7 +61,13 @@ def _add_command(commands: "_Commands[_Parser]", name: str, text: str, module: s
 
 def _add_run(commands: "_Commands[_Parser]") -> None:
     parser = _add_command(commands, "run", "run the planes that a configuration file names", "run", "run")
-    parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the configuration (TOML)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration (TOML)")
+    parser.add_argument(
+        "--mock-node",
+        action="store_true",
+        help="put a node that answers net_version and eth_callBundle (127.0.0.1:8095) behind the load balancer; "
+        "without --config, that and the admin plane are all that runs",
+    )
 
 
 def _add_check_config(commands: "_Commands[_Parser]") -> None:
@@ -114,9 +121,26 @@ def _add_mode(commands: "_Commands[_Parser]") -> None:
     )
 
 
+def _add_node(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser("node", help="list, add or remove nodes of the load balancer")
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    for name, text in (
+        ("list", "show the nodes, where each stands and why"),
+        ("add", "check a node and add it; it is kept until it is removed"),
+        ("remove", "take out a node that was added; its running requests finish"),
+    ):
+        action = _add_command(actions, name, text, "node", f"node_{name}")
+        _add_admin(action)
+        if name != "list":
+            action.add_argument("uri", metavar="URI", help="as http://host:8545, or as `node list` shows it")
+        if name == "add":
+            action.add_argument("--workers", type=int, metavar="N", help="requests at a time (default: [lb] workers)")
+
+
 def _add_status(commands: "_Commands[_Parser]") -> None:
     parser = _add_command(commands, "status", "show what a running appliance does", "status", "status")
     _add_admin(parser)
+    parser.add_argument("--all", action="store_true", help="every number of every plane")
     parser.add_argument("--json", action="store_true", help="print the JSON as it came")
     parser.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
 
@@ -135,7 +159,7 @@ def _add_tail(commands: "_Commands[_Parser]") -> None:
 
 
 def _add_log(commands: "_Commands[_Parser]") -> None:
-    parser = commands.add_parser("log", help="verify, export, import or back up a flashblock log")
+    parser = commands.add_parser("log", help="verify, compare, export, import, back up or prune a flashblock log")
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     for name, text, argument in (
         ("verify", "check that the log is whole: every payload contiguous, every body readable", None),
@@ -154,3 +178,29 @@ def _add_log(commands: "_Commands[_Parser]") -> None:
         )
         if argument:
             action.add_argument("file", metavar=argument, type=Path, help="the file; - for standard in- or output")
+    _add_log_compare(actions)
+    _add_log_prune(actions)
+
+
+def _add_log_compare(actions: "_Commands[_Parser]") -> None:
+    text = "say in what two hosts' logs differ: flashblocks that one has, and bodies that are not the same"
+    action = actions.add_parser("compare", help=text, description=text[0].upper() + text[1:] + ".")
+    action.set_defaults(command=_lazy("log", "log_compare"))
+    action.epilog = "What retention has removed from one of them is no difference. Exit code 1 when they differ."
+    for name in ("one", "other"):
+        action.add_argument(
+            name, metavar=name.upper(), type=Path, help="a log, its folder or a backup; it may be in use"
+        )
+
+
+def _add_log_prune(actions: "_Commands[_Parser]") -> None:
+    text = "remove the oldest payloads of a log that is not in use, and give the room back to the disk"
+    action = actions.add_parser("prune", help=text, description=text[0].upper() + text[1:] + ".")
+    action.set_defaults(command=_lazy("log", "log_prune"))
+    action.epilog = "While the appliance runs, retention_hours and retention_mib in [flashlog] do this."
+    action.add_argument(
+        "--log", metavar="FILE", type=Path, default=Path(DEFAULT_LOG), help="the log (default: %(default)s)"
+    )
+    action.add_argument("--keep-hours", type=float, metavar="H", help="keep what is younger than this")
+    action.add_argument("--keep-mib", type=float, metavar="N", help="keep the newest so many MiB of flashblocks")
+    action.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")

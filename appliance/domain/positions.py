@@ -15,10 +15,14 @@ class AfterBlock:
 
 @dataclass(frozen=True, slots=True)
 class AfterPayload:
-    """Entries strictly after (payload_id, index); index -1 means from the start of the payload."""
+    """Entries strictly after (payload_id, index); index -1 means from the start of the payload.
+
+    With its ``block_number`` a host finds the place also before the payload has come to it from another host.
+    """
 
     payload_id: PayloadId
     index: int = -1
+    block_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

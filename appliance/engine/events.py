@@ -307,6 +307,23 @@ class OrderTurnedAway:
     reason: str
 
 
-Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced | Decided | BlockCameLate | OrderTurnedAway
+@dataclass(frozen=True, slots=True)
+class HeadTurnedAway:
+    """The builder listener told nobody of a head: builders build on a higher block."""
+
+    head: str
+    reason: str
+
+
+Observation = (
+    BlockReturned
+    | CandidateLost
+    | BuilderAbsent
+    | Produced
+    | Decided
+    | BlockCameLate
+    | OrderTurnedAway
+    | HeadTurnedAway
+)
 
 Command = Send | Validate | SendInOrder | Copy | Announce | Reply | WakeAt | StreamCommand | Observation

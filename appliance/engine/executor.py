@@ -285,6 +285,7 @@ class Executor:
                 | ev.Decided()
                 | ev.BlockCameLate()
                 | ev.OrderTurnedAway()
+                | ev.HeadTurnedAway()
             ):
                 self._afterwards.put(partial(self._observer.observe, command))
             case ev.Produced():

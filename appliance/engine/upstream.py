@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import trio
 
@@ -14,6 +14,15 @@ from appliance.net.http import Headers, HttpResponse
 from appliance.net.http_client import HttpClient, PendingRequest
 from appliance.net.http_exchange import BodyWatch
 from appliance.wire import jwt
+
+_MIB: Final = 1024 * 1024
+
+MAX_ANSWER_BYTES: Final = 64 * _MIB
+"""The EL is trusted to send what it must."""
+
+MAX_BUILDER_ANSWER_BYTES: Final = 24 * _MIB
+"""op-node gossips blocks of at most 10 MiB (op-node/p2p, maxGossipSize), which are 20 MiB of hex. A builder that sends
+more would only hold the loop: 64 MiB take 0.2 s to look through."""
 
 
 class _Tally:
@@ -28,7 +37,8 @@ class Upstream:
 
     ``timeout_s`` bounds a call as a whole, connecting included. An async context manager: it owns its
     connections. Calls that are only passed through have connections of their own, so that many slow ones of them
-    never make a block wait. Raises ConfigError for a URL that is none.
+    never make a block wait; all others fail when the answer is over ``max_answer_bytes``. Raises
+    ConfigError for a URL that is none.
     """
 
     def __init__(
@@ -41,10 +51,16 @@ class Upstream:
         timeout_s: float = 1.0,
         max_connections: int = 64,
         max_pass_through: int = 32,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
-        self._client = HttpClient(url, max_connections=max_connections, connect_timeout_s=timeout_s)
+        self._client = HttpClient(
+            url,
+            max_connections=max_connections,
+            connect_timeout_s=timeout_s,
+            max_response_bytes=max_answer_bytes,
+        )
         self._pass_through = HttpClient(url, max_connections=max_pass_through, connect_timeout_s=timeout_s)
         self._secret = secret
         self._token = ""

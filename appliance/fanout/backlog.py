@@ -7,7 +7,7 @@ import trio
 
 from appliance.domain.errors import LogError
 from appliance.domain.flashblocks import Entry
-from appliance.fanout.frames import FrameCache, FrameSet
+from appliance.fanout.framesets import FrameCache, FrameSet
 from appliance.fanout.ports import LogView
 
 CHUNK_ENTRIES = 32

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import trio
 
 from appliance.fanout.catchup import Turns
-from appliance.fanout.frames import FrameCache, FrameSet, RunSync, Variant
+from appliance.fanout.filtered import Filtered
+from appliance.fanout.frames import RunSync, Variant
+from appliance.fanout.framesets import FrameCache, FrameSet
 from appliance.fanout.hub import Hub
 from appliance.fanout.marks import Mark
 from appliance.fanout.pacing import Clock, Pace
@@ -30,6 +32,7 @@ class Broadcast:
         self._turns = turns
         self._run_sync = run_sync
         self._pace = Pace(clock)
+        self._filtered = Filtered(hub, self._pace, run_sync)
         self._delivered = hub.mark.position
         self._moved = trio.Event()
 
@@ -41,9 +44,14 @@ class Broadcast:
     async def run(self) -> None:
         """Run until cancelled. An error of the log propagates: there is nothing to serve without it."""
         clock = self._pace.clock
+        empty_through = 0
         while True:
-            await self._log.wait_past(self._hub.mark.position)
+            await self._log.wait_past(max(self._hub.mark.position, empty_through))
+            head = self._log.head
             batch = await self._next_batch()
+            if not batch:  # all of it lost its place to another host's branch, after it was shown without a majority
+                empty_through = head
+                continue
             begun = clock()
             with self._turns.held_back():
                 await self._deliver(batch)
@@ -72,6 +80,16 @@ class Broadcast:
         for variant in sorted(groups, key=lambda variant: any(not item.ready(variant) for item in batch)):
             frame = await self._frame(batch, variant)
             await self._serve(groups[variant], frame, len(batch), before)
+        if self._hub.heads.filtered:
+            await self._deliver_filtered(batch, before)
+
+    async def _deliver_filtered(self, batch: Sequence[FrameSet], before: Mark) -> None:
+        for (variant, numbers), members in (await self._filtered.plan(batch)).items():
+            if numbers:
+                part = [batch[number] for number in numbers]
+                await self._serve(members, await self._frame(part, variant), len(part), before)
+            else:
+                await self._filtered.pass_over(members, before)
 
     async def _frame(self, batch: Sequence[FrameSet], variant: Variant) -> bytes:
         frames = [await item.prepare(variant, self._run_sync) for item in batch]
@@ -100,6 +118,9 @@ class Sweeper:
 
     async def sweep(self, now: float) -> None:
         """Do what is due, in slices: thousands may lag out at once, and closing 10,000 takes 30 ms."""
+        self._hub.note_lags()
+        await self._pace.give_way()
+        self._hub.warn_lagging()
         # 10,000 comparisons take half a millisecond.
         for session in self._hub.beyond_bound():
             self._hub.end_if_beyond(session, now)
@@ -107,12 +128,5 @@ class Sweeper:
                 await self._pace.give_way()
         for session in [session for session in self._hub.sessions if session.next_due_at <= now]:
             self._hub.sweep(session, now)
-            if self._pace.spent:
-                await self._pace.give_way()
-
-    async def close_all(self) -> None:
-        """Tell everybody that this host goes away, and where to go on elsewhere."""
-        for session in list(self._hub.sessions):
-            self._hub.go_away(session, trio.current_time())
             if self._pace.spent:
                 await self._pace.give_way()

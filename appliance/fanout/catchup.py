@@ -16,7 +16,8 @@ import trio
 
 from appliance.domain.errors import ApplianceError, PrunedError
 from appliance.fanout.backlog import Backlog
-from appliance.fanout.frames import FrameSet, RunSync
+from appliance.fanout.frames import RunSync
+from appliance.fanout.framesets import FrameSet
 from appliance.fanout.hub import INTERNAL_ERROR, Hub
 from appliance.fanout.session import Session, Stage
 from appliance.telemetry.logging import get_logger
@@ -34,6 +35,7 @@ class Outcome(Enum):
     BLOCKED = auto()  # the socket is full
     NEEDS_ENTRIES = auto()
     NEEDS_FRAME = auto()
+    NEEDS_VERDICT = auto()  # it takes a search whether the next entry passes the filter
     OUT_OF_TIME = auto()
 
 
@@ -59,7 +61,13 @@ def turn(hub: Hub, session: Session, backlog: deque[FrameSet], clock: Callable[[
 
 def _send_next(hub: Hub, session: Session, backlog: deque[FrameSet]) -> Outcome | None:
     item = backlog[0]
-    if session.skips(item.entry.key):
+    wanted = not session.skips(item.entry.key)
+    if wanted and session.filter is not None:
+        verdict = item.examined.verdict(session.filter)
+        if verdict is None:
+            return Outcome.NEEDS_VERDICT
+        wanted = verdict
+    if not wanted:
         session.mark = item.mark
         backlog.popleft()
         return None
@@ -132,7 +140,19 @@ class CatchUp:
                 backlog = await self._backlog.after(session.mark.position)
             elif outcome is Outcome.NEEDS_FRAME:
                 await backlog[0].prepare(session.variant, self._run_sync)
+            elif outcome is Outcome.NEEDS_VERDICT:
+                await self._decide(session, backlog[0])
             outcome = await self._take_turn(session, backlog)
+
+    async def _decide(self, session: Session, item: FrameSet) -> None:
+        """Find out whether an entry passes a session's filter: a search is work as any other, done in turns."""
+        await item.examined.prepare(self._run_sync)
+        if session.filter is None or item.examined.verdict(session.filter) is not None:
+            return
+        decision, done = item.examined.decide(session.filter), False
+        while not done and session.stage is not Stage.GONE:
+            async with self._turns.take():
+                done = decision.run(self._clock, self._clock() + TURN_S)
 
     async def _take_turn(self, session: Session, backlog: deque[FrameSet]) -> Outcome:
         async with self._turns.take():

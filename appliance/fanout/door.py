@@ -1,6 +1,5 @@
 """From a request to a subscriber with a place in the log, or to a refusal that says why."""
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,30 +9,34 @@ import trio
 
 from appliance.domain.errors import LogError, PrunedError
 from appliance.domain.positions import Located
-from appliance.fanout import handshake
-from appliance.fanout.handshake import NotAWebsocket
-from appliance.fanout.limits import Admission, ClientAddress, Ticket, TooManyFromAddress
+from appliance.fanout.answers import RETRY_AFTER, gone, refusal
+from appliance.fanout.api_keys import Grant
+from appliance.fanout.filters import FilterIndex
+from appliance.fanout.gate import Gate
+from appliance.fanout.limits import Ticket
 from appliance.fanout.lookups import Lookups
-from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.ports import LogView
-from appliance.fanout.resume import STREAM_PATHS, BadRequest, SubscribeRequest, parse_query
+from appliance.fanout.resume import BadRequest, SubscribeRequest, deflated, parse_query, repeated_name
+from appliance.fanout.routes import route
+from appliance.net import websocket_handshake as handshake
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, Upgrade
+from appliance.net.websocket_handshake import NotAWebsocket
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
 
 MAX_BLOCKS_AHEAD: Final = 600  # ten minutes of the fastest chains: no host that works lags so far behind another
-RETRY_AFTER: Final = ("retry-after", "5")  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A subscriber that may come in: what it asked for, where that is, and its place among the limits."""
+    """A subscriber that may come in: what it asked for, where that is, its place among the limits, its key."""
 
     request: SubscribeRequest
     located: Located
     ticket: Ticket
+    grant: Grant | None = None
 
 
 Serve = Callable[[Admitted, Connection, bytes], Awaitable[None]]
@@ -46,42 +49,53 @@ class Door:
     def __init__(
         self,
         log_view: LogView,
-        admission: Admission,
-        client_address: ClientAddress,
-        metrics: FanoutMetrics,
+        gate: Gate,
         stopping: trio.Event,
         serve: Serve,
+        filters: FilterIndex,
+        *,
+        deflate: bool = True,
     ) -> None:
-        self._admission = admission
-        self._client_address = client_address
-        self._metrics = metrics
+        self._gate = gate
         self._stopping = stopping
         self._serve = serve
+        self._filters = filters
+        self._deflate = deflate
         self._log = log_view
         self._lookups = Lookups(log_view)
 
     async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
-        """Answer one request: 101, or 400, 404, 405, 410, 426, 429 or 503 with a JSON `message`."""
+        """Answer one request: 101, or 400, 401, 404, 405, 410, 426, 429 or 503 with a JSON `message`."""
         if request.path == "/healthz":
-            return _refusal(503, "stopping") if self._stopping.is_set() else HttpResponse(200, b"ok\n")
-        if request.path not in STREAM_PATHS:
-            return _refusal(404, "no such stream: connect to /ws")
+            return refusal(503, "stopping") if self._stopping.is_set() else HttpResponse(200, b"ok\n")
+        path = route(request.path)
+        if path is None:
+            return refusal(404, "no such stream: connect to /ws")
         if request.method != "GET":
-            return _refusal(405, "a websocket begins with GET", ("allow", "GET"))
-        return await self._subscribe(request)
+            return refusal(405, "a websocket begins with GET", ("allow", "GET"))
+        grant = self._gate.authenticate(path)
+        return grant if isinstance(grant, HttpResponse) else await self._subscribe(request, grant)
 
-    async def _subscribe(self, request: HttpRequest) -> HttpResponse | Upgrade:
+    async def _subscribe(self, request: HttpRequest, grant: Grant | None) -> HttpResponse | Upgrade:
+        twice = repeated_name(request.raw_query, request.query)
+        if twice is not None:
+            return refusal(400, f"{twice} is given more than once: separate its values by commas, if it takes several")
         wanted = parse_query(request.query)
         if isinstance(wanted, BadRequest):
-            return _refusal(400, wanted.reason)
+            return refusal(400, wanted.reason)
         accepted = _handshake(request)
         if isinstance(accepted, NotAWebsocket):
-            return _refusal(accepted.status, accepted.reason, ("sec-websocket-version", handshake.VERSION))
-        ticket = self._admit(request)
+            return refusal(accepted.status, accepted.reason, ("sec-websocket-version", handshake.VERSION))
+        headers = accepted
+        if self._deflate:
+            offers = request.headers.get("sec-websocket-extensions", "")
+            wanted, extension = deflated(wanted, request.query, offers)
+            headers = accepted if extension is None else (*accepted, ("sec-websocket-extensions", extension))
+        ticket = self._admit(request, wanted, grant)
         if isinstance(ticket, HttpResponse):
             return ticket
         try:
-            answer = await self._locate(wanted, ticket)
+            answer = await self._locate(wanted, ticket, grant)
         except BaseException:
             ticket.release()
             raise
@@ -89,29 +103,24 @@ class Door:
             ticket.release()
             return answer
         ticket.offer(trio.current_time())
-        return Upgrade(accepted, partial(self._serve, answer))
+        return Upgrade(headers, partial(self._serve, answer))
 
-    def _admit(self, request: HttpRequest) -> Ticket | HttpResponse:
+    def _admit(self, request: HttpRequest, wanted: SubscribeRequest, grant: Grant | None) -> Ticket | HttpResponse:
         if self._stopping.is_set():
-            return _refusal(503, "this host is going away", RETRY_AFTER)
-        address = self._client_address.of(request.peer, request.headers.get(self._client_address.header))
-        ticket = self._admission.admit(address, trio.current_time())
-        if isinstance(ticket, Ticket):
-            return ticket
-        self._metrics.rate_limited_requests.add()
-        if isinstance(ticket, TooManyFromAddress):
-            return _refusal(429, "too many subscribers from this address", RETRY_AFTER)
-        return _refusal(429, "this host has no room for more subscribers", RETRY_AFTER)
+            return refusal(503, "this host is going away", RETRY_AFTER)
+        if wanted.filter is not None and not self._filters.has_room_for(wanted.filter):
+            return refusal(429, "this host has no room for another filter", RETRY_AFTER)
+        return self._gate.admit(request, grant)
 
-    async def _locate(self, wanted: SubscribeRequest, ticket: Ticket) -> Admitted | HttpResponse:
+    async def _locate(self, wanted: SubscribeRequest, ticket: Ticket, grant: Grant | None) -> Admitted | HttpResponse:
         try:
             located = await self._lookups.locate(wanted.resume)
         except PrunedError as error:
-            return _gone(error)
+            return gone(error)
         except LogError as error:
             log.warning("cannot look up a position", error=str(error))
-            return _refusal(503, "the flashblock log cannot be read", RETRY_AFTER)
-        return self._too_far_ahead(located) or Admitted(wanted, located, ticket)
+            return refusal(503, "the flashblock log cannot be read", RETRY_AFTER)
+        return self._too_far_ahead(located) or Admitted(wanted, located, ticket, grant)
 
     def _too_far_ahead(self, located: Located) -> HttpResponse | None:
         """A place that this log will not reach soon is a mistake: its subscriber would hear nothing for ever."""
@@ -120,23 +129,10 @@ class Door:
             return None
         if located.skip_through[0] - newest[0].block_number <= MAX_BLOCKS_AHEAD:
             return None
-        return _refusal(400, f"block_number is far beyond the newest block here, {newest[0].block_number}")
+        return refusal(400, f"block_number is far beyond the newest block here, {newest[0].block_number}")
 
 
 def _handshake(request: HttpRequest) -> tuple[tuple[str, str], ...] | NotAWebsocket:
     if not request.upgrade:
         return NotAWebsocket(426, handshake.NO_UPGRADE)
     return handshake.accept(request.headers)
-
-
-def _refusal(status: int, message: str, *headers: tuple[str, str]) -> HttpResponse:
-    return _json(status, {"message": message}, *headers)
-
-
-def _gone(error: PrunedError) -> HttpResponse:
-    oldest = error.oldest and {"block_number": error.oldest[0], "flashblock_index": error.oldest[1]}
-    return _json(410, {"message": str(error), "oldest": oldest})
-
-
-def _json(status: int, body: dict[str, object], *headers: tuple[str, str]) -> HttpResponse:
-    return HttpResponse(status, json.dumps(body).encode() + b"\n", [("content-type", "application/json"), *headers])

@@ -12,13 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appliance.fanout import frames
-from appliance.fanout.frames import FrameSet, Variant
+from appliance.fanout.filters import FilterIndex
+from appliance.fanout.frames import Variant
+from appliance.fanout.framesets import FrameSet
+from appliance.fanout.heads import Heads
 from appliance.fanout.marks import Mark, describe
 from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.notices import Board
 from appliance.fanout.session import Due, Session, Stage
 
 # RFC 6455 7.4.1 and the IANA registry.
 GOING_AWAY = 1001
+NO_LONGER_ADMITTED = 1008
 INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 
@@ -48,20 +53,27 @@ class Hub:
         self.metrics = metrics
         self._settings = settings
         self._on_behind = on_behind
-        # Dicts, because they keep the order of arrival and remove in constant time.
-        self._heads: dict[Variant, dict[Session, None]] = {variant: {} for variant in Variant}
+        self.heads = Heads()
+        self.filters = FilterIndex()
+        self.board = Board()
+        self.listeners: set[Session] = set()  # who asked for control messages
         self._waiting: set[Session] = set()
         self._catching_up: set[Session] = set()
 
     def attach(self, session: Session) -> None:
         """Take a new subscriber in. Its backlog does not count as lag, however far back it resumes."""
         self.sessions.add(session)
+        if session.filter is not None:
+            self.filters.add(session.filter)
         self.metrics.new_connections.add()
         self.metrics.active_connections.add()
         session.allowed_lag = self._settings.max_lag + self._lag(session)
         self._catching_up.add(session)
         if not self.rejoin(session):
             self._need_writer(session, full=False)
+        if session.notices is not None:
+            self.listeners.add(session)
+            self.write_control(session)
 
     def detach(self, session: Session) -> None:
         """The connection has ended. Its writer task, if there is one, finds it GONE."""
@@ -70,6 +82,9 @@ class Hub:
         self._leave(session)
         session.stage = Stage.GONE
         self.sessions.discard(session)
+        self.listeners.discard(session)
+        if session.filter is not None:
+            self.filters.remove(session.filter)
         self.metrics.closed_connections.add()
         self.metrics.active_connections.add(-1)
 
@@ -79,14 +94,15 @@ class Hub:
         return bool(self._waiting)
 
     def begin(self, batch: Sequence[FrameSet]) -> dict[Variant, list[Session]]:
-        """Start the broadcast of the next entries: who is at the head now, by variant.
+        """Start the broadcast of the next entries: who is at the head now and wants everything, by variant.
 
-        The caller serves each group by a `Round` before it begins another broadcast.
+        The caller serves each group by a `Round`, and then those of `heads.filtered`, before it begins another
+        broadcast.
         """
         before, self.mark = self.mark, batch[-1].mark
         for session in list(self._waiting):
             self._advance_waiting(session, batch, before)
-        return {variant: list(group) for variant, group in self._heads.items() if group}
+        return self.heads.everything()
 
     def _advance_waiting(self, session: Session, batch: Sequence[FrameSet], before: Mark) -> None:
         if session.mark.position <= before.position:
@@ -119,6 +135,8 @@ class Hub:
         self._catching_up.discard(session)
         session.allowed_lag = self._settings.max_lag
         session.has_writer = False
+        if session.notices is not None:
+            session.notices.caught_up()
         if session.skip is None and session.mark.position == self.mark.position:
             session.mark = self.mark
             self._enter_head(session)
@@ -129,7 +147,7 @@ class Hub:
 
     def _enter_head(self, session: Session) -> None:
         session.stage = Stage.HEAD
-        self._heads[session.variant][session] = None
+        self.heads.add(session)
 
     def fell_behind(self, session: Session, frame: bytes, sent: int, mark: Mark) -> None:
         """A round's send was short (the rest becomes the tail) or would have blocked (nothing was sent)."""
@@ -187,6 +205,17 @@ class Hub:
         """Close a session because this host stops."""
         self.close(session, GOING_AWAY, "going away", now)
 
+    def note_lags(self) -> None:
+        """Take a picture of who is how far behind: half a millisecond for 5,000 who catch up."""
+        position = self.mark.position
+        self.metrics.lag.note([position - session.mark.position for session in self._catching_up], len(self.sessions))
+
+    def warn_lagging(self) -> None:
+        """Tell those who want to know that they are half as far behind as they may be."""
+        for session in self.listeners & self._catching_up:
+            if session.notices is not None:
+                session.notices.lag(self._lag(session), session.allowed_lag)
+
     def beyond_bound(self) -> list[Session]:
         """Those that lag more than they may now; see `end_if_beyond`. One comparison for each that catches up."""
         position = self.mark.position
@@ -217,7 +246,7 @@ class Hub:
 
     def _leave(self, session: Session) -> None:
         if session.stage is Stage.HEAD:
-            del self._heads[session.variant][session]
+            self.heads.remove(session)
         self._waiting.discard(session)
         self._catching_up.discard(session)
 
@@ -235,10 +264,12 @@ class Hub:
             "position": self.mark.position,
             "resume_from": describe(self.mark.key, self.mark.payload_id),
             "subscribers": len(self.sessions),
-            "at_head": {variant.value: len(group) for variant, group in self._heads.items()},
+            "at_head": self.heads.counts(),
+            "filters": len(self.filters),
             "waiting": len(self._waiting),
             "catching_up": len(self._catching_up),
             "max_lag": max(map(self._lag, self._catching_up), default=0),
+            "lag": self.metrics.lag.statistics(),
         }
 
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason
+
+from appliance.fanout.deflate import Inflate
 
 MAX_MESSAGE_BYTES = 16 * 1024
 FLOOD_BYTES_PER_S = 4 * 1024  # some 500 pings a second, far beyond any keep-alive
 FLOOD_BURST_BYTES = 64 * 1024
+_TOO_BIG = f"at most {MAX_MESSAGE_BYTES} bytes are taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,10 @@ class Inbound:
 
     __slots__ = ("_allowance", "_connection", "_finished", "_message_bytes", "_refilled_at")
 
-    def __init__(self, now: float) -> None:
-        self._connection = Connection(ConnectionType.SERVER)
+    def __init__(self, now: float, *, deflate: bool = False) -> None:
+        """``deflate``: permessage-deflate was negotiated, so messages may come compressed."""
+        extensions: list[Extension] = [Inflate(MAX_MESSAGE_BYTES)] if deflate else []
+        self._connection = Connection(ConnectionType.SERVER, extensions)
         self._message_bytes = 0
         self._allowance = float(FLOOD_BURST_BYTES)
         self._refilled_at = now
@@ -94,14 +100,15 @@ class Inbound:
 
     def _closed(self, event: CloseConnection) -> Heard:
         if self._connection.state is not ConnectionState.REMOTE_CLOSING:
-            return Violation(int(event.code), event.reason or "protocol error")
+            too_big = event.code == CloseReason.MESSAGE_TOO_BIG
+            return Violation(int(event.code), _TOO_BIG if too_big else event.reason or "protocol error")
         return CloseReceived(None if event.code == CloseReason.NO_STATUS_RCVD else int(event.code))
 
     def _ignored(self, event: TextMessage | BytesMessage) -> Heard | None:
         # The decoder passes the pieces of a message on as they come, so counting is enough: none is kept.
         self._message_bytes += len(event.data)
         if self._message_bytes > MAX_MESSAGE_BYTES:
-            return Violation(CloseReason.MESSAGE_TOO_BIG, f"at most {MAX_MESSAGE_BYTES} bytes are taken")
+            return Violation(CloseReason.MESSAGE_TOO_BIG, _TOO_BIG)
         if event.message_finished:
             self._message_bytes = 0
         return None

@@ -1,4 +1,4 @@
-"""How many subscribers there may be, in all and from one address. Pure."""
+"""How many subscribers there may be: in all, from one address, with the keys of one app. Pure."""
 
 import ipaddress
 import itertools
@@ -21,6 +21,19 @@ class Full:
 @dataclass(frozen=True, slots=True)
 class TooManyFromAddress:
     """This address has as many subscribers as it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyOfApp:
+    """The app whose key this is has as many subscribers as it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppPlaces:
+    """An app and how many places it may take."""
+
+    name: str
+    limit: int
 
 
 class Ticket:
@@ -62,6 +75,7 @@ class Admission:
         self._max_per_address = max_per_address
         self._taken = 0
         self._by_address: Counter[str] = Counter()
+        self._by_app: Counter[str] = Counter()  # no more of them than are configured
         self._unclaimed: dict[Ticket, float] = {}  # when they expire, in that order; no more than places
 
     @property
@@ -70,21 +84,40 @@ class Admission:
         return self._taken
 
     @property
+    def max_per_address(self) -> int:
+        """Places that one address may have."""
+        return self._max_per_address
+
+    @property
     def addresses(self) -> int:
         """Addresses that hold a place."""
         return len(self._by_address)
 
-    def admit(self, address: str, now: float) -> Ticket | Full | TooManyFromAddress:
+    def places_of(self, app: str) -> int:
+        """Places that an app has taken."""
+        return self._by_app.get(app, 0)
+
+    def change(self, max_subscribers: int, max_per_address: int) -> None:
+        """Other limits from now on. Whoever has a place keeps it."""
+        self._max_subscribers = max_subscribers
+        self._max_per_address = max_per_address
+
+    def admit(
+        self, address: str, now: float, app: AppPlaces | None = None
+    ) -> Ticket | Full | TooManyFromAddress | TooManyOfApp:
         """Take a place, or say which limit is reached."""
         self.expire(now)
-        if self._by_address[address] >= self._max_per_address:
+        if self._by_address.get(address, 0) >= self._max_per_address:
             return TooManyFromAddress()
+        if app is not None and self._by_app.get(app.name, 0) >= app.limit:
+            return TooManyOfApp()
         if self._taken >= self._max_subscribers:
-            self._forget(address)
             return Full()
         self._taken += 1
         self._by_address[address] += 1
-        return Ticket(self._unclaimed, partial(self._release, address))
+        if app is not None:
+            self._by_app[app.name] += 1
+        return Ticket(self._unclaimed, partial(self._release, address, app))
 
     def expire(self, now: float) -> None:
         """Give back the places that nobody claimed in time."""
@@ -92,14 +125,18 @@ class Admission:
         for ticket, _ in list(due):
             ticket.release()
 
-    def _release(self, address: str) -> None:
+    def _release(self, address: str, app: AppPlaces | None) -> None:
         self._taken -= 1
-        self._by_address[address] -= 1
-        self._forget(address)
+        _take_one(self._by_address, address)
+        if app is not None:
+            _take_one(self._by_app, app.name)
 
-    def _forget(self, address: str) -> None:
-        if self._by_address[address] <= 0:
-            del self._by_address[address]
+
+def _take_one(counts: Counter[str], name: str) -> None:
+    """Count one less, and forget who has none."""
+    counts[name] -= 1
+    if counts[name] <= 0:
+        del counts[name]
 
 
 class ClientAddress:
@@ -117,6 +154,11 @@ class ClientAddress:
     def header(self) -> str:
         """The header's name in lower case."""
         return self._header
+
+    def is_proxy(self, peer: str) -> bool:
+        """Whether this is one of the proxies: their connections are others'."""
+        address = _parse(peer)
+        return address is not None and any(address in network for network in self._proxies)
 
     def of(self, peer: str, forwarded: str | None) -> str:
         """The client's address, in IPv6 its network of 64 bits. ``forwarded`` is the header's value.

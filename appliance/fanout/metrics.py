@@ -1,11 +1,14 @@
 """What fan-out counts, under the names that websocket-proxy's dashboards use (REFERENCE, section 4)."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+from appliance.fanout.lag import LagDistribution
 
 
 class Tally(Collector):
@@ -32,6 +35,28 @@ class Tally(Collector):
         yield metric
 
 
+class AppTally(Collector):
+    """A number for each app, under exactly the name that it is given. Apps are configured, so there are few."""
+
+    __slots__ = ("_help", "_name", "values")
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name = name
+        self._help = documentation
+        self.values: Counter[str] = Counter()
+
+    def add(self, app: str, amount: int = 1) -> None:
+        """Count for one app. Only ever called from the event loop's thread."""
+        self.values[app] += amount
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample for each app that was counted."""
+        metric = Metric(self._name, self._help, "unknown")
+        for app, value in self.values.items():
+            metric.add_sample(self._name, {"app": app}, value)
+        yield metric
+
+
 @dataclass(frozen=True, slots=True)
 class FanoutMetrics:
     """The plane's metrics, on one registry."""
@@ -43,10 +68,14 @@ class FanoutMetrics:
     lagged_connections: Tally
     active_connections: Tally
     rate_limited_requests: Tally
+    unauthorized_requests: Tally
     bytes_broadcasted: Tally
     client_pong_disconnects: Tally
     catch_ups: Tally
     broadcast_seconds: Histogram
+    connections_by_app: AppTally
+    subscribers_by_app: AppTally
+    lag: LagDistribution
 
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "FanoutMetrics":
@@ -61,7 +90,17 @@ class FanoutMetrics:
             registry=registry,
             buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0),
         )
-        return cls(**tallies, broadcast_seconds=seconds)
+        by_app = AppTally("websocket_proxy_connections_by_app", "Subscribers accepted with the keys of an app")
+        now_by_app = AppTally("fanout_app_subscribers", "Subscribers connected now with the keys of an app")
+        registry.register(by_app)
+        registry.register(now_by_app)
+        lag = LagDistribution(
+            "fanout_subscriber_lag", "Subscribers by how many entries they are behind, at the last sweep"
+        )
+        registry.register(lag)
+        return cls(
+            **tallies, broadcast_seconds=seconds, connections_by_app=by_app, subscribers_by_app=now_by_app, lag=lag
+        )
 
     def values(self) -> dict[str, int]:
         """All tallies by name."""
@@ -77,6 +116,7 @@ _TALLIES = {
     "lagged_connections": "Subscribers closed because they lagged beyond the bound",
     "active_connections": "Subscribers connected now",
     "rate_limited_requests": "Requests refused because of a limit",
+    "unauthorized_requests": "Requests refused because they had no valid API key",
     "bytes_broadcasted": "Bytes of flashblock frames handed to subscribers' sockets",
     "client_pong_disconnects": "Subscribers dropped because no pong came in time",
 }

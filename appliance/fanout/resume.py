@@ -1,25 +1,30 @@
 """From a request's target to what the subscriber wants. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qsl
 
 from appliance.domain.payloads import PayloadId
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
+from appliance.fanout.deflate import negotiate
+from appliance.fanout.filters import Filter, InvalidFilterError, parse_filter
 from appliance.fanout.frames import Variant
-
-STREAM_PATHS = frozenset({"/", "/ws", "/ws/"})
 
 MAX_BLOCK_NUMBER = 2**63 - 1  # what the log's column can hold
 MAX_INDEX = 2**31 - 1
+_ENCODINGS = {variant.value: variant for variant in (Variant.TEXT, Variant.BROTLI)}
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """Where to start and in which encoding."""
+    """Where to start, in which encoding, what to leave out, and whether control messages are wanted."""
 
     resume: Resume
     variant: Variant
+    filter: Filter | None = None
+    control: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +38,39 @@ class _InvalidQueryError(Exception):
     pass
 
 
-def parse_query(query: Mapping[str, str]) -> SubscribeRequest | BadRequest:
-    """Read `block_number`, `payload_id`, `flashblock_index` and `encoding`; other keys are ignored.
+_OWN_NAMES = frozenset({"block_number", "payload_id", "flashblock_index", "encoding", "addresses", "topics", "match"})
 
-    Numbers are decimal. Without `flashblock_index` the stream starts at index 0 of the block or payload
-    that is named, without either at index 0 of the current one (Base's publisher uses the same names).
+
+def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
+    """A parameter that is there more than once: only the last would count, and the others be left out silently.
+
+    ``query`` is ``raw_query`` decoded.
+    """
+    if raw_query.count("=") <= len(query):  # nearly always, and much cheaper to see
+        return None
+    names = Counter(name for name, _ in parse_qsl(raw_query, keep_blank_values=True))
+    return next((name for name, times in names.items() if times > 1 and name in _OWN_NAMES), None)
+
+
+def parse_query(query: Mapping[str, str]) -> SubscribeRequest | BadRequest:
+    """Read `block_number`, `payload_id`, `flashblock_index`, `encoding`, `control` and the filter.
+
+    Other keys are ignored. Numbers are decimal. Without `flashblock_index` the stream starts at index 0 of the
+    block or payload that is named, without either at index 0 of the current one (Base's publisher uses the same names).
     """
     try:
-        return SubscribeRequest(_resume(query), _variant(query))
-    except _InvalidQueryError as error:
+        return SubscribeRequest(_resume(query), _variant(query), parse_filter(query), _control(query))
+    except (_InvalidQueryError, InvalidFilterError) as error:
         return BadRequest(str(error))
+
+
+def deflated(wanted: SubscribeRequest, query: Mapping[str, str], offers: str) -> tuple[SubscribeRequest, str | None]:
+    """The same with permessage-deflate, and the header's answer, where the client offers it and names no encoding.
+
+    `encoding=text` says that it wants the text as it is, and what is brotli would not get smaller.
+    """
+    answer = None if "encoding" in query else negotiate(offers)
+    return (wanted, None) if answer is None else (replace(wanted, variant=Variant.DEFLATE), answer)
 
 
 def _resume(query: Mapping[str, str]) -> Resume:
@@ -50,12 +78,10 @@ def _resume(query: Mapping[str, str]) -> Resume:
     block_number = _number(query, "block_number", MAX_BLOCK_NUMBER)
     payload_id = _payload_id(query)
     after = -1 if index is None else index
-    if block_number is not None and payload_id is not None:
-        raise _InvalidQueryError("give either block_number or payload_id, not both")
+    if payload_id is not None:
+        return AfterPayload(payload_id, after, block_number)
     if block_number is not None:
         return AfterBlock(block_number, after)
-    if payload_id is not None:
-        return AfterPayload(payload_id, after)
     if index is not None:
         raise _InvalidQueryError("flashblock_index needs block_number or payload_id beside it")
     return CurrentPayload()
@@ -82,9 +108,14 @@ def _payload_id(query: Mapping[str, str]) -> PayloadId | None:
 
 
 def _variant(query: Mapping[str, str]) -> Variant:
-    text = query.get("encoding", Variant.TEXT.value)
-    try:
-        return Variant(text)
-    except ValueError:
-        choices = " or ".join(variant.value for variant in Variant)
-        raise _InvalidQueryError(f"encoding must be {choices}") from None
+    chosen = _ENCODINGS.get(query.get("encoding", Variant.TEXT.value))
+    if chosen is None:
+        raise _InvalidQueryError(f"encoding must be {' or '.join(_ENCODINGS)}")
+    return chosen
+
+
+def _control(query: Mapping[str, str]) -> bool:
+    text = query.get("control", "0")
+    if text not in ("0", "1"):
+        raise _InvalidQueryError("control must be 0 or 1")
+    return text == "1"

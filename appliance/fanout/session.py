@@ -9,8 +9,8 @@
 
 Frames must not interleave. The rule that keeps them apart: bytes that the kernel did not take become the
 *tail*; while there is a tail nothing else is written, and control frames wait in one place each (the
-latest pong, one ping, one close), so a subscriber can fill nothing. Only a writer task waits for the
-socket; everybody else writes at once or leaves it to that task.
+latest pong, one ping, one close; for notices a number on a board), so a subscriber can fill nothing. Only a
+writer task waits for the socket; everybody else writes at once or leaves it to that task.
 
 Pure: the socket is anything with a non-blocking `send`, time comes in as ``now`` (monotonic seconds).
 """
@@ -20,8 +20,10 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from appliance.fanout import frames
+from appliance.fanout.filters import Filter
 from appliance.fanout.frames import Variant
 from appliance.fanout.marks import Mark, describe
+from appliance.fanout.notices import Notices
 from appliance.fanout.ports import Wire
 
 
@@ -47,8 +49,9 @@ class Due(Enum):
 class Session:
     """One subscriber's connection. ``drop`` ends it at once, without a close frame.
 
-    ``mark`` is the last entry handed to the kernel, wholly or in part; ``skip`` the (block_number, index)
-    through which the subscriber has seen the stream elsewhere while this log is behind.
+    ``mark`` is the last entry handed to the kernel, wholly or in part, or passed over because it did not pass the
+    ``filter``; ``skip`` the (block_number, index) through which the subscriber has seen the stream elsewhere while
+    this log is behind.
     """
 
     __slots__ = (
@@ -62,10 +65,12 @@ class Session:
         "close_received",
         "close_sent",
         "drop",
+        "filter",
         "has_writer",
         "mark",
         "next_due_at",
         "next_ping_at",
+        "notices",
         "skip",
         "stage",
         "variant",
@@ -81,12 +86,15 @@ class Session:
         *,
         next_ping_at: float,
         drop: Callable[[], None],
+        wanted: Filter | None = None,
     ) -> None:
         self.wire = wire
         self.variant = variant
         self.mark = mark
         self.skip = skip
         self.drop = drop
+        self.filter = wanted
+        self.notices: Notices | None = None
         self.stage = Stage.CATCHING_UP
         self.has_writer = False
         self.allowed_lag = 0
@@ -162,6 +170,8 @@ class Session:
             data += frames.PING
         if self._close is not None:
             data += self._close
+        elif self.notices is not None and self.stage is not Stage.CLOSING:
+            data += self.notices.take(self.mark.position)
         self._pong, self._ping, self._close = None, False, None
         return memoryview(data) if data else None
 

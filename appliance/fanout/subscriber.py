@@ -7,6 +7,7 @@ from typing import Final
 
 import trio
 
+from appliance.fanout.frames import Variant
 from appliance.fanout.hub import Hub
 from appliance.fanout.inbound import CloseReceived, Heard, Inbound, PingReceived, Violation
 from appliance.fanout.session import Session
@@ -47,7 +48,7 @@ async def converse(hub: Hub, session: Session, sock: socket.socket, data: bytes)
     inbound: Inbound | None = None
     while data or (data := await _receive(sock, RECEIVE_BYTES)):
         # Made with the first bytes: one that never says anything costs no parser.
-        inbound = inbound or Inbound(trio.current_time())
+        inbound = inbound or Inbound(trio.current_time(), deflate=session.variant is Variant.DEFLATE)
         if _react(hub, session, inbound.feed(data[:RECEIVE_BYTES], trio.current_time())):
             break
         data = data[RECEIVE_BYTES:]

@@ -1,13 +1,16 @@
 """The files of a log in their folder: opened together, closed together."""
 
+import contextlib
 import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.domain.errors import LogError
 from appliance.domain.flashblocks import Entry
 from appliance.flashlog.connection import FolderLock, translated
 from appliance.flashlog.reader import Reader
+from appliance.flashlog.replica_jobs import begin
 from appliance.flashlog.spans import Totals
 from appliance.flashlog.store import Store
 from appliance.flashlog.tail import TailLimits
@@ -41,19 +44,25 @@ class OpenedLog:
     """The files and what a start needs to know of them; ``newest`` are the last entries, in log order."""
 
     files: LogFiles
+    log_id: str
     head: int
+    committed: int
     totals: Totals
     newest: list[Entry]
 
 
-def open_files(folder: Path, tail: TailLimits) -> OpenedLog:
-    """Create or open the log in ``folder``; LogError says in one line why that cannot be."""
+def open_files(folder: Path, tail: TailLimits, *, replicated: bool | None = None) -> OpenedLog:
+    """Create or open the log in ``folder``; LogError says in one line why that cannot be.
+
+    ``committed`` is less than ``head`` only in a ``replicated`` log: what is between them waits for peers. With None,
+    which is for maintenance, the log stays what it was.
+    """
     create_folder(folder)
     lock = FolderLock(folder)
     try:
         path = folder / DATABASE_NAME
         files = LogFiles(path, lock, Store(path))
-        return _look(files, tail)
+        return _look(files, tail, replicated=replicated)
     except BaseException:
         lock.release()
         raise
@@ -69,16 +78,17 @@ def create_folder(folder: Path) -> None:
             sync_folder(made.parent)
 
 
-def _look(files: LogFiles, tail: TailLimits) -> OpenedLog:
-    reader = Reader(files.database)
+def _look(files: LogFiles, tail: TailLimits, *, replicated: bool | None) -> OpenedLog:
     try:
-        newest = reader.newest(tail.max_entries, tail.max_bytes)
-        return OpenedLog(files, reader.head(), reader.totals(), newest)
+        (committed,) = files.store.apply([lambda store: begin(store, replicated=replicated)])
+        if not isinstance(committed, int):
+            raise LogError(f"cannot read how far {files.database} is committed: {committed}")
+        with contextlib.closing(Reader(files.database)) as reader:
+            newest = reader.newest(tail.max_entries, tail.max_bytes)
+            return OpenedLog(files, reader.log_id(), reader.head(), committed, reader.totals(), newest)
     except BaseException:
         files.store.close()
         raise
-    finally:
-        reader.close()
 
 
 def sync_folder(folder: Path) -> None:

@@ -42,6 +42,8 @@ class Housekeeping:
         self._limits = limits
         self._clock = clock
         self._on_removed = on_removed
+        self.awaited: Callable[[], int | None] = lambda: None
+        self.overruns = 0
 
     async def run(self, interval_s: float) -> None:
         """Apply the limits every ``interval_s``, for ever; a start is not the time for it.
@@ -69,9 +71,13 @@ class Housekeeping:
 
     async def _remove_step(self, total_bytes: int) -> Removed:
         spans = await self._readers.query(lambda reader: reader.oldest_spans(STEP_PAYLOADS))
-        through = cut(spans, total_bytes, self._clock(), self._limits)
+        awaited = self.awaited()
+        through = cut(spans, total_bytes, self._clock(), self._limits, awaited)
         if through is None:
             return Removed()
+        if awaited is not None and through > awaited:
+            self.overruns += 1
+            log.warning("retention removes what a peer has not fetched", through=through, awaited=awaited)
         return await self._writer.submit(lambda store: store.remove_through(through))
 
     async def _shrink(self) -> None:

@@ -3,7 +3,8 @@
 Log order decides, not the order of keys: after a reorg two payloads have one block number, or the number
 goes back. A key says nothing about which of them the subscriber has seen, so it means its first occurrence: some
 entries come again, none is left out. A key that is not held means "before the first entry that is greater".
-A payload id and an index name one entry.
+A payload id and an index name one entry. Where the payload has not come to this host yet, or is not committed here,
+its block number says through where the subscriber has seen the stream elsewhere.
 
 Retention never changes an answer; it turns it into PrunedError where an entry that was due may be gone. For a
 key that is so when it is not greater than the greatest key removed, because an occurrence of it may have been
@@ -39,6 +40,10 @@ class LogIndex(Protocol):
         ...
 
     def payload(self, payload_id: PayloadId) -> Span | None: ...
+    def waiting(self, payload_id: PayloadId) -> int | None:
+        """The block number of a payload of which nothing is visible yet, but something is held."""
+        ...
+
     def position_of(self, payload_id: PayloadId, index: int) -> int | None: ...
     def first_position_of(self, key: tuple[int, int]) -> int | None: ...
     def first_position_beyond(self, key: tuple[int, int]) -> int | None: ...
@@ -96,7 +101,20 @@ def _after_unknown_payload(index: LogIndex, resume: AfterPayload) -> Located:
     mark = index.pruned()
     if mark is not None and mark.payload_id == resume.payload_id and resume.index >= mark.index:
         return Located(mark.position)
+    number = index.waiting(resume.payload_id)
+    if number is None and resume.block_number is not None and _is_ahead(index, resume.block_number):
+        number = resume.block_number
+    if number is not None:
+        return Located(index.head, skip_through=(number, resume.index))
     raise _pruned(index, f"payload {resume.payload_id} is not in the log")
+
+
+def _is_ahead(index: LogIndex, block_number: int) -> bool:
+    """Whether this host has seen nothing of the block or of a later one: the payload is still on its way here."""
+    mark = index.pruned()
+    if mark is not None and mark.highest[0] >= block_number:
+        return False
+    return index.first_position_of((block_number, 0)) is None and index.first_position_beyond((block_number, 0)) is None
 
 
 def _pruned(index: LogIndex, why: str) -> PrunedError:

@@ -9,6 +9,7 @@ from appliance.domain.errors import PrunedError
 from appliance.domain.flashblocks import Encoding, Entry
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.positions import Located, Resume
+from appliance.domain.replicas import Cursor, Record
 from appliance.flashlog import rows
 from appliance.flashlog.connection import connect_reader, transaction, translated
 from appliance.flashlog.contiguity import GREATEST_NUMBER
@@ -44,6 +45,65 @@ class Reader:
                 (after, head, limit),
             )
             return list(rows.entries_of(found, max_bytes))
+
+    def records(self, after: int, through: int, limit: int, max_bytes: int) -> list[Record]:
+        """Like `read`, with all that another host needs of an entry."""
+        with translated("read", self.path), transaction(self._connection, "DEFERRED"):
+            mark = rows.pruned_mark(self._connection)
+            if mark is not None and after < mark.position:
+                oldest = SqlIndex(self._connection, through).oldest()
+                raise PrunedError(f"position {after} is not in the log any more", oldest.key if oldest else None)
+            found = self._connection.execute(
+                f"{rows.SELECT_RECORD} WHERE e.position > ? AND e.position <= ? ORDER BY e.position LIMIT ?",
+                (after, through, limit),
+            )
+            return list(rows.records_of(self._connection, found, max_bytes))
+
+    def record(self, payload_id: PayloadId, index: int) -> Record | None:
+        """One entry by its key, committed or not."""
+        with translated("read", self.path), transaction(self._connection, "DEFERRED"):
+            row = self._connection.execute(
+                f"{rows.SELECT_RECORD} WHERE e.payload_id = ? AND e.idx = ?", (payload_id, index)
+            ).fetchone()
+            return None if row is None else rows.record_of(self._connection, row)
+
+    def log_id(self) -> str:
+        """The id of this file among the logs of all hosts."""
+        with translated("read", self.path):
+            (log_id,) = self._connection.execute("SELECT log_id FROM replication").fetchone()
+            return str(log_id)
+
+    def cursor_of(self, peer: str) -> Cursor | None:
+        """How far ``peer``'s log was followed."""
+        with translated("read", self.path):
+            return rows.cursor_of(self._connection, peer)
+
+    def closed_at(self, payload_id: PayloadId) -> int | None:
+        """The index from which a payload takes nothing more; None where it is not closed."""
+        with translated("read", self.path):
+            return rows.closed_at(self._connection, payload_id)
+
+    def recovering(self) -> bool:
+        """Whether the log that this host voted with is lost, and this one has not caught up."""
+        with translated("read", self.path):
+            (found,) = self._connection.execute("SELECT recovering FROM replication").fetchone()
+            return bool(found)
+
+    def closed(self) -> list[tuple[PayloadId, int]]:
+        """Every tombstone, oldest first; the store bounds them."""
+        with translated("read", self.path):
+            found = self._connection.execute("SELECT payload_id, at FROM closed ORDER BY id")
+            return [(PayloadId(row[0]), row[1]) for row in found]
+
+    def settled(self, limit: int) -> list[tuple[PayloadId, PayloadState, str | None]]:
+        """What became of the newest ``limit`` payloads that are no longer being built, in log order."""
+        with translated("read", self.path):
+            found = self._connection.execute(
+                "SELECT payload_id, state, block_hash FROM payloads WHERE state <> 'building'"
+                " ORDER BY first_position DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+            return [(PayloadId(row[0]), PayloadState(row[1]), row[2]) for row in reversed(found)]
 
     def locate(self, resume: Resume, head: int) -> Located:
         """Where ``resume`` goes on, by the rule of the module `locate`."""
@@ -144,6 +204,14 @@ class SqlIndex:
         if not payload_id.isascii():  # it came from a URL; what is not UTF-8 cannot even be asked for
             return None
         return self._span("WHERE payload_id = ? AND first_position <= ?", payload_id, self.head)
+
+    def waiting(self, payload_id: PayloadId) -> int | None:
+        if not payload_id.isascii():
+            return None
+        row = self._connection.execute(
+            "SELECT block_number FROM payloads WHERE payload_id = ? AND first_position > ?", (payload_id, self.head)
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def _span(self, where: str, *values: object) -> Span | None:
         span = rows.span_of(self._connection.execute(f"{rows.SELECT_SPAN} {where}", values).fetchone())

@@ -20,23 +20,30 @@ class RetentionLimits:
 
     ``max_age_s`` counts from the last append to a payload, by the wall clock. ``max_bytes`` bounds bodies
     with their overhead; the file is larger by ``slack_bytes`` of free pages at most, and by the WAL.
+    ``wait_age_s`` and ``wait_bytes`` are added for entries that a peer has not fetched, or that are not committed.
     """
 
     max_age_s: float | None = 24 * 3600.0
     max_bytes: int | None = 4096 * 2**20
     slack_bytes: int = 16 * 2**20
+    wait_age_s: float = 0.0
+    wait_bytes: int = 0
 
 
-def cut(spans: Sequence[Span], total_bytes: int, now: float, limits: RetentionLimits) -> int | None:
+def cut(
+    spans: Sequence[Span], total_bytes: int, now: float, limits: RetentionLimits, awaited: int | None = None
+) -> int | None:
     """Return the position through which to remove, or None when nothing is due.
 
     ``spans`` are the oldest payloads by first position. The last one of them is never removed: it is the
-    current payload, or the log continues after it.
+    current payload, or the log continues after it. What is after position ``awaited`` is wanted by somebody, and kept
+    beyond the limits by ``wait_age_s`` and ``wait_bytes``; None is "nobody waits".
     """
     found = None
     reached = 0
     for span, successor in itertools.pairwise(spans):
-        if not _is_due(span, total_bytes, now, limits):
+        waits = awaited is not None and span.last_position > awaited
+        if not _is_due(span, total_bytes, now, limits, waits=waits):
             break
         total_bytes -= span.bytes
         reached = max(reached, span.last_position)
@@ -45,7 +52,8 @@ def cut(spans: Sequence[Span], total_bytes: int, now: float, limits: RetentionLi
     return found
 
 
-def _is_due(span: Span, total_bytes: int, now: float, limits: RetentionLimits) -> bool:
-    too_old = limits.max_age_s is not None and span.appended_at < now - limits.max_age_s
-    too_much = limits.max_bytes is not None and total_bytes > limits.max_bytes
+def _is_due(span: Span, total_bytes: int, now: float, limits: RetentionLimits, *, waits: bool) -> bool:
+    age_s, size = (limits.wait_age_s, limits.wait_bytes) if waits else (0.0, 0)
+    too_old = limits.max_age_s is not None and span.appended_at < now - limits.max_age_s - age_s
+    too_much = limits.max_bytes is not None and total_bytes > limits.max_bytes + size
     return too_old or too_much

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from appliance.domain.errors import LogError
 from appliance.domain.flashblocks import Encoding, Entry, Flashblock
 from appliance.domain.payloads import PayloadId
+from appliance.domain.replicas import Cursor, Record, extend_prefix
 from appliance.flashlog.spans import PrunedMark, Span, Totals
 
 SELECT_ENTRY = """
     SELECT e.position, e.payload_id, e.idx, p.block_number, e.encoding, e.body, e.checksum
+    FROM entries e JOIN payloads p USING (payload_id)
+"""
+
+SELECT_RECORD = """
+    SELECT e.position, e.payload_id, e.idx, p.block_number, e.encoding, e.body, e.checksum,
+        e.builder, e.received_at, e.prefix
     FROM entries e JOIN payloads p USING (payload_id)
 """
 
@@ -24,13 +31,15 @@ SELECT_SPAN = """
 class Arrival:
     """A flashblock on its way into the log. ``received_at`` is wall clock seconds.
 
-    ``position`` is where it was in the log that it is imported from; None is "after the last one".
+    ``position`` is where it was in the log that it is imported from; None is "after the last one". ``after`` is the
+    prefix that the log must have at the index before; None is "whatever it has".
     """
 
     flashblock: Flashblock
     builder: str
     received_at: float
     position: int | None = None
+    after: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class Refused:
 
 
 EntryRow = tuple[int, str, int, int, str, bytes, int]
+RecordRow = tuple[int, str, int, int, str, bytes, int, str, float, bytes | None]
 
 
 class DamagedError(LogError):
@@ -58,6 +68,65 @@ def entry_of(row: EntryRow) -> Entry:
     if zlib.crc32(body) != checksum:
         raise DamagedError(f"position {position}: the body does not have its checksum")
     return Entry(position, PayloadId(payload_id), index, block_number, body, Encoding(encoding))
+
+
+def record_of(connection: sqlite3.Connection, row: RecordRow) -> Record:
+    """One row of SELECT_RECORD; DamagedError where the body does not have its checksum."""
+    position, payload_id, index, block_number, encoding, body, checksum, builder, received_at, prefix = row
+    entry = entry_of((position, payload_id, index, block_number, encoding, body, checksum))
+    if prefix is None:
+        prefix = computed_prefix(connection, entry.payload_id, index)
+    return Record(position, entry.payload_id, index, block_number, entry.encoding, builder, received_at, body, prefix)
+
+
+def records_of(connection: sqlite3.Connection, rows: Iterable[RecordRow], max_bytes: int) -> Iterator[Record]:
+    """Records until their bodies exceed ``max_bytes`` or one is damaged, but at least one: DamagedError."""
+    total = 0
+    for row in rows:
+        try:
+            record = record_of(connection, row)
+        except DamagedError:
+            if total:
+                return
+            raise
+        total += len(record.body)
+        if total > max_bytes and total > len(record.body):
+            return
+        yield record
+
+
+def prefix_at(connection: sqlite3.Connection, payload_id: PayloadId, index: int) -> bytes | None:
+    """The prefix through ``index``; b"" for index -1, None where the index is not held."""
+    if index < 0:
+        return b""
+    row = connection.execute(
+        "SELECT prefix FROM entries WHERE payload_id = ? AND idx = ?", (payload_id, index)
+    ).fetchone()
+    if row is None:
+        return None
+    return computed_prefix(connection, payload_id, index) if row[0] is None else bytes(row[0])
+
+
+def computed_prefix(connection: sqlite3.Connection, payload_id: PayloadId, through: int) -> bytes:
+    """The prefix from the bodies: for entries that an earlier version wrote."""
+    prefix = b""
+    for encoding, body in connection.execute(
+        "SELECT encoding, body FROM entries WHERE payload_id = ? AND idx <= ? ORDER BY idx", (payload_id, through)
+    ):
+        prefix = extend_prefix(prefix, body, Encoding(encoding))
+    return prefix
+
+
+def cursor_of(connection: sqlite3.Connection, peer: str) -> Cursor | None:
+    """How far ``peer``'s log was followed."""
+    row = connection.execute("SELECT log_id, position FROM cursors WHERE peer = ?", (peer,)).fetchone()
+    return None if row is None else Cursor(*row)
+
+
+def closed_at(connection: sqlite3.Connection, payload_id: PayloadId) -> int | None:
+    """The index from which a payload takes nothing more; None where it is not closed."""
+    row = connection.execute("SELECT at FROM closed WHERE payload_id = ?", (payload_id,)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def entries_of(rows: Iterable[EntryRow], max_bytes: int) -> Iterator[Entry]:

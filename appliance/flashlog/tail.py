@@ -4,8 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
-
-from appliance.domain.flashblocks import Entry
+from typing import Generic, Protocol, TypeVar
 
 _position = attrgetter("position")
 
@@ -21,13 +20,25 @@ class TailLimits:
     max_bytes: int = 64 * 2**20
 
 
-class Tail:
+class Positioned(Protocol):
+    """An `Entry`, or a `Record`."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+T = TypeVar("T", bound=Positioned)
+
+
+class Tail(Generic[T]):
     """Every entry after ``floor``, in log order."""
 
-    def __init__(self, floor: int, entries: Iterable[Entry] = (), limits: TailLimits = TailLimits()) -> None:
+    def __init__(self, floor: int, entries: Iterable[T] = (), limits: TailLimits = TailLimits()) -> None:
         self.floor = floor
         self.bytes = 0
-        self._entries: list[Entry] = []
+        self._entries: list[T] = []
         self._limits = limits
         self.extend(entries)
 
@@ -37,14 +48,20 @@ class Tail:
     def __repr__(self) -> str:
         return f"<Tail {len(self)} entries after {self.floor}, {self.bytes} bytes>"
 
-    def extend(self, entries: Iterable[Entry]) -> None:
+    def extend(self, entries: Iterable[T]) -> None:
         """Take entries that follow the last one, and let go of the oldest beyond the bounds."""
         for entry in entries:
             self._entries.append(entry)
             self.bytes += len(entry.body)
         self._trim()
 
-    def recent(self, after: int, limit: int, through: int) -> list[Entry] | None:
+    def discard(self, positions: Iterable[int]) -> None:
+        """Let go of entries that lost their place in the log."""
+        gone = set(positions)
+        self.bytes -= sum(len(entry.body) for entry in self._entries if entry.position in gone)
+        self._entries = [entry for entry in self._entries if entry.position not in gone]
+
+    def recent(self, after: int, limit: int, through: int) -> list[T] | None:
         """Return up to ``limit`` entries with ``after`` < position <= ``through``; None when older ones are due."""
         if after < self.floor:
             return None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from appliance.domain.errors import DecodeError
 from appliance.domain.flashblocks import Encoding, EndOfPayload
+from appliance.domain.replicas import extend_prefix
 from appliance.flashlog import rows
 from appliance.flashlog.retention import ENTRY_OVERHEAD_BYTES
 from appliance.flashlog.snapshot import open_snapshot
@@ -66,12 +67,14 @@ class StoredRow:
     encoding: Encoding
     checksum: int
     body: bytes
+    prefix: bytes | None = None
 
 
 @dataclass(slots=True)
 class _Seen:
     first_position: int
     last_position: int
+    prefix: bytes = b""
     entries: int = 0
     bytes: int = 0
 
@@ -102,6 +105,9 @@ class Walk:
             self._report.add(
                 f"position {row.position}: payload {row.payload_id} has index {row.index}, expected {seen.entries}"
             )
+        seen.prefix = extend_prefix(seen.prefix, row.body, row.encoding)
+        if row.prefix not in (None, seen.prefix):  # an earlier version wrote none
+            self._report.add(f"position {row.position}: the prefix is not that of the bodies up to it")
         seen.entries = row.index + 1
         seen.last_position = row.position
         seen.bytes += len(row.body) + ENTRY_OVERHEAD_BYTES
@@ -118,6 +124,11 @@ class Walk:
         """Note entries without a payload row."""
         for payload_id in self._seen:
             self._report.add(f"payload {payload_id}: entries without a payload row")
+
+    def take_closed(self, payload_id: str, at: int, entries: int) -> None:
+        """Check a tombstone against how many entries its payload has."""
+        if entries > at:
+            self._report.add(f"payload {payload_id}: closed at index {at}, but it has {entries} entries")
 
 
 def body_problems(row: StoredRow) -> Iterator[str]:
@@ -166,6 +177,11 @@ def _check_file(connection: sqlite3.Connection, report: Report) -> None:
     (sequence,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()
     if sequence < rows.last_position(connection):
         report.add(f"the next position would be {sequence + 1}, which is in use")
+    (log_id, committed) = connection.execute("SELECT log_id, coalesce(committed, 0) FROM replication").fetchone()
+    if not log_id:
+        report.add("the log has no id")
+    if sequence < committed:
+        report.add(f"it is committed through {committed}, but no position is after {sequence}")
     (report.refused,) = connection.execute("SELECT count(*) FROM refused").fetchone()
 
 
@@ -182,12 +198,16 @@ def _check_entries(connection: sqlite3.Connection, report: Report, progress: Pro
     ):
         walk.take_payload(payload_id, (facts[0], facts[1], facts[2], facts[3]))
     walk.finish()
+    for payload_id, at, entries in connection.execute(
+        "SELECT payload_id, c.at, p.entries FROM closed c JOIN payloads p USING (payload_id)"
+    ):
+        walk.take_closed(payload_id, at, entries)
     progress(report.entries, total)
 
 
 def _stored_rows(connection: sqlite3.Connection) -> Iterator[StoredRow]:
-    for position, payload_id, index, number, encoding, checksum, body in connection.execute(
-        "SELECT e.position, e.payload_id, e.idx, p.block_number, e.encoding, e.checksum, e.body"
+    for position, payload_id, index, number, encoding, checksum, body, prefix in connection.execute(
+        "SELECT e.position, e.payload_id, e.idx, p.block_number, e.encoding, e.checksum, e.body, e.prefix"
         " FROM entries e LEFT JOIN payloads p USING (payload_id) ORDER BY e.position"
     ):
-        yield StoredRow(position, payload_id, index, number, Encoding(encoding), checksum, body)
+        yield StoredRow(position, payload_id, index, number, Encoding(encoding), checksum, body, prefix)

@@ -5,6 +5,7 @@
 While a transaction runs (0.2 ms, or what the disk needs) further jobs gather: group commit without a timer.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
@@ -87,6 +88,11 @@ class Writer:
         if isinstance(ticket.outcome, LogError):
             raise ticket.outcome
         return ticket.outcome
+
+    def post(self, work: Callable[[Store], object]) -> None:
+        """Run ``work`` in the next transaction; nobody waits for it. Dropped where `submit` would refuse."""
+        with contextlib.suppress(LogError):
+            self._enqueue(_Ticket(work, 0))
 
     def _enqueue(self, ticket: _Ticket[object]) -> None:
         if self._closing:

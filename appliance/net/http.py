@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, overload
 from urllib.parse import parse_qsl
 
 import msgspec
 
 if TYPE_CHECKING:
     from appliance.net.early_answer import EarlyAnswer
+
+_T = TypeVar("_T")
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 """What callers may write for headers; names in any case."""
@@ -39,6 +41,13 @@ class Headers(Mapping[str, str]):
         """Take over a dict whose names are lower-case already; the caller gives it up."""
         return cls((), values)
 
+    @classmethod
+    def encoded(cls, lines: bytes) -> "Headers":
+        """Lines that are to be sent as they are, each with its CRLF; nobody looks them up."""
+        headers = cls((), {})
+        headers._lines = lines
+        return headers
+
     def __getitem__(self, name: str) -> str:
         return self._values[name]
 
@@ -50,6 +59,16 @@ class Headers(Mapping[str, str]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._values
+
+    @overload
+    def get(self, name: str) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: str | _T) -> str | _T: ...
+
+    def get(self, name: str, default: object = None) -> object:
+        """The dict's own: the mixin's one raises and catches for each name that is not there."""
+        return self._values.get(name, default)
 
     def lines(self, encode: Callable[["Headers"], bytes]) -> bytes:
         """What ``encode`` makes of these headers, made once: a constant's or an upstream's serve many messages."""

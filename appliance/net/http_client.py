@@ -23,7 +23,7 @@ class HttpClient:
     At most ``max_connections`` requests run at a time; others wait, first come first served, each within its own
     deadline. For https, ``ssl_context`` defaults to the system's certificate authorities. A kept-alive
     connection that turns out to be closed before a byte of the answer came is replaced, once, by a fresh one and
-    the request is sent again: so send only what may arrive twice, as JSON-RPC over HTTP must stand anyway.
+    the request is sent again: so send only what may arrive twice, or say that it may not.
 
     Raises `ConfigError` for a URL that is none.
     """
@@ -99,15 +99,17 @@ class HttpClient:
         body: bytes = b"",
         *,
         timeout_s: float,
+        repeatable: bool = True,
     ) -> HttpResponse:
         """Send one request and return the answer, whatever its status.
 
         ``target`` (path and query) defaults to the URL's. ``timeout_s`` covers waiting for a free connection,
-        connecting, sending and receiving. Raises `ConnectFailed`, `TimedOut`, `ConnectionBroken` and
+        connecting, sending and receiving. One that is not ``repeatable`` gets a fresh connection, and so is never
+        sent twice. Raises `ConnectFailed`, `TimedOut`, `ConnectionBroken` and
         `BadResponse`, all `UnavailableError`; `trio.ClosedResourceError` after `close`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        return await self.begin(method, target, headers, body, timeout_s=timeout_s).response()
+        return await self.begin(method, target, headers, body, timeout_s=timeout_s, repeatable=repeatable).response()
 
     def begin(
         self,
@@ -117,6 +119,7 @@ class HttpClient:
         body: bytes = b"",
         *,
         timeout_s: float,
+        repeatable: bool = True,
     ) -> "PendingRequest":
         """`request` in two steps: where a connection is idle, the request goes out before this returns.
 
@@ -126,7 +129,7 @@ class HttpClient:
             raise trio.ClosedResourceError(f"{self!r} is closed")
         self._requests += 1
         head = self._encode_head(method, target, headers, len(body))
-        pending = PendingRequest(self, method, head, body, timeout_s)
+        pending = PendingRequest(self, method, head, body, timeout_s, repeatable=repeatable)
         pending.try_begin()
         return pending
 
@@ -215,11 +218,14 @@ class PendingRequest:
         "_head",
         "_method",
         "_permitted",
+        "_repeatable",
         "_timeout_s",
         "_watch",
     )
 
-    def __init__(self, client: HttpClient, method: str, head: bytes, body: bytes, timeout_s: float) -> None:
+    def __init__(
+        self, client: HttpClient, method: str, head: bytes, body: bytes, timeout_s: float, *, repeatable: bool
+    ) -> None:
         self._client = client
         self._method = method
         self._head = head
@@ -227,6 +233,7 @@ class PendingRequest:
         self._timeout_s = timeout_s
         self._deadline = trio.current_time() + timeout_s
         self._connection: ClientConnection | None = None
+        self._repeatable = repeatable
         self._permitted = False
         self._watch: BodyWatch | None = None
 
@@ -273,7 +280,7 @@ class PendingRequest:
         return await self._finish(self._connection)
 
     def _begin_on_idle(self) -> None:
-        if self._connection is None:
+        if self._connection is None and self._repeatable:
             self._connection = self._client.take_idle()
             if self._connection is not None:
                 self._connection.begin(self._head, self._body)

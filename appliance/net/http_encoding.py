@@ -12,6 +12,13 @@ BUSY: Final = (
 )
 """A whole answer, for connections over the limit."""
 
+TOO_OFTEN: Final = (
+    b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 5\r\n"
+    b"content-type: application/json\r\ncontent-length: 54\r\n\r\n"
+    b'{"message": "too many connections from this address"}\n'
+)
+"""A whole answer, for an address that connects too often."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}

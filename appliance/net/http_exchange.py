@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 import trio
 
 from appliance.net.client_wire import wire_of
-from appliance.net.errors import BadResponse, ConnectionBroken
+from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectionBroken
 from appliance.net.http import HttpResponse
 from appliance.net.http_parser import ParseError, ResponseParser
 from appliance.net.opening import Stream
@@ -68,7 +68,8 @@ class ClientConnection:
             response = await self._receive(parser, watch)
             self.reusable = not self._broken and parser.keep_alive and await self._wire.is_drained()
         except ParseError as error:
-            raise BadResponse(f"bad answer from {self._origin}: {error.text}") from None
+            kind = AnswerTooLarge if error.status == 413 else BadResponse
+            raise kind(f"bad answer from {self._origin}: {error.text}") from None
         finally:
             if self.reusable and parser.renewable:
                 self._parser = parser

@@ -38,9 +38,9 @@ class HeadAnswered(ParseError):
 class RequestParser(MessageParser[HttpRequestParser]):
     """Requests of one connection.
 
-    Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body, 417 Expect, 431 header, 501 transfer
-    coding, 503 no room in ``bodies``, 505 version; and `HeadAnswered` when ``on_head`` answers. Who takes a
-    request out gives its body's room back with `release_body`.
+    Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body (or ``too_large``: status, text), 417 Expect,
+    431 header, 501 transfer coding, 503 no room in ``bodies``, 505 version; and `HeadAnswered` when ``on_head``
+    answers. Who takes a request out gives its body's room back with `release_body`.
     After a request with ``upgrade`` the parser is done; what followed it is in ``rest``.
     """
 
@@ -54,11 +54,13 @@ class RequestParser(MessageParser[HttpRequestParser]):
         on_head: OnHead | None = None,
         bodies: BodyBudget | None = None,
         early: EarlyAnswer | None = None,
+        too_large: tuple[int, str] | None = None,
     ) -> None:
         super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
         self.rest = b""
         self._parser = HttpRequestParser(self)
         self._peer = peer
+        self._too_large = too_large
         self._on_head = on_head
         self._early = early
         self._bodies = BodyBudget(max_body_bytes) if bodies is None else bodies
@@ -214,6 +216,9 @@ class RequestParser(MessageParser[HttpRequestParser]):
         self._bodies.give_back(self._pending_bytes)
         self._pending_bytes = 0
 
+    def _body_too_large(self) -> ParseError:
+        return super()._body_too_large() if self._too_large is None else self._fail(*self._too_large)
+
     def _no_room(self) -> ParseError:
         return self._fail(503, "too many large bodies at a time")
 
@@ -235,6 +240,12 @@ class RequestParser(MessageParser[HttpRequestParser]):
                 early=self._early,
             )
         )
+
+
+# What a read of 256 KiB may hold: ten thousand interim responses, or forty thousand chunks of a byte, take 27 ms each.
+_MAX_HEADS: Final = 9
+_FREE_CHUNKS: Final = 1024
+_LEAST_CHUNK_BYTES: Final = 64
 
 
 class ResponseParser(MessageParser[HttpResponseParser]):
@@ -260,10 +271,13 @@ class ResponseParser(MessageParser[HttpResponseParser]):
         self._status = 0
         self._over = False
         self._until_end = False
+        self._heads = 0
+        self._chunks = 0
 
     def renew(self) -> None:
         """Go on with the next response of the same connection; only after a whole one with ``keep_alive``."""
         self.keep_alive = self._over = self._until_end = False
+        self._heads = self._chunks = 0
 
     def feed(self, data: bytes | bytearray) -> list[HttpResponse]:
         """The response, once ``data`` completes it; at most one. Raises `ParseError`.
@@ -330,7 +344,15 @@ class ResponseParser(MessageParser[HttpResponseParser]):
     def on_message_begin(self) -> None:
         if self._over:
             raise self._fail(502, "bytes behind the response")
+        self._heads += 1
+        if self._heads > _MAX_HEADS:
+            raise self._fail(502, f"more than {_MAX_HEADS - 1} interim responses")
         super().on_message_begin()
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > _FREE_CHUNKS + self._body_bytes // _LEAST_CHUNK_BYTES:
+            raise self._fail(502, "a body in chunks that are too small")
 
     def on_headers_complete(self) -> None:
         self._moved = True

@@ -7,6 +7,7 @@ the drain and what is counted.
 import errno
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -45,6 +46,8 @@ class HttpServer:
     who have something to ask: a new one takes the place of the connection that has waited longest among those
     that never finished a request (or, with ``on_head``, a head that it let pass), if that has waited for
     a second. When none has, the new one gets 503: in a flood newcomers do not close one another at once.
+
+    ``may_connect`` is asked with each client's address before anything else; whom it does not want gets 429.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class HttpServer:
         name: str = "http",
         cancel_on_disconnect: bool = False,
         on_head: OnHead | None = None,
+        may_connect: Callable[[str], bool] | None = None,
     ) -> None:
         self.name = name
         self.address = _address_of(listener)
@@ -68,6 +72,7 @@ class HttpServer:
         self._drain_timeout_s = drain_timeout_s
         self._cancel_on_disconnect = cancel_on_disconnect
         self._on_head = on_head
+        self._may_connect = may_connect
         self._hangups: Hangups | None = None
         self._bodies = BodyBudget(limits.max_body_bytes_in_flight)
         self._connections = 0
@@ -81,7 +86,7 @@ class HttpServer:
         return f"<HttpServer {self.name} on {self.address}, {self._connections} connections>"
 
     def statistics(self) -> dict[str, object]:
-        """Connections now, and since the start: accepted, refused (over the limit), requests, what went wrong."""
+        """Connections now, and since the start: accepted, refused (over a limit), requests, what went wrong."""
         return {
             "address": self.address,
             "connections": self._connections,
@@ -91,6 +96,10 @@ class HttpServer:
             "body_bytes": self._bodies.taken,
             **self._counters.statistics(),
         }
+
+    def change_max_connections(self, max_connections: int) -> None:
+        """Another limit from now on. Where there are more, nobody is closed, and nobody new comes in."""
+        self._limits = replace(self._limits, max_connections=max_connections)
 
     async def run(self, *, task_status: trio.TaskStatus["HttpServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve; returns when stopped and drained. ``started`` gets the server once it accepts."""
@@ -152,9 +161,13 @@ class HttpServer:
         return True
 
     def _admit(self, accepted: socket.socket, peer: str, nursery: trio.Nursery) -> None:
+        if self._may_connect is not None and not self._may_connect(peer):
+            self._refused += 1
+            _refuse(accepted, http_encoding.TOO_OFTEN)
+            return
         if self._connections >= self._limits.max_connections and not self._make_room():
             self._refused += 1
-            _refuse(accepted)
+            _refuse(accepted, http_encoding.BUSY)
             return
         self._accepted += 1
         self._connections += 1
@@ -267,11 +280,11 @@ def _prepare(accepted: socket.socket) -> None:
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _refuse(accepted: socket.socket) -> None:
-    """Say 503 and close, without a task: under a flood this must cost less than serving."""
+def _refuse(accepted: socket.socket, answer: bytes) -> None:
+    """Say why and close, without a task: under a flood this must cost less than serving."""
     try:
         accepted.setblocking(False)
-        accepted.send(http_encoding.BUSY)
+        accepted.send(answer)
         accepted.shutdown(socket.SHUT_WR)
         accepted.recv(65536)  # closing over an unread request would make a reset of it, and lose the 503
     except OSError:

@@ -47,6 +47,7 @@ class HttpLimits:
     431, a body over ``max_body_bytes`` 413 (before it is read, when Content-Length says so). All bodies that
     are coming in or being handled hold at most ``max_body_bytes_in_flight`` (the first 64 KiB of each are not
     counted); one that does not fit gets 503 with Retry-After.
+    ``too_large`` is what a body over ``max_body_bytes`` is answered with instead of 413 and the parser's words.
     ``header_timeout_s`` runs from the first byte of a request to the end of its head, ``body_timeout_s`` from there
     to the end of its body; past either it is 408. ``idle_timeout_s`` is the wait for a request's first byte (for
     that of a connection's first request, ``first_request_timeout_s`` if shorter) and
@@ -63,6 +64,7 @@ class HttpLimits:
     max_headers: int = MAX_HEADERS
     first_request_timeout_s: float = 10.0
     max_body_bytes_in_flight: int = 256 * 1024 * 1024
+    too_large: tuple[int, str] | None = None
 
     def __post_init__(self) -> None:
         if self.max_body_bytes_in_flight < self.max_body_bytes:
@@ -170,6 +172,7 @@ class Session:
             on_head=None if on_head is None else partial(self._judge_head, on_head),
             bodies=bodies,
             early=self._early,
+            too_large=limits.too_large,
         )
         self._scope = trio.CancelScope()
         self._phase = _Phase.WAITING

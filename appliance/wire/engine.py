@@ -15,6 +15,7 @@ import msgspec
 
 from appliance.domain.errors import DecodeError, RemoteError
 from appliance.domain.payloads import PayloadId, PayloadStatus
+from appliance.wire.extra_data import FeeRules, fee_rules
 from appliance.wire.jsonrpc import MALFORMED, NULL_ID, Request, RpcError
 from appliance.wire.payload_slices import Skeleton
 
@@ -33,6 +34,11 @@ MIRRORED_METHODS: Final = frozenset(
 NEW_PAYLOAD_VERSIONS: Final = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4}
 """getPayload version -> the newPayload version that takes its block. Other versions go to the EL alone."""
 
+_SHOWN_CHARACTERS: Final = 300
+_MAX_SMALL_ANSWER_BYTES: Final = (
+    4 * 1024 * 1024
+)  # of all answers but getPayload's; the hashes of a large block are 1 MB
+
 _ENGINE_METHOD: Final = re.compile(r"engine_(forkchoiceUpdated|getPayload|newPayload)V([1-9][0-9]?)")
 _QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,16}")  # what we look at fits 64 bits
 _VALUE: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
@@ -42,6 +48,8 @@ _HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 class RefusedError(RemoteError):
     """The other side answered with a JSON-RPC error; the text holds its code and message."""
 
+
+_NO_RULES: Final = FeeRules()
 
 # --- requests -----------------------------------------------------------------------------------------
 
@@ -61,6 +69,7 @@ class Attributes:
     prev_randao: str | None = None
     gas_limit: int | None = None
     withdrawals: tuple[bytes, ...] | None = None
+    fees: FeeRules = _NO_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,8 @@ class _Attributes(msgspec.Struct, rename="camel"):
     prev_randao: str | None = None
     gas_limit: str | None = None
     withdrawals: list[msgspec.Raw] | None = None
+    eip1559_params: msgspec.Raw = msgspec.field(default=msgspec.Raw(NULL_ID), name="eip1559Params")
+    min_base_fee: msgspec.Raw = msgspec.Raw(NULL_ID)
 
 
 class _Named(msgspec.Struct, rename="camel"):
@@ -183,6 +194,7 @@ def _checked(attributes: _Attributes) -> Attributes:
         prev_randao=attributes.prev_randao,
         gas_limit=_optional_quantity("gasLimit", attributes.gas_limit),
         withdrawals=None if attributes.withdrawals is None else _parts(attributes.withdrawals),
+        fees=fee_rules(attributes.eip1559_params, attributes.min_base_fee),
     )
 
 
@@ -246,6 +258,7 @@ class BuiltPayload:
     withdrawals: tuple[bytes, ...] | None
     block_value: int | None = None
     names_beacon_root: bool = True
+    extra_data: str | None = None
     new_payload_parts: tuple[msgspec.Raw, msgspec.Raw] | None = None
 
 
@@ -293,6 +306,7 @@ class _Payload(msgspec.Struct, rename="camel"):
     prev_randao: str | None = None
     gas_limit: str | None = None
     withdrawals: list[msgspec.Raw] | None = None
+    extra_data: str | None = None
 
 
 class _Envelope(msgspec.Struct, rename="camel"):
@@ -331,13 +345,18 @@ def decode_forkchoice(body: bytes) -> ForkchoiceResult:
     _, result = read_answer(_forkchoice_decoder, body, "forkchoiceUpdated")
     status = decode_part(_status_decoder, result.payload_status, "payloadStatus")
     payload_id = _payload_id(result.payload_id) if result.payload_id is not None else None
-    return ForkchoiceResult(status.status, payload_id, status.validation_error, bytes(result.payload_status))
+    return ForkchoiceResult(status.status, payload_id, _shown(status.validation_error), bytes(result.payload_status))
 
 
 def decode_verdict(body: bytes) -> Verdict:
     """The answer to newPayload; raises DecodeError (an unknown status too), or RefusedError."""
     _, result = read_answer(_verdict_decoder, body, "newPayload")
-    return Verdict(result.status, result.validation_error)
+    return Verdict(result.status, _shown(result.validation_error))
+
+
+def _shown(text: str | None) -> str | None:
+    """Words of the other side that are logged and kept: it may have sent megabytes of them."""
+    return text and text[:_SHOWN_CHARACTERS]
 
 
 def decode_payload(body: bytes, version: int) -> BuiltPayload:
@@ -434,6 +453,7 @@ def _built(
         gas_limit=_optional_quantity("gasLimit", payload.gas_limit),
         withdrawals=None if payload.withdrawals is None else _parts(payload.withdrawals),
         block_value=value,
+        extra_data=payload.extra_data,
     )
 
 
@@ -444,6 +464,8 @@ def _block_value(text: str | None) -> int | None:
 
 def read_answer(decoder: msgspec.json.Decoder[Answer[Result]], body: bytes, what: str) -> tuple[bytes, Result]:
     """(id, result) of an answer to ``what``; raises DecodeError, or RefusedError."""
+    if len(body) > _MAX_SMALL_ANSWER_BYTES:
+        raise DecodeError(f"{what} answer: {len(body)} bytes")
     try:
         answer = decoder.decode(body)
     except MALFORMED as error:

@@ -3,7 +3,7 @@ import pytest
 from appliance.cli.parser import build_parser
 
 
-@pytest.mark.parametrize("command", ["run", "check-config", "dev", "status", "tail", "log"])
+@pytest.mark.parametrize("command", ["run", "check-config", "dev", "status", "tail", "log", "node"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args([command, "--help"])
@@ -19,7 +19,7 @@ def test_dev_lists_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {fault} " in shown
 
 
-@pytest.mark.parametrize("action", ["verify", "export", "import", "backup"])
+@pytest.mark.parametrize("action", ["verify", "export", "import", "backup", "prune"])
 def test_every_action_on_a_log_has_help(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args(["log", action, "--help"])
@@ -27,8 +27,24 @@ def test_every_action_on_a_log_has_help(action: str, capsys: pytest.CaptureFixtu
     assert "--log FILE" in capsys.readouterr().out
 
 
+def test_comparing_logs_has_help_and_takes_two(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["log", "compare", "--help"])
+    assert "ONE OTHER" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["run"], ["check-config"], ["check-config", "a", "--sample"], ["log"], ["log", "x"]]
+    "arguments",
+    [
+        [],
+        ["log", "compare", "one"],
+        ["nonsense"],
+        ["node"],
+        ["check-config"],
+        ["check-config", "a", "--sample"],
+        ["log"],
+        ["log", "x"],
+    ],
 )
 def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -24,7 +24,14 @@ def test_the_sample_loads_as_it_is() -> None:
 def test_the_sample_loads_with_every_comment_taken_off_and_its_defaults_are_true() -> None:
     plain = _with_defaults(loads(SAMPLE, folder=Path("/")))
     commented_in = _COMMENTED_KEY.sub(r"\1", SAMPLE)
-    for without_default in ('token_file = "/etc/appliance/admin.token"\n', "min_gas_share = 0.1\n"):
+    for without_default in (
+        'token_file = "/etc/appliance/admin.token"\n',
+        "min_gas_share = 0.1\n",
+        "min_acks = 1\n",
+        'tls_cert_file = "/etc/appliance/replication.pem"\n',
+        'tls_key_file = "/etc/appliance/replication.key"\n',
+        'tls_ca_file = "/etc/appliance/replication-ca.pem"\n',
+    ):
         commented_in = commented_in.replace(without_default, "")
     assert _with_defaults(loads(commented_in, folder=Path("/"))) == plain
 

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,15 @@ class ParsedFrame:
 
     opcode: int
     payload: bytes
+    rsv1: bool = False
+
+    @property
+    def text(self) -> bytes:
+        """The message, unfolded if it is compressed."""
+        if not self.rsv1:
+            return self.payload
+        unfold = zlib.decompressobj(-12)
+        return unfold.decompress(self.payload + b"\0\0\xff\xff")
 
 
 def parse_frames(data: bytes | bytearray) -> tuple[list[ParsedFrame], bytes]:
@@ -169,7 +179,9 @@ def parse_frames(data: bytes | bytearray) -> tuple[list[ParsedFrame], bytes]:
     found, at = [], 0
     while len(data) - at >= 2:
         first, second = data[at], data[at + 1]
-        assert first & 0x70 == 0, "reserved bits are set"
+        assert first & 0x30 == 0, "reserved bits are set"
+        rsv1 = bool(first & 0x40)
+        assert not rsv1 or first & 0x0F == 0x1, "only text is compressed"
         assert first & 0x80, "nothing is fragmented"
         assert not second & 0x80, "a server does not mask"
         opcode, size, begin = first & 0x0F, second, at + 2
@@ -183,7 +195,7 @@ def parse_frames(data: bytes | bytearray) -> tuple[list[ParsedFrame], bytes]:
             begin += width
         if len(data) - begin < size:
             break
-        found.append(ParsedFrame(opcode, bytes(data[begin : begin + size])))
+        found.append(ParsedFrame(opcode, bytes(data[begin : begin + size]), rsv1))
         at = begin + size
     return found, bytes(data[at:])
 

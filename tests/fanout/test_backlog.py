@@ -5,7 +5,7 @@ import trio
 
 from appliance.domain.errors import LogError, PrunedError
 from appliance.fanout.backlog import CACHED_BYTES, CACHED_CHUNKS, CHUNK_ENTRIES, CONCURRENT_READS, Backlog
-from appliance.fanout.frames import FrameCache
+from appliance.fanout.framesets import FrameCache
 from tests.fanout.fakes import MemoryLog
 
 

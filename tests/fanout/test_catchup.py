@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 from appliance.domain.flashblocks import Encoding
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.catchup import CONCURRENT_TURNS, CatchUp, Turns
-from appliance.fanout.frames import FrameCache, Variant
+from appliance.fanout.frames import Variant
+from appliance.fanout.framesets import FrameCache
 from appliance.fanout.hub import Hub, HubSettings
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics

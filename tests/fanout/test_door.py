@@ -6,7 +6,10 @@ import pytest
 import trio
 from prometheus_client import CollectorRegistry
 
+from appliance.fanout.api_keys import ApiKeys
 from appliance.fanout.door import MAX_BLOCKS_AHEAD, Admitted, Door
+from appliance.fanout.filters import Filter, FilterIndex
+from appliance.fanout.gate import Gate
 from appliance.fanout.limits import UNCLAIMED_TIMEOUT_S, Admission, ClientAddress
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.net.http import Headers, HttpRequest, HttpResponse
@@ -28,10 +31,11 @@ class House:
     def __init__(self) -> None:
         self.log = MemoryLog()
         self.stopping = trio.Event()
+        self.filters = FilterIndex()
         self.admission = Admission(max_subscribers=2, max_per_address=2)
         metrics = FanoutMetrics.create(CollectorRegistry())
-        address = ClientAddress([], "X-Forwarded-For")
-        self.door = Door(self.log, self.admission, address, metrics, self.stopping, _serve)
+        gate = Gate(ApiKeys(), self.admission, ClientAddress([], "X-Forwarded-For"), metrics)
+        self.door = Door(self.log, gate, self.stopping, _serve, self.filters)
 
     async def ask(self, target: str = "/ws", method: str = "GET", *, upgrade: bool = True) -> HttpResponse | Upgrade:
         headers = Headers(HANDSHAKE if upgrade else {})
@@ -125,3 +129,22 @@ async def test_a_lookup_that_is_cancelled_gives_its_place_back() -> None:
         scope.cancel()
         await house.ask()
     assert house.admission.taken == 0
+
+
+async def test_filters_have_room_in_all_and_an_equal_one_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.fanout.filters.MAX_ITEMS_IN_ALL", 2)
+    house = House()
+    house.filters.add(Filter([bytes(20), b"\1" * 20]))
+    assert await house.refused("/ws?addresses=0x" + "02" * 20) == (429, "this host has no room for another filter")
+    assert house.admission.taken == 0
+    assert isinstance(await house.ask(f"/ws?addresses=0x{'00' * 20},0x{'01' * 20}"), Upgrade)
+
+
+@pytest.mark.parametrize("name", ["addresses", "topics", "match", "block_number", "flashblock_index"])
+async def test_a_parameter_that_is_given_twice_is_refused_by_name(name: str) -> None:
+    status, message = await House().refused(f"/ws?{name}=1&other=2&{name}=1")
+    assert (status, message.partition(" ")[0]) == (400, name)
+
+
+async def test_a_parameter_that_is_not_ours_may_come_as_often_as_it_likes() -> None:
+    assert isinstance(await House().ask("/ws?a=1&a=2"), Upgrade)

@@ -203,7 +203,7 @@ def test_variants_are_served_side_by_side() -> None:
     stand.publish((1, 0))
     assert [frame.opcode for frame in parse_frames(text.wire.sent)[0]] == [0x1]
     assert [frame.opcode for frame in parse_frames(brotli.wire.sent)[0]] == [0x2]
-    assert stand.hub.statistics()["at_head"] == {"text": 1, "brotli": 1}
+    assert stand.hub.statistics()["at_head"] == {"text": 1, "brotli": 1, "deflate": 0}
 
 
 def test_a_broken_connection_is_dropped_and_disturbs_nobody() -> None:
@@ -354,10 +354,12 @@ def test_statistics_say_where_everybody_stands() -> None:
         "position": 3,
         "resume_from": "payload_id=0x0000000000000007 block_number=7 flashblock_index=2",
         "subscribers": 3,
-        "at_head": {"text": 1, "brotli": 0},
+        "at_head": {"text": 1, "brotli": 0, "deflate": 0},
+        "filters": 0,
         "waiting": 1,
         "catching_up": 1,
         "max_lag": 2,
+        "lag": {"p50": 0, "p90": 0, "p99": 0, "max": 0},
     }
 
 

@@ -8,10 +8,12 @@ from appliance.domain.errors import ConfigError
 from appliance.fanout.limits import (
     UNCLAIMED_TIMEOUT_S,
     Admission,
+    AppPlaces,
     ClientAddress,
     Full,
     Ticket,
     TooManyFromAddress,
+    TooManyOfApp,
 )
 
 
@@ -39,6 +41,41 @@ def test_the_instance_is_full_for_everybody() -> None:
     assert admission.addresses == 2
     first.release()
     admitted(admission, "10.0.0.3")
+
+
+def test_an_app_has_its_own_limit_whatever_addresses_it_comes_from() -> None:
+    admission = Admission(max_subscribers=10, max_per_address=10)
+    app = AppPlaces("a", 2)
+    first = admission.admit("10.0.0.1", 0, app)
+    assert isinstance(first, Ticket)
+    admission.admit("10.0.0.2", 0, app)
+    assert admission.admit("10.0.0.3", 0, app) == TooManyOfApp()
+    assert admission.places_of("a") == 2
+    admitted(admission, "10.0.0.3")
+    assert isinstance(admission.admit("10.0.0.3", 0, AppPlaces("b", 1)), Ticket)
+    first.release()
+    assert isinstance(admission.admit("10.0.0.3", 0, app), Ticket)
+    assert admission.admit("10.0.0.3", 0, AppPlaces("gone", 0)) == TooManyOfApp()
+
+
+def test_a_refusal_takes_no_place_anywhere() -> None:
+    admission = Admission(max_subscribers=1, max_per_address=1)
+    admitted(admission, "a")
+    assert admission.admit("b", 0, AppPlaces("x", 5)) == Full()
+    assert (admission.taken, admission.addresses, admission.places_of("x")) == (1, 1, 0)
+
+
+def test_limits_can_change_and_whoever_has_a_place_keeps_it() -> None:
+    admission = Admission(max_subscribers=3, max_per_address=3)
+    tickets = [admitted(admission, "a") for _ in range(3)]
+    admission.change(max_subscribers=2, max_per_address=5)
+    assert admission.admit("a", 0) == Full()
+    tickets[0].release()
+    assert admission.admit("a", 0) == Full()
+    tickets[1].release()
+    admitted(admission, "a")
+    admission.change(max_subscribers=10, max_per_address=2)
+    assert admission.admit("a", 0) == TooManyFromAddress()
 
 
 def test_a_place_is_given_back_once() -> None:

@@ -12,6 +12,7 @@ NAMES = (
     "lagged_connections",
     "active_connections",
     "rate_limited_requests",
+    "unauthorized_requests",
     "bytes_broadcasted",
     "client_pong_disconnects",
 )

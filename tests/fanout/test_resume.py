@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.domain.payloads import PayloadId
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
 from appliance.fanout.frames import Variant
 from appliance.fanout.resume import MAX_BLOCK_NUMBER, MAX_INDEX, BadRequest, SubscribeRequest, parse_query
@@ -59,9 +60,9 @@ def test_an_index_alone_names_no_place() -> None:
     assert reason_of({"flashblock_index": "2"}) == "flashblock_index needs block_number or payload_id beside it"
 
 
-def test_a_place_is_named_in_one_way_only() -> None:
-    both = {"block_number": "1", "payload_id": ID}
-    assert reason_of(both) == "give either block_number or payload_id, not both"
+def test_a_payload_may_be_named_with_its_block_as_the_reason_of_a_close_does() -> None:
+    both = {"block_number": "1", "payload_id": ID, "flashblock_index": "7"}
+    assert resume_of(both) == AfterPayload(PayloadId(ID), 7, 1)
 
 
 @pytest.mark.parametrize(

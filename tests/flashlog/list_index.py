@@ -12,6 +12,7 @@ class ListIndex:
     def __init__(self, entries: list[Entry], head: int, pruned_through: int = 0) -> None:
         self.head = head
         self._held = [entry for entry in entries if pruned_through < entry.position <= head]
+        self._waiting = {entry.payload_id: entry.block_number for entry in entries if entry.position > head}
         self._removed = [entry for entry in entries if entry.position <= pruned_through]
 
     def pruned(self) -> PrunedMark | None:
@@ -32,6 +33,9 @@ class ListIndex:
         if not of_it:
             return None
         return Span(payload_id, of_it[0].block_number, of_it[0].position, of_it[-1].position, 0, 0.0)
+
+    def waiting(self, payload_id: PayloadId) -> int | None:
+        return None if self.payload(payload_id) else self._waiting.get(payload_id)
 
     def position_of(self, payload_id: PayloadId, index: int) -> int | None:
         return next(

@@ -261,8 +261,32 @@ def test_entries_that_are_not_committed_do_not_exist(make: MakeLog) -> None:
     assert log.locate(CurrentPayload()) == Located(4)
     assert log.locate(AfterBlock(11, 1)) == Located(5, skip_through=(11, 1))
     assert log.locate(AfterPayload(payload_id(11), 1)) == Located(5, skip_through=(11, 1))
+
+
+def test_a_payload_that_is_held_but_not_committed_yet_is_waited_for(make: MakeLog) -> None:
+    log = make(THREE_BLOCKS, head=5)
+    assert log.locate(AfterPayload(payload_id(12), 0)) == Located(5, skip_through=(12, 0))
+    assert log.locate(AfterPayload(payload_id(12))) == Located(5, skip_through=(12, -1))
+
+
+def test_a_payload_that_is_still_on_its_way_here_is_found_by_its_block_number(make: MakeLog) -> None:
+    log = make(THREE_BLOCKS)
+    assert log.locate(AfterPayload(payload_id(13), 4, 13)) == Located(9, skip_through=(13, 4))
+    assert log.locate(AfterPayload(payload_id(11), 0, 99)) == Located(5)  # what is here needs no number
+    assert make([]).locate(AfterPayload(payload_id(13), 4, 13)) == Located(0, skip_through=(13, 4))
+
+
+@pytest.mark.parametrize("number", [None, 12, 11, 9])
+def test_a_payload_that_was_never_here_is_refused_where_its_block_was(make: MakeLog, number: int | None) -> None:
+    with pytest.raises(PrunedError, match="is not in the log"):
+        make(THREE_BLOCKS).locate(AfterPayload(payload_id(77), 0, number))
+
+
+def test_a_payload_of_a_block_that_retention_may_have_removed_is_refused(make: MakeLog) -> None:
+    log = make([*BACK_AND_ON[:3], (9, 0, 9)], pruned_through=3)
     with pytest.raises(PrunedError):
-        log.locate(AfterPayload(payload_id(12), 0))
+        log.locate(AfterPayload(payload_id(77), 0, 11))
+    assert log.locate(AfterPayload(payload_id(77), 0, 12)) == Located(4, skip_through=(12, 0))
 
 
 # --- the promise: retention turns an answer into PrunedError where an entry that is due may be gone ---
@@ -298,7 +322,7 @@ def clean_cuts(places: list[Place]) -> list[int]:
 
 resumes: st.SearchStrategy[Resume] = st.one_of(
     st.builds(AfterBlock, st.integers(9, 14), st.integers(-1, 5)),
-    st.builds(AfterPayload, st.integers(0, 6).map(payload_id), st.integers(-1, 5)),
+    st.builds(AfterPayload, st.integers(0, 6).map(payload_id), st.integers(-1, 5), st.none() | st.integers(9, 14)),
     st.just(CurrentPayload()),
 )
 

@@ -57,14 +57,14 @@ def test_an_older_file_gets_what_is_missing(
 ) -> None:
     migrate(connection, path)
     newer = copy_of_migrations(
-        tmp_path / "m", m9001_cursors="CREATE TABLE cursors (peer TEXT);\n-- more\nCREATE INDEX c ON cursors (peer);"
+        tmp_path / "m", m9001_notes="CREATE TABLE notes (peer TEXT);\n-- more\nCREATE INDEX c ON notes (peer);"
     )
     monkeypatch.setattr(schema, "migrations_folder", lambda *_: newer)
-    with pytest.raises(LogError, match=r"has schema 1, this version needs 2: start the appliance once"):
+    with pytest.raises(LogError, match=r"has schema 2, this version needs 3: start the appliance once"):
         check(connection, path)
     migrate(connection, path)
-    assert identify(connection, path) == 2
-    assert "cursors" in Database(connection).table_names()
+    assert identify(connection, path) == 3
+    assert "notes" in Database(connection).table_names()
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(
@@ -78,7 +78,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
         patch.setattr(schema, "migrations_folder", lambda *_: broken)
         with pytest.raises(sqlite3.OperationalError, match="nonsense"):
             migrate(connection, path)
-    assert identify(connection, path) == 1
+    assert identify(connection, path) == 2
     assert not {"good", "bad"} & set(Database(connection).table_names())
 
 

@@ -33,7 +33,8 @@ payloads = st.integers(0, 4)
 class Loop:
     """A trio run that does one call at a time for synchronous code, as a guest of this thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, commit_on_append: bool = True) -> None:
+        self._commit_on_append = commit_on_append
         self._ticks: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._calls, self._inbox = trio.open_memory_channel[Callable[[FlashLog], Awaitable[None]]](1)
         self._ended: outcome.Outcome[None] | None = None
@@ -55,6 +56,7 @@ class Loop:
             retention_interval_s=1e9,
             tail_limits=TailLimits(max_entries=5),
             run_sync=run_inline,
+            commit_on_append=self._commit_on_append,
         ) as log:
             async for call in self._inbox:
                 await call(log)
@@ -153,7 +155,7 @@ class LogMachine(RuleBasedStateMachine):
         item = flashblock(payload, self.next_of(payload), size=60_000)
 
         async def run(log: FlashLog) -> None:
-            connection = log._files.store._connection
+            connection = log._files.store.connection
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             connection.execute(f"PRAGMA max_page_count = {pages}")

@@ -76,7 +76,7 @@ def test_the_same_flashblock_again_is_the_same_entry(store: Store, reader: Reade
     first = store_append(store, flashblock(1, 0), builder="a")
     again = store_append(store, flashblock(1, 0), builder="b")
     assert first.new
-    assert again == Appended(first.entry, new=False)
+    assert again == Appended(first.record, new=False)
     assert reader.totals().entries == 1
     assert reader.evidence() == []
 
@@ -152,11 +152,11 @@ def test_a_transaction_with_a_bug_in_it_leaves_nothing_and_the_bug_propagates(st
 def test_a_full_disk_refuses_the_whole_transaction_and_the_next_is_fine(store: Store, reader: Reader) -> None:
     fill(store, 1)
     pages = reader.space().pages
-    store._connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+    store.connection.execute(f"PRAGMA max_page_count = {pages + 4}")
     with pytest.raises(LogError, match=r"cannot write .*: the disk is full \(database or disk is full\)"):
         store.apply([appending(flashblock(2, 0)), appending(flashblock(2, 1, size=100_000))])
     assert reader.totals().entries == 3
-    store._connection.execute("PRAGMA max_page_count = 1000000")
+    store.connection.execute("PRAGMA max_page_count = 1000000")
     assert store_append(store, flashblock(2, 0)).entry.position == 4
 
 
@@ -312,4 +312,4 @@ def test_it_reads_well_in_a_log(store: Store, reader: Reader) -> None:
 def test_the_database_itself_refuses_a_second_entry_for_a_key(store: Store) -> None:
     fill(store, 1)
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-        store._connection.execute("UPDATE entries SET idx = 0")
+        store.connection.execute("UPDATE entries SET idx = 0")

@@ -15,7 +15,7 @@ def positions(entries: list[Entry] | None) -> list[int] | None:
 
 
 def test_an_empty_tail_serves_the_head_only() -> None:
-    tail = Tail(5)
+    tail: Tail[Entry] = Tail(5)
     assert tail.recent(5, 10, 5) == []
     assert tail.recent(7, 10, 7) == []
     assert tail.recent(4, 10, 5) is None
@@ -35,7 +35,7 @@ def test_entries_that_are_not_committed_are_not_shown() -> None:
 
 
 def test_the_oldest_leave_when_there_are_too_many() -> None:
-    tail = Tail(0, limits=TailLimits(max_entries=3))
+    tail: Tail[Entry] = Tail(0, limits=TailLimits(max_entries=3))
     tail.extend(entry(position) for position in range(1, 6))
     assert (len(tail), tail.floor) == (3, 2)
     assert tail.recent(1, 10, 5) is None
@@ -43,7 +43,7 @@ def test_the_oldest_leave_when_there_are_too_many() -> None:
 
 
 def test_the_oldest_leave_when_there_are_too_many_bytes() -> None:
-    tail = Tail(0, limits=TailLimits(max_bytes=25))
+    tail: Tail[Entry] = Tail(0, limits=TailLimits(max_bytes=25))
     tail.extend([entry(1), entry(2), entry(3)])
     assert (len(tail), tail.bytes, tail.floor) == (2, 20, 1)
 
@@ -77,7 +77,7 @@ def test_the_tail_shows_what_a_list_would_or_says_that_it_cannot(
     sizes: list[int], limits: TailLimits, after: int, limit: int, uncommitted: int
 ) -> None:
     everything = [entry(position, size) for position, size in enumerate(sizes, start=1)]
-    tail = Tail(0, limits=limits)
+    tail: Tail[Entry] = Tail(0, limits=limits)
     for item in everything:
         tail.extend([item])
         assert len(tail) <= limits.max_entries

@@ -22,7 +22,7 @@ class NotAWebsocket:
 def accept(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...] | NotAWebsocket:
     """The headers of the 101 answer beside `Upgrade` and `Connection`, which the HTTP server writes.
 
-    Extensions and subprotocols are declined by not being named.
+    Subprotocols are declined by not being named; for extensions see `deflate.negotiate`.
     """
     if "websocket" not in _tokens(headers.get("upgrade", "")):
         return NotAWebsocket(426, NO_UPGRADE)

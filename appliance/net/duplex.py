@@ -1,0 +1,352 @@
+"""Binary messages both ways over a websocket, with or without TLS: for peers that both have something to say.
+
+Everything is read as it comes, so pings are answered and a dead peer is noticed however slow the reader of the
+messages is; a reader that falls behind its inbox loses the connection, never a message in the middle. The tasks of one
+connection never wait for each other's sends while they read, so that two ends cannot block one another.
+"""
+
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    Pong,
+    RejectConnection,
+    RejectData,
+    Request,
+    TextMessage,
+)
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from appliance.domain.errors import UnavailableError
+from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
+from appliance.net.opening import Endpoint, Stream, close_hard, open_stream, parse_url
+from appliance.net.websocket_client import Inbox, raise_only
+
+_RECEIVE_BYTES: Final = 256 * 1024
+_GOODBYE_S: Final = 0.5
+_REASON_BYTES: Final = 500
+GOING_AWAY: Final = 1001
+
+
+@dataclass(frozen=True, slots=True)
+class DuplexLimits:
+    """Bounds of one connection. Over ``max_message_bytes`` or ``max_inbox_bytes`` (not yet taken) it is ended."""
+
+    max_message_bytes: int = 32 * 2**20
+    max_inbox_bytes: int = 64 * 2**20
+    handshake_timeout_s: float = 5.0
+    ping_interval_s: float = 2.0
+    pong_timeout_s: float = 4.0
+    send_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An HTTP status and one line that says why a connection is not taken."""
+
+    status: int
+    text: str
+
+
+Authorize = Callable[[str, Mapping[str, str]], Refusal | None]
+"""Judges who connects, by the request's target and headers (names in lower case)."""
+
+
+class Duplex:
+    """One open connection; made by `dial` and `answer`. One task receives, any may send."""
+
+    def __init__(self, stream: Stream, connection: WSConnection, name: str, limits: DuplexLimits) -> None:
+        self.name = name
+        self._stream = stream
+        self._connection = connection
+        self._limits = limits
+        self._inbox = Inbox(limits.max_inbox_bytes)
+        self._parts: list[bytes] = []
+        self._part_bytes = 0
+        self._sending = trio.Lock()
+        self._pong: bytes | None = None  # only the latest ping is answered (RFC 6455, 5.5.3)
+        self._pong_due = trio.Event()
+        self._heard_at = trio.current_time()
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Duplex with {self.name}>"
+
+    async def receive(self) -> bytes:
+        """The next message; raises `ConnectionBroken` or `BadResponse` when the connection ends, after the last one."""
+        message, _ = await anext(self._inbox)
+        return message
+
+    async def send(self, message: bytes) -> None:
+        """Send one message; raises `ConnectionBroken`. Cancelled within a frame, the connection is closed hard."""
+        await self._send(BytesMessage(data=message))
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Read, ping and answer pings until the connection ends; who receives is told why."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ping_for_ever)
+                nursery.start_soon(self._pong_for_ever)
+                self._handle_events()  # what came behind the handshake
+                task_status.started()
+                await self._read_for_ever()
+        except* UnavailableError as group:
+            self._fail(_first(group))
+
+    async def say_goodbye(self, code: int) -> None:
+        """Send a close frame, briefly, unless the connection has ended."""
+        with trio.move_on_after(_GOODBYE_S, shield=True):
+            try:
+                await self._send(CloseConnection(code=code))
+            except UnavailableError:
+                return
+
+    def _fail(self, error: UnavailableError) -> None:
+        self._ended = True
+        self._inbox.fail(error)
+        close_hard(self._stream)
+
+    async def _send(self, event: Event) -> None:
+        async with self._sending:
+            if self._ended:
+                raise ConnectionBroken(f"the connection with {self.name} has ended")
+            try:
+                await self._send_now(self._connection.send(event))
+            except LocalProtocolError:
+                raise ConnectionBroken(f"the connection with {self.name} is being closed") from None
+            except BaseException:
+                self._ended = True  # half a frame may be out, so nothing may follow it
+                close_hard(self._stream)
+                raise
+
+    async def _send_now(self, data: bytes) -> None:
+        with trio.move_on_after(self._limits.send_timeout_s) as scope:
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise ConnectionBroken(f"the connection with {self.name} broke: {_why(error)}") from None
+        if scope.cancelled_caught:
+            raise ConnectionBroken(f"{self.name} does not read: nothing went out for {self._limits.send_timeout_s} s")
+
+    async def _read_for_ever(self) -> NoReturn:
+        while True:
+            data = await _receive_some(self._stream, self.name)
+            self._heard_at = trio.current_time()
+            try:
+                self._connection.receive_data(data)
+            except (RemoteProtocolError, LocalProtocolError) as error:
+                raise BadResponse(f"bad websocket from {self.name}: {error}") from None
+            self._handle_events()
+
+    def _handle_events(self) -> None:
+        for event in self._connection.events():
+            match event:
+                case BytesMessage():
+                    self._take(event)
+                case Ping():
+                    self._pong = bytes(event.payload)
+                    self._pong_due.set()
+                case CloseConnection():
+                    reason = event.reason or "no reason given"
+                    raise ConnectionBroken(f"{self.name} closed the websocket ({event.code} {reason})")
+                case TextMessage():
+                    raise BadResponse(f"a text message from {self.name}")
+
+    def _take(self, event: BytesMessage) -> None:
+        self._parts.append(bytes(event.data))
+        self._part_bytes += len(event.data)
+        if self._part_bytes > self._limits.max_message_bytes:
+            raise BadResponse(f"a message of {self.name} is over {self._limits.max_message_bytes} bytes")
+        if not event.message_finished:
+            return
+        message = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts, self._part_bytes = [], 0
+        if not self._inbox.put((message, True)):
+            raise ConnectionBroken(f"too many messages of {self.name} wait to be handled")
+
+    async def _pong_for_ever(self) -> NoReturn:
+        while True:
+            await self._pong_due.wait()
+            self._pong_due = trio.Event()
+            await self._send(Pong(payload=self._pong or b""))
+
+    async def _ping_for_ever(self) -> NoReturn:
+        """Whatever comes after a ping shows that the other end is alive: a pong may stand in line behind megabytes."""
+        while True:
+            await trio.sleep(self._limits.ping_interval_s)
+            asked_at = trio.current_time()
+            await self._send(Ping())
+            await trio.sleep(self._limits.pong_timeout_s)
+            if self._heard_at < asked_at:
+                text = f"nothing from {self.name} for {self._limits.pong_timeout_s} s after a ping"
+                raise ConnectionBroken(text)
+
+
+@asynccontextmanager
+async def dial(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    limits: DuplexLimits | None = None,
+) -> AsyncGenerator[Duplex, None]:
+    """Connect to ``url`` (ws or wss). Raises `ConnectFailed`, `WebsocketRefused` with the status among them."""
+    limits = limits or DuplexLimits()
+    endpoint = parse_url(url, "ws", "wss")
+    tls = (ssl_context or ssl.create_default_context()) if endpoint.secure else None
+    deadline = trio.current_time() + limits.handshake_timeout_s
+    stream = await open_stream(endpoint, tls, limits.handshake_timeout_s)
+    try:
+        with trio.move_on_at(deadline) as scope:
+            connection = await _ask(stream, endpoint, headers or {})
+        if scope.cancelled_caught:
+            raise ConnectFailed(f"no websocket handshake with {endpoint.origin} in time")
+        async with _opened(Duplex(stream, connection, endpoint.origin, limits)) as duplex:
+            yield duplex
+    finally:
+        close_hard(stream)
+
+
+@asynccontextmanager
+async def answer(
+    stream: Stream, name: str, authorize: Authorize, *, limits: DuplexLimits | None = None
+) -> AsyncGenerator[Duplex | None, None]:
+    """Take a connection that came in; None where it was refused or broke before it was open."""
+    limits = limits or DuplexLimits()
+    try:
+        connection = None
+        with trio.move_on_after(limits.handshake_timeout_s):
+            connection = await _judge(stream, name, authorize)
+        if connection is None:
+            yield None
+            return
+        async with _opened(Duplex(stream, connection, name, limits)) as duplex:
+            yield duplex
+    finally:
+        close_hard(stream)
+
+
+@asynccontextmanager
+async def _opened(duplex: Duplex) -> AsyncGenerator[Duplex, None]:
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(duplex.run)
+            try:
+                yield duplex
+            finally:
+                await duplex.say_goodbye(GOING_AWAY)
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise_only(group)
+
+
+async def _ask(stream: Stream, endpoint: Endpoint, headers: Mapping[str, str]) -> WSConnection:
+    connection = WSConnection(ConnectionType.CLIENT)
+    extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+    request = Request(host=endpoint.authority, target=endpoint.target, extra_headers=extra)
+    try:
+        await stream.send_all(connection.send(request))
+        event = await _first_event(stream, connection, endpoint.origin)
+        if isinstance(event, AcceptConnection):
+            return connection
+        if isinstance(event, RejectConnection):
+            raise await _refused(stream, connection, endpoint.origin, event)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError, UnavailableError) as error:
+        if isinstance(error, WebsocketRefused):
+            raise
+        raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: {_why(error)}") from None
+    raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: unexpected {event!r}")
+
+
+async def _first_event(stream: Stream, connection: WSConnection, name: str) -> Event:
+    while True:
+        for event in connection.events():
+            return event
+        connection.receive_data(await _receive_some(stream, name))
+
+
+async def _refused(
+    stream: Stream, connection: WSConnection, origin: str, rejected: RejectConnection
+) -> WebsocketRefused:
+    body = b""
+    while rejected.has_body and len(body) < _REASON_BYTES:
+        try:
+            event = await _first_event(stream, connection, origin)
+        except (UnavailableError, RemoteProtocolError, LocalProtocolError):
+            break
+        if not isinstance(event, RejectData):
+            break
+        body += bytes(event.data)
+        if event.body_finished:
+            break
+    text = body[:_REASON_BYTES].decode("utf-8", "replace").strip()
+    return WebsocketRefused(origin, rejected.status_code, text.splitlines()[0] if text else "")
+
+
+async def _judge(stream: Stream, name: str, authorize: Authorize) -> WSConnection | None:
+    connection = WSConnection(ConnectionType.SERVER)
+    try:
+        event = await _first_event(stream, connection, name)
+        if not isinstance(event, Request):
+            return None
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in event.extra_headers}
+        refusal = authorize(event.target, headers)
+        if refusal is not None:
+            await stream.send_all(_rejection(connection, refusal))
+            return None
+        await stream.send_all(connection.send(AcceptConnection()))
+    except RemoteProtocolError as error:
+        await _send_hint(stream, connection, error)
+        return None
+    except (UnavailableError, trio.BrokenResourceError, trio.ClosedResourceError):
+        return None
+    return connection
+
+
+def _rejection(connection: WSConnection, refusal: Refusal) -> bytes:
+    text = refusal.text.encode() + b"\n"
+    headers = [(b"content-length", str(len(text)).encode()), (b"content-type", b"text/plain")]
+    head = connection.send(RejectConnection(status_code=refusal.status, headers=headers, has_body=True))
+    return head + connection.send(RejectData(data=text))
+
+
+async def _send_hint(stream: Stream, connection: WSConnection, error: RemoteProtocolError) -> None:
+    """What came was HTTP, but no websocket: the library knows the right answer."""
+    if error.event_hint is None:
+        return
+    try:
+        await stream.send_all(connection.send(error.event_hint))
+    except (trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
+        return
+
+
+async def _receive_some(stream: Stream, name: str) -> bytes:
+    try:
+        data = await stream.receive_some(_RECEIVE_BYTES)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise ConnectionBroken(f"the connection with {name} broke: {_why(error)}") from None
+    if not data:
+        raise ConnectionBroken(f"{name} ended the connection")
+    return bytes(data)
+
+
+def _why(error: BaseException) -> str:
+    return str(error.__cause__ or error) or type(error).__name__
+
+
+def _first(group: BaseExceptionGroup[UnavailableError]) -> UnavailableError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, UnavailableError)  # noqa: S101 except* picked them
+    return error

@@ -1,0 +1,108 @@
+"""A listener for `Duplex` connections: a few peers that know each other, with or without TLS."""
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import trio
+
+from appliance.net.duplex import Authorize, Duplex, DuplexLimits, Refusal, answer
+from appliance.net.opening import Stream, close_hard
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("net")
+
+MAX_CONNECTIONS: Final = 256
+"""Open at the same time, those that have not said who they are included. More are closed at once."""
+
+_ACCEPT_PAUSE_S: Final = 0.1
+
+OnDuplex = Callable[[Duplex], Awaitable[None]]
+
+
+class DuplexServer:
+    """Serves ``handler`` on ``listener``, which it closes, until cancelled; then every peer is told goodbye."""
+
+    def __init__(
+        self,
+        handler: OnDuplex,
+        listener: socket.socket,
+        authorize: Authorize,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: DuplexLimits | None = None,
+    ) -> None:
+        self.connections = 0
+        self.refused = 0
+        self._handler = handler
+        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        self._authorize = authorize
+        self._ssl_context = ssl_context
+        self._limits = limits or DuplexLimits()
+
+    def __repr__(self) -> str:
+        return f"<DuplexServer {self.connections} connections>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept for ever."""
+        async with self._listener, trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                try:
+                    stream = await self._listener.accept()
+                except OSError as error:  # out of descriptors: new peers wait in the backlog
+                    log.error("cannot accept", server="replication", reason=str(error))
+                    await trio.sleep(_ACCEPT_PAUSE_S)
+                    continue
+                self._admit(stream, nursery)
+
+    def _admit(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+        if self.connections >= MAX_CONNECTIONS:
+            self.refused += 1
+            close_hard(stream)
+            return
+        self.connections += 1
+        nursery.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        name = _peer_of(stream)
+        # trio's 16 KiB bound on unsent bytes costs a wake-up for every 16 KiB of a large message.
+        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
+        try:
+            secured = await self._secured(stream)
+            if secured is not None:
+                async with answer(secured, name, self._judge, limits=self._limits) as duplex:
+                    if duplex is not None:
+                        await self._handler(duplex)
+        except Exception:
+            log.exception("connection failed", peer_address=name)
+        finally:
+            self.connections -= 1
+            close_hard(stream)
+
+    def _judge(self, target: str, headers: Mapping[str, str]) -> Refusal | None:
+        refusal = self._authorize(target, headers)
+        self.refused += refusal is not None
+        return refusal
+
+    async def _secured(self, stream: trio.SocketStream) -> Stream | None:
+        """The stream under TLS, where that is asked for; None for one that does not come up."""
+        if self._ssl_context is None:
+            return stream
+        tls = trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
+        try:
+            with trio.fail_after(self._limits.handshake_timeout_s):
+                await tls.do_handshake()
+        except (trio.BrokenResourceError, trio.TooSlowError) as error:
+            self.refused += 1
+            log.warning("no TLS with a peer", peer_address=_peer_of(stream), reason=str(error.__cause__ or error))
+            return None
+        return tls
+
+
+def _peer_of(stream: trio.SocketStream) -> str:
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return "a peer that is gone"

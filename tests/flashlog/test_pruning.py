@@ -1,0 +1,73 @@
+"""Retention by hand."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from appliance.domain.errors import LogError
+from appliance.flashlog import RetentionLimits, open_flashlog
+from appliance.flashlog.files import DATABASE_NAME
+from appliance.flashlog.maintenance import verify
+from appliance.flashlog.pruning import prune
+from appliance.flashlog.replica_jobs import begin
+from appliance.flashlog.store import Removed, Store
+from tests.flashlog.support import flashblock, store_append
+
+PAYLOADS = 200
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Payload n came at second n."""
+    with closing(Store(tmp_path / DATABASE_NAME)) as store:
+        for payload in range(PAYLOADS):
+            for index in range(2):
+                store_append(store, flashblock(payload, index, size=2000), now=float(payload))
+    return tmp_path
+
+
+def hours(count: float) -> RetentionLimits:
+    return RetentionLimits(max_age_s=count * 3600, max_bytes=None, slack_bytes=0)
+
+
+def test_what_is_too_old_goes_and_so_does_its_room(folder: Path) -> None:
+    path = folder / DATABASE_NAME
+    before = path.stat().st_size
+    said = prune(path, hours(0.01), now=PAYLOADS, dry_run=True)
+    assert path.stat().st_size == before
+    removed = prune(folder, hours(0.01), now=PAYLOADS)
+    assert removed == said
+    assert (removed.payloads, removed.entries) == (PAYLOADS - 36, 2 * (PAYLOADS - 36))
+    assert path.stat().st_size < before / 3
+    report = verify(folder)
+    assert report.ok, report.problems
+    assert report.entries == 2 * 36
+
+
+def test_what_is_too_much_goes_but_never_the_newest(folder: Path) -> None:
+    removed = prune(folder, RetentionLimits(max_age_s=None, max_bytes=0, slack_bytes=0), now=0)
+    assert removed.payloads == PAYLOADS - 1
+    assert verify(folder).entries == 2
+    assert prune(folder, RetentionLimits(max_age_s=None, max_bytes=0), now=0) == Removed()
+
+
+def test_nothing_goes_where_nothing_is_due(folder: Path) -> None:
+    assert prune(folder, hours(24), now=PAYLOADS) == Removed()
+
+
+async def test_a_log_in_use_is_left_alone(folder: Path) -> None:
+    async with open_flashlog(folder):
+        with pytest.raises(LogError, match="is in use by another process"):
+            prune(folder, hours(0), now=PAYLOADS)
+        assert prune(folder, hours(0), now=PAYLOADS, dry_run=True).payloads == PAYLOADS - 1
+
+
+def test_pruning_leaves_a_replicated_log_replicated(folder: Path) -> None:
+    with closing(Store(folder / DATABASE_NAME)) as store:
+        store.apply([lambda s: begin(s, replicated=True)])
+        store_append(store, flashblock(999, 0), now=float(PAYLOADS))
+    prune(folder, hours(0.01), now=PAYLOADS)
+    with closing(Store(folder / DATABASE_NAME)) as store:
+        (committed,) = store.apply([lambda s: begin(s, replicated=True)])
+    assert committed == 2 * PAYLOADS  # what was not committed still is not

@@ -1,0 +1,320 @@
+"""Websocket connections on which both ends talk, over real sockets."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from appliance.net.duplex import Duplex, DuplexLimits, Refusal, dial
+from appliance.net.duplex_server import DuplexServer
+from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
+from appliance.net.listening import open_listener
+from tests.net.upstreams import TLS_FILES, client_tls, server_tls
+from tests.support.eventually import eventually
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+QUICK = DuplexLimits(ping_interval_s=0.05, pong_timeout_s=0.05)
+Handler = Callable[[Duplex], Awaitable[None]]
+
+
+@dataclass
+class Serving:
+    server: DuplexServer
+    address: str
+    errors: list[BaseException] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self.address}/replication"
+
+
+async def echo(duplex: Duplex) -> None:
+    while True:
+        await duplex.send(await duplex.receive())
+
+
+def anyone(_target: str, _headers: Mapping[str, str]) -> Refusal | None:
+    return None
+
+
+@asynccontextmanager
+async def serving(
+    handler: Handler = echo,
+    authorize: Callable[[str, Mapping[str, str]], Refusal | None] = anyone,
+    tls: ssl.SSLContext | None = None,
+    limits: DuplexLimits | None = None,
+) -> AsyncIterator[Serving]:
+    listener = open_listener("127.0.0.1:0")
+    errors: list[BaseException] = []
+
+    async def handle(duplex: Duplex) -> None:
+        try:
+            await handler(duplex)
+        except (ConnectionBroken, BadResponse) as error:
+            errors.append(error)
+
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    server = DuplexServer(handle, listener, authorize, ssl_context=tls, limits=limits)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        try:
+            yield Serving(server, address, errors)
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def read_to_end(stream: trio.SocketStream) -> bytes:
+    data = b""
+    with trio.fail_after(5):
+        while more := await stream.receive_some():
+            data += more
+    return data
+
+
+async def collect(duplex: Duplex, got: list[bytes]) -> None:
+    while True:
+        got.append(await duplex.receive())
+
+
+async def raw(address: str) -> trio.SocketStream:
+    host, _, port = address.rpartition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    await stream.send_all(HANDSHAKE)
+    assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
+    return stream
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_536, 3_000_000])
+async def test_messages_come_back_as_they_went(size: int) -> None:
+    async with serving() as there, dial(there.url) as duplex:
+        for message in (bytes(size), b"\xff" * size):
+            await duplex.send(message)
+            assert await duplex.receive() == message
+
+
+async def test_the_order_is_kept_and_many_may_send_at_the_same_time() -> None:
+    async with serving() as there, dial(there.url) as duplex:
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(duplex.send, bytes([number]) * (number * 1000))
+        got = [await duplex.receive() for _ in range(50)]
+    assert sorted(got) == sorted(bytes([number]) * (number * 1000) for number in range(50))
+
+
+async def test_who_is_refused_hears_why() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def nobody(target: str, headers: Mapping[str, str]) -> Refusal | None:
+        seen.append((target, headers.get("authorization")))
+        return Refusal(401, "not with this secret")
+
+    async with serving(authorize=nobody) as there:
+        with pytest.raises(WebsocketRefused, match="HTTP 401: not with this secret") as caught:
+            async with dial(there.url, headers={"authorization": "Bearer x"}):
+                pass
+        assert caught.value.status == 401
+        assert seen == [("/replication", "Bearer x")]
+        assert there.server.refused == 1
+
+
+async def test_nobody_there_is_connect_failed() -> None:
+    with pytest.raises(ConnectFailed, match="no connection to ws://127"):
+        async with dial("ws://127.0.0.77:9/"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "answer"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: h\r\n\r\n", b"HTTP/1.1 400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n", b"HTTP/1.1 400"),
+    ],
+)
+async def test_what_is_no_websocket_is_closed_and_the_others_go_on(request_bytes: bytes, answer: bytes) -> None:
+    async with serving() as there, dial(there.url) as duplex:
+        host, _, port = there.address.rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(request_bytes)
+            assert (await read_to_end(stream))[: len(answer) or None] == answer
+        await duplex.send(b"still here")
+        assert await duplex.receive() == b"still here"
+
+
+async def test_who_says_nothing_is_closed_at_the_deadline_of_the_handshake() -> None:
+    async with serving(limits=DuplexLimits(handshake_timeout_s=0.05)) as there:
+        host, _, port = there.address.rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            assert await read_to_end(stream) == b""
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    silent = open_listener("127.0.0.1:0")
+    with silent:
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConnectFailed, match="in time"):
+            async with dial(url, limits=DuplexLimits(handshake_timeout_s=0.05)):
+                pass
+
+
+async def test_a_peer_that_hangs_is_noticed_by_its_pongs() -> None:
+    async with serving(limits=QUICK) as there:
+        async with await raw(there.address) as stream:  # never answers a ping
+            await read_to_end(stream)
+        await eventually(lambda: bool(there.errors))
+        assert "after a ping" in str(there.errors[0])
+
+
+async def test_a_peer_that_only_listens_stays() -> None:
+    async with serving(limits=QUICK) as there, dial(there.url, limits=QUICK) as duplex:
+        await trio.sleep(0.4)
+        await duplex.send(b"still here")
+        assert await duplex.receive() == b"still here"
+    assert not [error for error in there.errors if "ping" in str(error)]
+
+
+async def test_a_peer_that_does_not_read_ends_its_connection_only() -> None:
+    sent = 0
+
+    async def pour(duplex: Duplex) -> None:
+        nonlocal sent
+        while True:
+            await duplex.send(bytes(1_000_000))
+            sent += 1
+
+    limits = DuplexLimits(send_timeout_s=0.1, pong_timeout_s=60)
+    async with serving(pour, limits=limits) as there:
+        async with await raw(there.address):
+            await eventually(lambda: bool(there.errors))
+        assert "does not read" in str(there.errors[0])
+        assert sent < 100
+
+
+async def test_a_reader_that_falls_behind_loses_the_connection_not_a_message() -> None:
+    async def pour(duplex: Duplex) -> None:
+        for number in range(100):
+            await duplex.send(bytes([number]) * 1000)
+        await trio.sleep_forever()
+
+    limits = DuplexLimits(max_inbox_bytes=20_000)
+    async with serving(pour) as there, dial(there.url, limits=limits) as duplex:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        got: list[bytes] = []
+        with pytest.raises(ConnectionBroken, match="too many messages"):
+            await collect(duplex, got)
+        assert [message[0] for message in got] == list(range(len(got)))
+        assert 0 < len(got) <= 20
+
+
+async def test_a_message_over_the_bound_ends_the_connection() -> None:
+    async with serving(limits=DuplexLimits(max_message_bytes=1000)) as there, dial(there.url) as duplex:
+        await duplex.send(bytes(1001))
+        with pytest.raises(ConnectionBroken):
+            await duplex.receive()
+        assert "over 1000 bytes" in str(there.errors[0])
+
+
+@pytest.mark.parametrize(
+    "frame", [b"\x81\x01a", b"\xff\xff\xff\xff", b"\x82\x81\x00\x00\x00\x00a\x81\x81\x00\x00\x00\x00a"]
+)
+async def test_frames_that_are_none_of_ours_end_the_connection(frame: bytes) -> None:
+    async with serving() as there:
+        async with await raw(there.address) as stream:
+            await stream.send_all(frame)
+            await read_to_end(stream)
+        await eventually(lambda: bool(there.errors))
+
+
+async def test_a_server_that_stops_says_goodbye() -> None:
+    async with trio.open_nursery() as nursery:
+        async with serving() as there:
+            duplex = await nursery.start(keep, there.url)
+        with pytest.raises(ConnectionBroken, match=r"closed the websocket \(1001"):
+            await duplex.receive()
+        nursery.cancel_scope.cancel()
+
+
+async def keep(url: str, *, task_status: trio.TaskStatus[Duplex]) -> None:
+    async with dial(url) as duplex:
+        task_status.started(duplex)
+        await trio.sleep_forever()
+
+
+async def test_after_a_send_that_was_cancelled_nothing_follows_half_a_frame() -> None:
+    async def deaf(_: Duplex) -> None:
+        await trio.sleep_forever()
+
+    generous = DuplexLimits(max_inbox_bytes=10**9, max_message_bytes=10**9, send_timeout_s=60)
+    async with serving(deaf, limits=generous) as there, dial(there.url, limits=generous) as duplex:
+        with trio.move_on_after(0.02) as scope:
+            await duplex.send(bytes(50_000_000))  # masking it alone takes longer
+        assert scope.cancelled_caught
+        with pytest.raises(ConnectionBroken):
+            await duplex.send(b"more")
+
+
+async def test_what_the_body_raises_passes_unchanged() -> None:
+    async with serving() as there:
+        with pytest.raises(KeyError):
+            async with dial(there.url):
+                raise KeyError("ours")
+
+
+async def test_a_handler_that_fails_ends_its_own_connection() -> None:
+    async def fail(duplex: Duplex) -> None:
+        if await duplex.receive() == b"fail":
+            raise RuntimeError("a bug")
+        await duplex.send(b"well")
+
+    async with serving(fail) as there, dial(there.url) as one, dial(there.url) as other:
+        await one.send(b"fail")
+        with pytest.raises(ConnectionBroken):
+            await one.receive()
+        await other.send(b"do not")
+        assert await other.receive() == b"well"
+
+
+def mutual(*, server: bool) -> ssl.SSLContext:
+    context = server_tls() if server else client_tls()
+    context.load_verify_locations(TLS_FILES / "certificate.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+async def test_over_tls_it_is_the_same() -> None:
+    async with serving(tls=server_tls()) as there:
+        async with dial(f"wss://{there.address}", ssl_context=client_tls()) as duplex:
+            await duplex.send(bytes(1_000_000))
+            assert await duplex.receive() == bytes(1_000_000)
+        with pytest.raises(ConnectFailed):
+            async with dial(there.url):
+                pass
+
+
+async def test_mutual_tls_takes_who_has_a_certificate() -> None:
+    async with serving(tls=mutual(server=True)) as there:
+        with pytest.raises(ConnectFailed):
+            async with dial(f"wss://{there.address}", ssl_context=mutual(server=False)):
+                pass
+        known = mutual(server=False)
+        known.load_cert_chain(TLS_FILES / "certificate.pem", TLS_FILES / "key.pem")
+        async with dial(f"wss://{there.address}", ssl_context=known) as duplex:
+            await duplex.send(b"known")
+            assert await duplex.receive() == b"known"
+
+
+async def test_an_error_that_comes_with_a_cancellation_is_still_the_bodys_own() -> None:
+    async def cancel_and_fail(url: str) -> None:
+        with trio.CancelScope() as scope:
+            async with dial(url):
+                scope.cancel()
+                raise KeyError("ours")
+
+    async with serving() as there:
+        with pytest.raises(KeyError):
+            await cancel_and_fail(there.url)
