@@ -238,7 +238,8 @@ class BuiltPayload:
     ``version`` is getPayload's. ``result`` is the part of ``body`` that goes out under any other id.
     ``transactions`` are JSON strings, quotes included; they and ``result`` are views into ``body``.
     ``block_value`` in wei, None where the answer has none that can be read. ``new_payload_parts`` are executionPayload
-    and executionRequests, views too, where decoding found them on its way (payload_slices.py).
+    and executionRequests, views too, and ``skeleton`` is ``body`` with an empty list of transactions, where decoding
+    found them on its way (payload_slices.py).
     """
 
     version: int
@@ -260,6 +261,7 @@ class BuiltPayload:
     names_beacon_root: bool = True
     extra_data: str | None = None
     new_payload_parts: tuple[msgspec.Raw, msgspec.Raw] | None = None
+    skeleton: bytes | None = None
 
 
 Result = TypeVar("Result")
@@ -400,6 +402,7 @@ def _decode_large(skeleton: Skeleton, version: int) -> BuiltPayload:
         transactions=skeleton.transactions,
         names_beacon_root=names_root,
         new_payload_parts=(whole, parts.execution_requests),
+        skeleton=skeleton.text,
     )
 
 

@@ -12,6 +12,7 @@ from appliance.wire import payload_slices
 from appliance.wire.engine import BuiltPayload, RefusedError, decode_payload
 from appliance.wire.engine_bodies import new_payload_request, payload_answer
 from appliance.wire.payload_slices import LARGE_BYTES, Skeleton
+from appliance.wire.scrutiny import check_fields
 
 HASH: Final = "0x" + "ab" * 32
 FIELDS: Final = (
@@ -19,6 +20,8 @@ FIELDS: Final = (
     f'"feeRecipient":"0x{"42" * 20}","prevRandao":"{HASH}","gasLimit":"0x3938700","withdrawals":[]'
 )
 ROOT: Final = "0x" + "cd" * 32
+
+FOUND: Final = {"new_payload_parts", "skeleton"}  # what only the quick way has
 
 Said = BuiltPayload | type[Exception]
 
@@ -44,7 +47,7 @@ def facts(payload: Said) -> object:
     """Everything that can be seen of it, parts as bytes."""
     if not isinstance(payload, BuiltPayload):
         return payload
-    fields = {name: getattr(payload, name) for name in BuiltPayload.__slots__ if name != "new_payload_parts"}
+    fields = {name: getattr(payload, name) for name in BuiltPayload.__slots__ if name not in FOUND}
     fields["result"] = bytes(payload.result)
     fields["transactions"] = [bytes(each) for each in payload.transactions]
     made = [new_payload_request(payload, root) for root in (None, ROOT)]
@@ -152,3 +155,22 @@ def test_small_answers_take_the_ordinary_way() -> None:
     assert was_quick(decode_payload(large, 4))
     assert Skeleton.find(answer()) is None
     assert facts(decode_payload(large, 4)) == facts(said(large, large_from=1 << 30))
+
+
+@pytest.mark.parametrize(
+    "beside", ["", ',"blockvalue":"0x11"', ',"blockValue":"0x11"', ',"parentBeaconBlockRoot":null', ',"new":1']
+)
+def test_a_builders_answer_is_scrutinised_by_its_skeleton_as_by_itself(beside: str) -> None:
+    body = answer(beside=beside)
+    payload = said(body, large_from=0)
+    assert isinstance(payload, BuiltPayload)
+    assert payload.skeleton == answer("[]", beside=beside)
+    assert refusal(payload.skeleton, ()) == refusal(body, payload.transactions)
+
+
+def refusal(body: bytes, transactions: tuple[msgspec.Raw, ...]) -> str | None:
+    try:
+        check_fields(body, transactions)
+    except DecodeError as error:
+        return str(error)
+    return None
