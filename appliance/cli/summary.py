@@ -104,6 +104,39 @@ def _fanout(of: Numbers) -> Iterator[Line]:
     yield "fan-out", f"{text}; {counts}"
 
 
+def _replication(of: Numbers) -> Iterator[Line]:
+    recovering = ", recovering: it does not vote" if of.raw("recovering") else ""
+    held = f"{of('held')} flashblocks held for {of('held_s')} s, {of('contradictions')} contradictions"
+    commits = f"commits take {of('commit_ms.p50')} ms, p99 {of('commit_ms.p99')}"
+    yield "replication", f"{of('host_id')}, {of('role')}, quorum {of('quorum')}{recovering}; {held}; {commits}"
+    for name, peer in of.each("peers"):
+        state = "followed" if peer.raw("following") else f"not connected: {peer('last_error')}"
+        yield f"peer {name}", f"{state}; {peer('behind')} behind, {peer('failures')} failures"
+    for name, follower in of.each("followers"):
+        text = f"{follower('acked')} acknowledged, {follower('behind')} behind, {follower('refused')} refused"
+        yield f"follower {name}", f"{text}{'' if follower.raw('votes') else '; it has no vote'}"
+
+
+def _lb(of: Numbers) -> Iterator[Line]:
+    waiting = f"{of('queue.fast_track')} fast-track, {of('queue.high')} high, {of('queue.low')} low"
+    yield "lb", f"{of('in_flight')} in flight; waiting: {waiting}"
+    for node in of.raw("nodes") or ():
+        of_node = Numbers(node)
+        text = f"{of_node('in_flight')} of {of_node('workers')} workers, from the {of_node('source')}"
+        yield f"node {of_node('uri')}", f"{of_node('explain.state')}, {of_node('explain.reason')}; {text}"
+
+
+def _providers(of: Numbers) -> Iterator[Line]:
+    for name, group in of.each("groups"):
+        counts = f"{group('switches')} switches, {group('clients')} websockets"
+        yield (
+            f"L1 {name}",
+            f"{group('active')} is active; {counts}, {group('transactions.dropped')} transactions dropped",
+        )
+        for endpoint_name, endpoint in group.each("endpoints"):
+            yield f"  {endpoint_name}", f"{endpoint('state')}, head {endpoint('head')}: {endpoint('explain')}"
+
+
 def _flashlog(of: Numbers) -> Iterator[Line]:
     error = f", last error: {of('last_error')}" if of.raw("last_error") else ""
     written = f"{of('waiting_writes')} writes wait, {of('failed_writes')} failed{error}"
@@ -114,7 +147,10 @@ _SUMMARIES: Final[dict[str, Callable[[Numbers], Iterator[Line]]]] = {
     "engine": _engine,
     "builder_listen": _builder_listen,
     "flashblocks": _flashblocks,
+    "replication": _replication,
     "fanout": _fanout,
+    "lb": _lb,
+    "providers": _providers,
     "flashlog": _flashlog,
 }
 
