@@ -27,8 +27,8 @@ from appliance.net.http_client import HttpClient
 from appliance.replication.service import Replication
 from appliance.supervisor import Appliance
 from tests.flashlog.support import flashblock
-from tests.support.conductor import free_port
 from tests.support.eventually import eventually
+from tests.support.ports import lasting_port
 
 # An address that no other test uses: where nobody may listen any more, no other test's server may be found.
 ANY = "127.0.0.77:0"
@@ -169,7 +169,7 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
 def replicated_hosts(folder: Path) -> tuple[Config, Config]:
     """Two voters without an engine."""
     (folder / "r.secret").write_text("22" * 32)
-    ports = {"a": free_port(), "b": free_port()}
+    ports = {"a": lasting_port(), "b": lasting_port()}
 
     def config(name: str, other: str) -> Config:
         return Config(

@@ -72,7 +72,7 @@ class Refusal(Message, frozen=True, array_like=True, tag="refusal"):
 
 
 class WireEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A `Replica`. ``position`` is the source's, ``prefix`` includes this body, ``received_at`` is a wall clock."""
+    """A `Replica`. ``position`` is the source's, ``prefix`` includes this body, ``received_at`` is wall clock time."""
 
     position: int
     payload_id: PayloadId

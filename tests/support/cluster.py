@@ -14,7 +14,7 @@ import trio
 from appliance.devnet.network import Devnet
 from appliance.domain.errors import UnavailableError
 from appliance.net.http_client import HttpClient
-from tests.support.conductor import free_port
+from tests.support.ports import lasting_port
 from tests.support.process import ApplianceProcess, running
 from tests.support.proxy import Proxy, proxied
 
@@ -26,10 +26,10 @@ ORIGIN = "a"
 class Ports:
     """Kept over restarts, so that others find the host again."""
 
-    replication: int = field(default_factory=free_port)
-    fanout: int = field(default_factory=free_port)
-    admin: int = field(default_factory=free_port)
-    engine: int = field(default_factory=free_port)
+    replication: int = field(default_factory=lasting_port)
+    fanout: int = field(default_factory=lasting_port)
+    admin: int = field(default_factory=lasting_port)
+    engine: int = field(default_factory=lasting_port)
 
 
 @dataclass
