@@ -107,11 +107,11 @@ def measure_queue(repeats: int = 7) -> Queue:
 
 def _queue_ms(count: int) -> float:
     queue: PriorityQueue[int] = PriorityQueue(QueueRules())
-    priorities = list(Priority)
+    tasks = [(number, Priority(number % 3)) for number in range(count)]
     gc.collect()
     began = time.perf_counter()
-    for number in range(count):
-        queue.push(number, priorities[number % 3], 0.0)
+    for task, priority in tasks:
+        queue.push(task, priority, 0.0)
     while queue.pop(0.0) is not None:
         pass
     return (time.perf_counter() - began) * 1000

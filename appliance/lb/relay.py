@@ -28,6 +28,7 @@ _PROBLEMS: Final[dict[type, tuple[int, bytes]]] = {
     TimedOut: (504, b"no answer from the node in time\n"),
     AnswerTooLarge: (502, b"the node's answer is too large\n"),
 }
+_JSON: Final = b"application/json"
 _OTHER_PROBLEM: Final = (502, b"the connection to the node failed\n")
 
 
@@ -153,30 +154,24 @@ class Relay:
             self._free(node, lane, trio.current_time())
             raise
         now = trio.current_time()
-        self._metrics.proxy_seconds.observe(job.priority, now - began)
-        failed = self._judge(node, response, problem, now)
+        took_s = now - began
+        self._metrics.proxy_seconds.observe(job.priority, took_s)
+        if response is not None and response.status < 400:
+            node.health.request_succeeded()
+            self._free(node, lane, now)
+            kind = response.content_type or _JSON
+            return Answer(response.status, response.body, kind, node.name, began - job.created, took_s), False
+        self._judge(node, response, problem, now)
         self._free(node, lane, now)
-        answer = _answer(node, response, problem, began - job.created, now - began)
-        if failed:
-            return answer, self._may_try_again(job, node, answer, problem, now)
-        return answer, False
+        answer = _answer(node, response, problem, began - job.created, took_s)
+        return answer, self._may_try_again(job, node, answer, problem, now)
 
-    def _judge(self, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> bool:
-        """Tell the node's health; whether this try failed."""
-        if response is not None:
-            status = response.status
-            if status < 400:
-                node.health.request_succeeded()
-                return False
-            if status < 500:
-                return True
-            node.health.request_failed(f"status {status}", now)
-        elif isinstance(problem, AnswerTooLarge):
-            return True  # the request's own
-        else:
-            node.health.request_failed(str(problem), now)
+    def _judge(self, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> None:
+        """Tell the node's health of a try that failed, unless that is the request's own doing."""
+        if isinstance(problem, AnswerTooLarge) or (response is not None and response.status < 500):
+            return
+        node.health.request_failed(str(problem) if response is None else f"status {response.status}", now)
         self.settle(node, now)
-        return True
 
     def _free(self, node: Node, lane: HttpLane, now: float) -> None:
         self._proxying.stop(lane)
@@ -252,7 +247,6 @@ def _answer(
     node: Node, response: LaneAnswer | None, problem: UnavailableError | None, queue_s: float, proxy_s: float
 ) -> Answer:
     if response is not None:
-        content_type = response.content_type or b"application/json"
-        return Answer(response.status, response.body, content_type, node.name, queue_s, proxy_s)
+        return Answer(response.status, response.body, response.content_type or _JSON, node.name, queue_s, proxy_s)
     status, text = _PROBLEMS.get(type(problem), _OTHER_PROBLEM)
     return Answer(status, text, b"text/plain; charset=utf-8", node.name, queue_s, proxy_s)

@@ -104,7 +104,7 @@ class LoadBalancer:
         """
         self._assemble()
         self._server = HttpServer(
-            self.handle,
+            self._face.handle,
             listener,
             limits=self._limits(),
             stopping=stopping,

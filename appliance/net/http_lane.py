@@ -7,7 +7,7 @@ turn of the loop. Connections under TLS are `ClientConnection`s, as the client's
 
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
@@ -187,6 +187,7 @@ class _PlainConnection:
         self._origin = origin
         self._parser = AnswerParser(max_header_bytes=_MAX_HEADER_BYTES, max_body_bytes=max_response_bytes)
         self.reusable = False
+        self._broken = False
 
     def is_quiet(self) -> bool:
         """Nothing came while idle. Otherwise the other side closed, or sent what nobody asked for."""
@@ -207,41 +208,65 @@ class _PlainConnection:
 
     async def exchange(self, head: bytes, body: bytes) -> LaneAnswer:
         """Send the request and receive the answer; ``reusable`` says afterwards whether to keep the connection."""
-        self.reusable = False
+        self.reusable = self._broken = False
         parser = self._parser
         parser.begin()
-        sent = await self._send([head + body] if len(body) <= _JOIN_BYTES else [head, body])
+        rest = self._send_now(head, body)
+        if rest:
+            await self._send_rest(rest)
         try:
             await self._receive(parser)
         except ParseError as error:
             kind = AnswerTooLarge if error.status == 413 else BadResponse
             raise kind(f"bad answer from {self._origin}: {error.text}") from None
-        self.reusable = sent and parser.keep_alive
+        self.reusable = parser.keep_alive and not self._broken
         return LaneAnswer(parser.status, parser.take_body(), parser.content_type)
 
-    async def _send(self, parts: list[bytes]) -> bool:
-        """Whether all went out. If not, the answer may still be there: a refusal before the body was read."""
+    def _send_now(self, head: bytes, body: bytes) -> Sequence[bytes | memoryview]:
+        """What the kernel did not take at once. If not all goes out, the answer may still be there: a refusal."""
         try:
-            rest = socket_io.send_parts_now(self._socket, parts)
-            if rest:
-                await socket_io.send_all(self._socket, *rest)
+            if len(body) > _JOIN_BYTES:
+                return socket_io.send_parts_now(self._socket, [head, body])
+            data = head + body
+            sent = self._socket.send(data)
+            return () if sent == len(data) else (memoryview(data)[sent:],)
+        except BlockingIOError:
+            return head, body
         except OSError:
-            return False
-        return True
+            self._broken = True
+            return ()
+
+    async def _send_rest(self, rest: Sequence[bytes | memoryview]) -> None:
+        try:
+            await socket_io.send_all(self._socket, *rest)
+        except OSError:
+            self._broken = True
 
     async def _receive(self, parser: AnswerParser) -> None:
         if self._socket.fileno() == -1:
             raise trio.ClosedResourceError("closed while it was sending")
-        data = await socket_io.receive(self._socket, _FIRST_RECEIVE_BYTES)
-        anything_read = bool(data)
-        while True:
-            if data:
-                parser.feed(data)
-            else:
-                parser.feed_eof()
+        await trio.lowlevel.wait_readable(self._socket)  # `socket_io.receive`, with one frame less for small answers
+        try:
+            data = self._socket.recv(_FIRST_RECEIVE_BYTES)
+        except BlockingIOError:
+            data = await socket_io.receive(self._socket, _FIRST_RECEIVE_BYTES)
+        except OSError:
+            data = b""
+        if data:
+            parser.feed(data)
             if parser.whole:
                 return
-            if not data:
-                when = "in the middle of its answer" if anything_read else "before its answer"
-                raise ConnectionBroken(f"{self._origin} closed {when}", nothing_read=not anything_read)
+        await self._receive_rest(parser, data)
+
+    async def _receive_rest(self, parser: AnswerParser, data: bytes) -> None:
+        anything_read = bool(data)
+        while data:
             data = await socket_io.receive(self._socket, _RECEIVE_BYTES)
+            if data:
+                parser.feed(data)
+            if parser.whole:
+                return
+        parser.feed_eof()
+        if not parser.whole:
+            when = "in the middle of its answer" if anything_read else "before its answer"
+            raise ConnectionBroken(f"{self._origin} closed {when}", nothing_read=not anything_read)

@@ -189,8 +189,7 @@ async def test_when_all_nodes_are_out_requests_fail_fast_and_those_that_wait_hea
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(call)
-            await eventually(lambda: sum(w.sizes()) == 3)
-            node.behaviour = answers(500)
+            await eventually(lambda: sum(w.sizes()) == 3 and node.running == 1)
             await fail_running(w)
         assert sorted(results) == [502, 503, 503, 503]
         assert (await w.call()).body == b"no healthy nodes available\n"

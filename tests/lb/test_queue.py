@@ -188,6 +188,16 @@ def test_the_oldest_and_who_is_older() -> None:
     assert queue.pop_older(3.0) == "fast"
 
 
+def test_cancelled_requests_leave_no_trace_however_many_they_are() -> None:
+    queue: PriorityQueue[int] = PriorityQueue(QueueRules())
+    queue.push(-1, L, 0.0)
+    for number in range(10_000):
+        queue.push(number, L, 0.0)
+        assert queue.cancel(number, L)
+    assert len(queue._fifos[L]._order) < 100
+    assert (queue.pop(0.0), queue.pop(0.0)) == (-1, None)
+
+
 def test_repr_says_how_many_wait() -> None:
     assert repr(filled(QueueRules(), fast=1, low=2)) == "<PriorityQueue 1 fast-track, 0 high, 2 low>"
 

@@ -72,7 +72,7 @@ def test_a_text_line_is_formed_as_all_others(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_lines_are_written_together_and_in_order(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_lines, "_BATCH_BYTES", 300)
+    monkeypatch.setattr(request_lines, "_BATCH", 4)
     lines = RequestLines("lb")
     for number in range(10):
         lines.write("x", Number(number))
