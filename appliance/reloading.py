@@ -52,8 +52,9 @@ class Reloader:
         """Read the file anew and apply what can be; False, with a log line, when it is bad."""
         async with self._turn:
             try:
-                config = await trio.to_thread.run_sync(load)
-                secrets = await trio.to_thread.run_sync(Secrets.load, config)
+                # A key file may be a pipe that nobody writes: a stop must not wait for it.
+                config = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+                secrets = await trio.to_thread.run_sync(Secrets.load, config, abandon_on_cancel=True)
             except ConfigError as error:
                 self._note(str(error))
                 log.error("configuration not reloaded, the old one holds", errors=str(error).splitlines())
@@ -65,6 +66,9 @@ class Reloader:
         before = self.config
         self.config = take_over(before, config)
         taken = changed_keys(before, self.config)
+        if config.fanout is None and self._secrets is not None:
+            # Fan-out goes on until a restart, and without its keys it would be open to everybody.
+            secrets = replace(secrets, apps=self._secrets.apps)
         if self._secrets is not None:
             taken += ["secret apps"] if secrets.apps != self._secrets.apps else []
             self._secrets = replace(self._secrets, apps=secrets.apps)

@@ -1,5 +1,6 @@
 """A reload: what is applied, what waits for a restart, and that a bad file changes nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,9 @@ async def test_a_good_file_is_applied_and_said(tmp_path: Path) -> None:
         lambda host: host.path.unlink(),
         lambda host: host.keys.write_text("short"),
         lambda host: host.keys.unlink(),
+        lambda host: host.path.write_text("[fanout]\nmax_per_ip = " + "9" * 5000),
+        lambda host: host.path.write_text("a = " + "[" * 100_000),
+        lambda host: host.path.write_text(GOOD.format(limit=5).replace("a.keys", "a\\u0000.keys")),
     ],
 )
 async def test_a_bad_file_changes_nothing_and_is_said(tmp_path: Path, spoil: object) -> None:
@@ -143,3 +147,38 @@ async def test_two_reloads_do_not_overlap(tmp_path: Path) -> None:
         for _ in range(3):
             nursery.start_soon(host.reloader.reload, lambda: load(host.path), apply)
     assert most == 1
+
+
+async def test_a_file_without_fan_out_takes_no_keys_from_the_one_that_runs(tmp_path: Path) -> None:
+    """It goes on until a restart; without its keys everybody would be let in."""
+    host = Host(tmp_path)
+    host.path.write_text('[lb]\n[admin]\ntoken_file = "token"\n')
+    with structlog.testing.capture_logs() as lines:
+        assert await host.reload()
+    [(config, secrets)] = host.applied
+    assert config.fanout is not None
+    assert [app.name for app in secrets.apps] == ["a"]
+    assert {"fanout", "lb"} <= set(lines[0]["keys"])
+    assert lines[1]["changed"] == []
+
+
+async def writing_end(pipe: Path) -> int:
+    """It can be opened once somebody reads."""
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            await trio.sleep(0.005)
+
+
+async def test_a_stop_does_not_wait_for_a_key_file_that_nobody_writes(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.keys.unlink()
+    os.mkfifo(host.keys)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.reload)
+            pipe = await writing_end(host.keys)
+            nursery.cancel_scope.cancel()
+    os.close(pipe)  # lets the thread end
+    assert host.applied == []

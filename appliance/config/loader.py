@@ -58,6 +58,8 @@ def load(path: Path) -> Config:
         return loads(text, folder=path.parent, environ=os.environ)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists: tomllib lets them through
+        raise ConfigError(f"{path}: not TOML that can be read: {error}") from error
 
 
 def loads(text: str, *, folder: Path, environ: Mapping[str, str] = types.MappingProxyType({})) -> Config:

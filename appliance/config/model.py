@@ -27,7 +27,8 @@ EndpointUrl = Annotated[
         extra={"secret": True},
     ),
 ]
-Path = Annotated[str, Meta(min_length=1, description="a path", extra={"path": True})]
+# The kernel knows no path with a NUL, and Python raises ValueError where everybody expects OSError.
+Path = Annotated[str, Meta(pattern=r"^[^\x00]+$", description="a path", extra={"path": True})]
 Name = Annotated[
     str,
     Meta(

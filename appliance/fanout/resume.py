@@ -38,7 +38,9 @@ class _InvalidQueryError(Exception):
     pass
 
 
-_OWN_NAMES = frozenset({"block_number", "payload_id", "flashblock_index", "encoding", "addresses", "topics", "match"})
+_OWN_NAMES = frozenset(
+    {"block_number", "payload_id", "flashblock_index", "encoding", "control", "addresses", "topics", "match"}
+)
 
 
 def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
@@ -46,7 +48,7 @@ def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
 
     ``query`` is ``raw_query`` decoded.
     """
-    if raw_query.count("=") <= len(query):  # nearly always, and much cheaper to see
+    if raw_query.count("&") < len(query):  # as many parts as names: nearly always, and much cheaper to see
         return None
     names = Counter(name for name, _ in parse_qsl(raw_query, keep_blank_values=True))
     return next((name for name, times in names.items() if times > 1 and name in _OWN_NAMES), None)
