@@ -1,34 +1,41 @@
-"""When a host that lost its log may vote again. Pure.
+"""When a host with a log that has not voted yet may begin to. Pure.
 
-What it voted for before is gone with its log, so it could vote for another body at the same place, and two bodies could
-each have a quorum. Its peers remember the log that it had (`Welcome.another_log`). It then follows without a vote until
-it has caught up with so many voters that every quorum which it was part of has one of them: voters - quorum + 1.
+A new log may be that of a new host, or that of a host that lost its disk: what it voted before is gone, so it could
+vote for another body at the same place, and two bodies could each have a quorum. Nobody can tell the two apart for
+sure, so both begin in the same way: without a vote, until the log has, of every other voter, all that this one had
+when it said welcome, and nothing of that is refused here and undecided.
+
+Why that is enough: whatever its lost vote helped to commit is, or was, in the log of another voter, and is in this log
+now. And each voter has forgotten what the lost log voted before it said welcome, so no old vote is ever counted again.
 """
+
+from collections.abc import Iterable
 
 
 class Recovery:
-    """Counts whom this host has caught up with; ``targets`` are the sources' last positions when they said welcome."""
+    """``others`` are the other voters; ``recovering`` is False for a log that has its vote, or host without one."""
 
-    def __init__(self, *, voters: int, quorum: int, recovering: bool) -> None:
-        self._needed = voters - quorum + 1
-        self._targets: dict[str, int] = {}
-        self._caught_up: set[str] = set()
+    def __init__(self, others: Iterable[str], *, recovering: bool) -> None:
+        self._missing: dict[str, int | None] = dict.fromkeys(sorted(others))
         self.recovering = recovering
 
-    def begin(self) -> bool:
-        """A voter knew this host with another log; true when that is news."""
-        news, self.recovering = not self.recovering, True
-        return news
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The voters whose logs are not here yet."""
+        return tuple(self._missing)
 
     def welcomed(self, peer: str, appended: int) -> None:
-        """A voter accepted this host's following; its log ends at ``appended``."""
-        self._targets[peer] = appended
-        self._caught_up.discard(peer)
+        """A voter said welcome; its log ends at ``appended``."""
+        if peer in self._missing:
+            self._missing[peer] = appended
 
-    def reached(self, peer: str, position: int) -> bool:
-        """This host has ``peer``'s log up to ``position``; true when that ends the recovery."""
-        if not self.recovering or position < self._targets.get(peer, position + 1):
-            return False
-        self._caught_up.add(peer)
-        self.recovering = len(self._caught_up) < self._needed
-        return not self.recovering
+    def reached(self, peer: str, settled: int) -> None:
+        """This log has ``peer``'s up to a position, and nothing of that is in doubt but what it holds itself."""
+        target = self._missing.get(peer)
+        if target is not None and settled >= target:
+            del self._missing[peer]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the vote can be taken up now."""
+        return self.recovering and not self._missing

@@ -1,0 +1,117 @@
+"""How far this host's log is committed: in its own order, because readers read up to one position. Pure.
+
+An entry that is decided waits for those before it. One that is undecided and contested could wait for a host that is
+away, and hold the whole stream: it is moved behind what is committed (`blocked`), for nobody was shown it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from appliance.domain.payloads import PayloadId
+from appliance.replication.places import Key, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An entry beyond the commit point. ``since``: on this disk; ``born``: at its origin, both monotonic seconds."""
+
+    position: int
+    place: Place
+    since: float
+    born: float
+
+
+class CommitOrder:
+    """``committed`` may be said to others, ``shown`` to subscribers, ``seen`` is how far the log was looked at."""
+
+    def __init__(self, committed: int, publish_after_s: float | None) -> None:
+        self.committed = self.shown = self.seen = committed
+        self._publish_after_s = publish_after_s
+        self._open: dict[int, Waiting] = {}  # in the order of positions
+        self._position_of: dict[Key, int] = {}
+        self._decided: set[Key] = set()
+        self.frozen: set[PayloadId] = set()
+        """Payloads whose entries are being moved or removed: the commit point does not pass them meanwhile."""
+
+    def __repr__(self) -> str:
+        return f"<CommitOrder committed {self.committed}, {len(self._open)} open>"
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def oldest(self) -> Waiting | None:
+        """The entry that the commit point waits for."""
+        return next(iter(self._open.values()), None)
+
+    def at(self, position: int) -> Waiting | None:
+        """What is at a position beyond the commit point; None where nothing is, or not any more."""
+        return self._open.get(position)
+
+    def is_committed(self, position: int, key: Key) -> bool:
+        """Whether an entry of this log is committed, be it in order or ahead of it."""
+        return position <= self.committed or key in self._decided
+
+    def held(self, waiting: Waiting) -> None:
+        """The log's next entry; positions only grow. One that is known has been moved here."""
+        self.seen = waiting.position
+        before = self._position_of.get(waiting.place.key)
+        if before is not None:
+            del self._open[before]
+        self._open[waiting.position] = waiting
+        self._position_of[waiting.place.key] = waiting.position
+
+    def decide(self, key: Key) -> Place:
+        """An entry is committed."""
+        self._decided.add(key)
+        return self._open[self._position_of[key]].place
+
+    def removed(self, payload_id: PayloadId, from_index: int) -> int:
+        """The payload's entries from there on are not in the log any more; how many that were."""
+        gone = [key for key in self._position_of if key[0] == payload_id and key[1] >= from_index]
+        for key in gone:
+            del self._open[self._position_of.pop(key)]
+        self._decided.difference_update(gone)
+        return len(gone)
+
+    def advance(self) -> Iterator[Waiting]:
+        """Move the commit point over what is decided, and return that."""
+        while (first := self.oldest) is not None and self._may_pass(first.place.key):
+            self.committed = first.position
+            self.shown = max(self.shown, first.position)
+            del self._open[first.position], self._position_of[first.place.key]
+            self._decided.discard(first.place.key)
+            yield first
+
+    def _may_pass(self, key: Key) -> bool:
+        return key in self._decided and key[0] not in self.frozen
+
+    def show_overdue(self, now: float) -> int | None:
+        """The position up to which entries have waited too long and may be shown; None for no news."""
+        if self._publish_after_s is None:
+            return None
+        before = self.shown
+        for position, waiting in self._open.items():
+            if waiting.since + self._publish_after_s > now:
+                break
+            self.shown = max(self.shown, position)
+        return self.shown if self.shown > before else None
+
+    def blocked(self) -> Waiting | None:
+        """The first entry, where it is undecided, was not shown, and one behind it is decided already."""
+        first = self.oldest
+        if first is None or not self._decided or first.position <= self.shown or first.place.key in self._decided:
+            return None
+        return first
+
+    def younger(self, than: Waiting) -> list[Waiting]:
+        """Undecided entries of other payloads that stand before one that is older than they are, last first."""
+        found = []
+        for waiting in reversed(self._open.values()):
+            if waiting.position >= than.position or waiting.place.payload_id == than.place.payload_id:
+                continue
+            if waiting.born <= than.born or waiting.position <= self.shown:
+                break
+            if waiting.place.key not in self._decided:
+                found.append(waiting)
+        return found
