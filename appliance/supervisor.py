@@ -1,7 +1,7 @@
 """The planes put together: who gets what, in which order they start and stop, and what a crash of each means.
 
     builders =ws=> flashblocks => log => fan-out =ws=> subscribers
-                        ^ build, seal
+                        ^ build, seal  `<=> replication <=> peers' logs
     op-node => engine => EL, builders
     other appliances => builder_listen => builders
     operators => admin (reads statistics)
@@ -49,6 +49,9 @@ from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.lifecycle import OnCrash, Plane, PlaneState
 from appliance.net.http_server import open_listener
+from appliance.replication.metrics import ReplicationMetrics
+from appliance.replication.service import Replication
+from appliance.replication.settings import replication_settings
 from appliance.secrets import Secrets
 from appliance.telemetry.logging import get_logger
 from appliance.telemetry.metrics import GarbageCollectionPauses, create_registry
@@ -63,6 +66,7 @@ PLANES: Final = {
     "debug": OnCrash.RESTART,
     "builder_listen": OnCrash.RESTART,
     "flashblocks": OnCrash.RESTART,
+    "replication": OnCrash.RESTART,
     "fanout": OnCrash.RESTART,
     "admin": OnCrash.RESTART,
 }
@@ -84,6 +88,7 @@ class Appliance:
         self._engine: Engine | None = None
         self._builder_listen: BuilderListen | None = None
         self._switch: ModeSwitch | None = None
+        self._replication: Replication | None = None
         self._started_at = time.monotonic()
         self._stop = trio.Event()
         self._stopped = trio.Event()
@@ -148,6 +153,10 @@ class Appliance:
             if plane.state is not PlaneState.RUNNING:
                 health = max(health, Health.PARTIAL)
                 facts.append(HealthFact(name, healthy=False, reason=f"the plane is {plane.state}"))
+        held = self._replication.facts() if self._replication else []
+        if held:
+            health = max(health, Health.PARTIAL)
+            facts.extend(held)
         return health, facts
 
     def _numbers(self, name: str) -> dict[str, object]:
@@ -167,14 +176,16 @@ class Appliance:
     @asynccontextmanager
     async def _open_log(self) -> AsyncIterator[FlashLog | None]:
         """The log, where a plane writes or reads it."""
-        if self._config.flashblocks is None and self._config.fanout is None:
+        replication = self._config.replication
+        if self._config.flashblocks is None and self._config.fanout is None and replication is None:
             yield None
             return
-        folder = Path(self._config.store.folder)
-        limits = self._config.flashlog
-        retention = RetentionLimits(max_age_s=limits.retention_hours * 3600, max_bytes=limits.retention_mib * 2**20)
-        metrics = FlashlogMetrics.create(self.registry)
-        async with open_flashlog(folder, retention=retention, metrics=metrics) as flashlog:
+        async with open_flashlog(
+            Path(self._config.store.folder),
+            retention=_retention_limits(self._config),
+            metrics=FlashlogMetrics.create(self.registry),
+            commit_on_append=replication is None,
+        ) as flashlog:
             self._statistics["flashlog"] = flashlog.statistics
             yield flashlog
 
@@ -187,6 +198,14 @@ class Appliance:
     ) -> None:
         if self._config.engine is not None:
             await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
+        if self._config.replication is not None and flashlog is not None:
+            replication = self._replication = Replication(
+                replication_settings(self._config.replication, secrets.replication),
+                flashlog,
+                ReplicationMetrics.create(self.registry),
+            )
+            run = partial(_on_listener, replication.run, listeners["replication"])
+            self._add("replication", run, replication.statistics)
         if self._config.fanout is not None and flashlog is not None:
             fanout = Fanout(_fanout_settings(self._config.fanout), flashlog, FanoutMetrics.create(self.registry))
             self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
@@ -335,6 +354,16 @@ def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:
         builder_deadline_s=config.builder_deadline_ms / 1000,
         max_unsafe_interval_s=config.max_unsafe_interval_s,
         health_check_interval_s=config.health_check_interval_s,
+    )
+
+
+def _retention_limits(config: Config) -> RetentionLimits:
+    limits, replication = config.flashlog, config.replication
+    return RetentionLimits(
+        max_age_s=limits.retention_hours * 3600,
+        max_bytes=limits.retention_mib * 2**20,
+        wait_age_s=replication.retention_wait_hours * 3600 if replication else 0,
+        wait_bytes=replication.retention_wait_mib * 2**20 if replication else 0,
     )
 
 

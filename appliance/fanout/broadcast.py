@@ -41,9 +41,14 @@ class Broadcast:
     async def run(self) -> None:
         """Run until cancelled. An error of the log propagates: there is nothing to serve without it."""
         clock = self._pace.clock
+        empty_through = 0
         while True:
-            await self._log.wait_past(self._hub.mark.position)
+            await self._log.wait_past(max(self._hub.mark.position, empty_through))
+            head = self._log.head
             batch = await self._next_batch()
+            if not batch:  # all of it lost its place to another host's branch, after it was shown without a majority
+                empty_through = head
+                continue
             begun = clock()
             with self._turns.held_back():
                 await self._deliver(batch)

@@ -6,6 +6,7 @@ another prefix                   anything                         REFUSED, evide
 nothing; closed at or below it   anything                         CLOSED
 nothing; retention had it        anything                         PASSED
 nothing                          no body                          NEED_BODY
+nothing, its predecessor not     a body, one before it refused    REFUSED, evidence: the branch goes on
 nothing, its predecessor not     a body                           OUT_OF_ORDER
 nothing, its predecessor         a body that makes the prefix     NEW
 nothing, its predecessor         a body that makes another one    REFUSED, evidence: it follows another branch
@@ -98,14 +99,24 @@ def _append(store: Store, peer: str, replica: Replica, body: bytes) -> tuple[Rec
     try:
         number = admit(store.held(replica.payload_id), flashblock)
     except OutOfOrderError:
-        return Receipt(Verdict.OUT_OF_ORDER), None
+        number = None
     before = rows.prefix_at(store.connection, replica.payload_id, replica.index - 1)
+    if before is None and _was_refused_before(store, replica):
+        return _refuse(store, peer, replica), None
     if number is None or before is None:
         return Receipt(Verdict.OUT_OF_ORDER), None
     if extend_prefix(before, body, replica.encoding) != replica.prefix:
         return _refuse(store, peer, replica), None
     appended = store.insert(Arrival(flashblock, replica.builder, replica.received_at), number, replica.prefix)
     return Receipt(Verdict.NEW, appended.record.position), appended
+
+
+def _was_refused_before(store: Store, replica: Replica) -> bool:
+    """Whether this continues a branch of which something is among the evidence."""
+    (found,) = store.connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM refused WHERE payload_id = ? AND idx < ?)", (replica.payload_id, replica.index)
+    ).fetchone()
+    return bool(found)
 
 
 def _refuse(store: Store, peer: str, replica: Replica) -> Receipt:
@@ -216,6 +227,11 @@ def begin(store: Store, *, replicated: bool | None) -> int:
     store.connection.execute("UPDATE replication SET committed = ? WHERE committed IS NULL", (last,))
     (committed,) = store.connection.execute("SELECT committed FROM replication").fetchone()
     return int(committed)
+
+
+def set_recovering(store: Store, *, recovering: bool) -> None:
+    """Note that this host must not vote, or that it may."""
+    store.connection.execute("UPDATE replication SET recovering = ?", (int(recovering),))
 
 
 def note_committed(store: Store, position: int) -> None:

@@ -2,11 +2,13 @@
 
 -- One row. `log_id` names this file to other hosts: positions mean something only together with it.
 -- `committed` is the last position that was known to be committed, NULL while the log is not replicated: then
--- all of it is. It is written with the next transaction, so it may lag behind what was shown.
+-- all of it is. It is written with the next transaction, so it may lag behind what was shown. `recovering` is 1 while
+-- this host must not vote, because the log that it voted with is lost.
 CREATE TABLE replication (
-    id        INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    log_id    TEXT    NOT NULL,
-    committed INTEGER
+    id         INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    log_id     TEXT    NOT NULL,
+    committed  INTEGER,
+    recovering INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 INSERT INTO replication (id, log_id, committed) VALUES (1, lower(hex(randomblob(16))), NULL);

@@ -194,3 +194,15 @@ async def test_those_who_wait_for_news_come_to_the_head_without_a_writer_each() 
     expected = [entry.body for entry in stand.log.entries][3:]
     assert all(messages(traveller.wire.sent) == expected for traveller in travellers)
     assert not stand.writers
+
+
+async def test_positions_whose_entries_lost_their_place_are_passed_over() -> None:
+    stand = Stand()
+    subscriber = stand.connect()
+    async with broadcasting(stand):
+        stand.log.append(1, 0)
+        stand.log.append(1, 1)
+        del stand.log.entries[:]  # shown without a majority, and then another host's branch had one
+        await trio.testing.wait_all_tasks_blocked()
+        stand.log.append(2, 0)
+    assert messages(subscriber.wire.sent) == [entry.body for entry in stand.log.entries]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.domain.payloads import PayloadId
 from appliance.flashlog import open_flashlog
 from appliance.flashlog.files import DATABASE_NAME
 from appliance.flashlog.maintenance import verify
@@ -52,7 +53,7 @@ def check(folder: Path) -> int:
     return passed
 
 
-def item_key(item: FakeReplica) -> tuple[str, int]:
+def item_key(item: FakeReplica) -> tuple[PayloadId, int]:
     return item.payload_id, item.index
 
 

@@ -80,13 +80,18 @@ class ReplicatedLogMachine(RuleBasedStateMachine):
         if sent.index >= self.closed.get(sent.payload_id, 99):
             return Verdict.CLOSED
         if sent.index > len(have):
-            return Verdict.OUT_OF_ORDER
+            refused_before = any(key[0] == sent.payload_id and key[1] < sent.index for key in self.evidence())
+            return Verdict.REFUSED if refused_before else Verdict.OUT_OF_ORDER
         assert sent.body is not None
         extended = replicas([flashblock_of(sent, body, index) for index, body in enumerate([*have, sent.body])])
         if extended[-1].prefix != sent.prefix:
             return Verdict.REFUSED
         self.held.setdefault(sent.payload_id, []).append(sent.body)
         return Verdict.NEW
+
+    def evidence(self) -> set[tuple[PayloadId, int]]:
+        found = self.loop.call(lambda log: log.evidence())
+        return {(item.payload_id, item.index) for item in found}
 
     @rule(payload=numbers, text=texts, from_index=numbers, length=st.integers(0, 4))
     def replace(self, payload: int, text: str, from_index: int, length: int) -> None:
