@@ -43,7 +43,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Put a peer's entries and the cursor into the log in one transaction; answer with `Core.stored`.
+    """Put a peer's entries and the cursor, if any, into the log in one transaction; answer with `Core.stored`.
 
     Entries at the positions in ``late`` are not taken, if they are not held: their payloads end there (tombstone, in
     the same transaction) and the verdict is CLOSED.
@@ -52,7 +52,7 @@ class Store:
     link: Link
     peer: str
     entries: tuple[Replica, ...]
-    cursor: Cursor
+    cursor: Cursor | None
     late: frozenset[int]
     committed: frozenset[int]
 
@@ -99,7 +99,7 @@ class SetRecovered:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """A peer has seen more of this log than it has: a disk was set back. Give it a new log_id, no vote, and begin again."""
+    """A peer has seen more of this log than it has: a disk was set back. Make a new log_id, take its vote, begin again."""
 
 
 @dataclass(frozen=True, slots=True)

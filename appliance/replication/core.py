@@ -36,10 +36,10 @@ from appliance.replication.commands import (
 )
 from appliance.replication.follower_link import FollowerLink, Gap, Heard
 from appliance.replication.handshake import Refused, answer, greet, judge_hello, judge_welcome
+from appliance.replication.membership import Membership, Restored
 from appliance.replication.order import CommitOrder, Waiting
 from appliance.replication.places import Place
 from appliance.replication.recovery import Recovery
-from appliance.replication.membership import Membership, Restored
 from appliance.replication.source_link import BATCH_BYTES, BATCH_ENTRIES, SourceLink
 from appliance.replication.votes import Dead, Ended, Lost, Outcome, Votes, Won
 from appliance.wire.replication import (
@@ -117,12 +117,13 @@ class Core:
         own = settings.host_id if self._votes_here and not recovering else None
         self._votes = Votes(own, settings.voters, settings.quorum, counts=self._votes_here)
         self._order = CommitOrder(restored.committed, settings.publish_after_s)
-        self._recovery = Recovery(settings.voters - {settings.host_id}, recovering=recovering)
+        self._recovery = Recovery(settings.voters - {settings.host_id}, settings.quorum, recovering=recovering)
         self._appended = restored.appended
         self._pruned = restored.pruned
         self._sources: dict[Link, _Source] = {}
         self._followings: dict[Link, _Following] = {}
-        self._log_ids: dict[str, str] = {}
+        self._log_ids = dict(restored.known_logs)
+        self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
         self._newest: Waiting | None = None
         self._moved: OrderedDict[PayloadId, None] = OrderedDict()
@@ -236,6 +237,7 @@ class Core:
 
     def _greeted(self, link: Link, source: _Source, hello: Hello, now: float) -> None:
         judge_hello(self._settings, hello)
+        another_log = self._known_logs.get(hello.host_id, hello.log_id) != hello.log_id
         self._note_log(hello.host_id, hello.log_id, link)
         self._note_voters(hello)
         if hello.cursor_log_id == self._settings.log_id and hello.cursor > self._appended:
@@ -245,7 +247,12 @@ class Core:
         cursor = hello.cursor if hello.cursor_log_id == self._settings.log_id else 0
         votes = hello.host_id in self._settings.voters and not hello.recovering
         source.core = SourceLink(hello.host_id, hello.log_id, max(cursor, self._pruned), now, votes=votes)
-        self._do(Send(link, answer(self._settings, hello, self._appended, recovering=self.recovering)))
+        if votes:
+            self._known_logs[hello.host_id] = hello.log_id
+        welcome = answer(
+            self._settings, hello, self._appended, recovering=self.recovering, another_log=another_log and not votes
+        )
+        self._do(Send(link, welcome))
         if self._pruned > cursor:
             self._do(Send(link, Pruned(self._pruned)))
         for payload_id, at, decided in self._votes.own_ends():
@@ -354,8 +361,10 @@ class Core:
             Cursor(message.log_id, position),
             self._is_open,
             votes=following.peer in self._settings.voters and not message.recovering,
+            keeps_cursor=not message.recovering,
         )
-        self._recovery.welcomed(following.peer, message.appended)
+        if self._recovery.welcomed(following.peer, message.appended, another_log=message.another_log):
+            self._notice("lost_log", host=self._settings.host_id, known_to=following.peer)
 
     def _is_open(self, key: tuple[PayloadId, int]) -> bool:
         return self._votes.is_open(key)
@@ -416,7 +425,8 @@ class Core:
 
     def _gap(self, store: Store, error: Gap) -> None:
         self._notice("gap", host=store.peer, what=str(error))
-        self._do(SaveCursor(store.peer, Cursor(store.cursor.log_id, 0)))
+        if store.cursor is not None:
+            self._do(SaveCursor(store.peer, Cursor(store.cursor.log_id, 0)))
         self._end(store.link, str(error), failed=True)
 
     def _hear(self, core: FollowerLink, heard: Iterable[Heard], store: Store) -> None:
@@ -520,12 +530,15 @@ class Core:
         self._notice("moved", payload_id=command.payload_id, index=command.from_index)
         self._settle(now)
 
-    def change_failed(self, command: Replace | Close | Requeue, now: float) -> None:
+    def change_failed(self, command: Replace | Close | Requeue | SetRecovered, now: float) -> None:
         """The disk refused a change: it is asked for again."""
-        self._changed(command.payload_id)
+        if isinstance(command, SetRecovered):
+            self._is_setting_recovered = False
+        else:
+            self._changed(command.payload_id)
         self._settle(now)
 
-    def recovered(self, now: float) -> None:
+    def recovered(self, _: SetRecovered, now: float) -> None:
         """The answer to `SetRecovered`: from now on this host votes."""
         self._recovery.recovering = False
         self._votes.may_vote(self._settings.host_id)
@@ -556,7 +569,7 @@ class Core:
         self._end_overdue(now)
         for following in self._followings.values():
             core = following.core
-            if core is not None and not core.is_storing and core.cursor().position > core.saved:
+            if core is not None and core.keeps_cursor and not core.is_storing and core.cursor().position > core.saved:
                 core.saved = core.cursor().position
                 self._do(SaveCursor(core.peer, core.cursor()))
         self._settle(now)

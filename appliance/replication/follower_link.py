@@ -40,8 +40,12 @@ class Heard:
 class FollowerLink:
     """This host's following of one peer, once it was welcomed. ``votes``: what the peer has on its disk counts."""
 
-    def __init__(self, peer: str, cursor: Cursor, is_open: Callable[[Key], bool], *, votes: bool) -> None:
+    def __init__(
+        self, peer: str, cursor: Cursor, is_open: Callable[[Key], bool], *, votes: bool, keeps_cursor: bool
+    ) -> None:
+        """``keeps_cursor`` is off for a voter without its vote: who knew another log of it is to go on saying so."""
         self.peer = peer
+        self.keeps_cursor = keeps_cursor
         self.log_id = cursor.log_id
         self.votes = votes
         self.received = self.position = cursor.position
@@ -73,7 +77,8 @@ class FollowerLink:
         self.issued += 1
         self.received = entries[-1].position
         self.saved = self.cursor().position
-        return Store(link, self.peer, entries, Cursor(self.log_id, self.saved), late, committed)
+        cursor = Cursor(self.log_id, self.saved) if self.keeps_cursor else None
+        return Store(link, self.peer, entries, cursor, late, committed)
 
     def stored(self, store: Store, receipts: Sequence[Receipt]) -> tuple[Ack, list[Heard]]:
         """After this host's fsync: what to answer, and what the entries are to the votes. Raises `Gap`."""

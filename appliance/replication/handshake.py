@@ -40,11 +40,20 @@ def judge_hello(own: Membership, hello: Hello) -> None:
         raise Refused(f"host_id {hello.host_id} is not among the peers here, and does not say follow_only")
 
 
-def answer(own: Membership, hello: Hello, appended: int, *, recovering: bool) -> Welcome:
+def answer(own: Membership, hello: Hello, appended: int, *, recovering: bool, another_log: bool) -> Welcome:
     """The source's answer to a follower that is welcome."""
     proof = welcome_proof(own.secret, hello.nonce, follower=hello.host_id, source=own.host_id, log_id=own.log_id)
     return Welcome(
-        VERSION, own.host_id, own.log_id, proof, appended, own.follow_only, recovering, sorted(own.voters), own.quorum
+        VERSION,
+        own.host_id,
+        own.log_id,
+        proof,
+        appended,
+        own.follow_only,
+        recovering,
+        another_log,
+        sorted(own.voters),
+        own.quorum,
     )
 
 

@@ -1,6 +1,7 @@
 """Who a host is to its peers, and how it counts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from appliance.domain.payloads import PayloadId
 
@@ -27,10 +28,14 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the log knows at a start: its last and its committed position, its tombstones, whether it may vote."""
+    """What the log knows at a start. ``known_logs`` are the log_ids of the peers' cursors; the rest are positions.
+
+    ``appended`` is the last position that was ever given. ``recovering``: this log has not voted yet (`recovery`).
+    """
 
     appended: int = 0
     committed: int = 0
     pruned: int = 0
     ends: tuple[tuple[PayloadId, int], ...] = ()
+    known_logs: Mapping[str, str] = field(default_factory=dict)
     recovering: bool = True

@@ -1,41 +1,56 @@
 """When a host with a log that has not voted yet may begin to. Pure.
 
 A new log may be that of a new host, or that of a host that lost its disk: what it voted before is gone, so it could
-vote for another body at the same place, and two bodies could each have a quorum. Nobody can tell the two apart for
-sure, so both begin in the same way: without a vote, until the log has, of every other voter, all that this one had
-when it said welcome, and nothing of that is refused here and undecided.
+vote for another body at the same place, and two bodies could each have a quorum. Its peers tell the two apart: who
+followed another log of this host before says so (`Welcome.another_log`), until this host has its vote.
 
-Why that is enough: whatever its lost vote helped to commit is, or was, in the log of another voter, and is in this log
-now. And each voter has forgotten what the lost log voted before it said welcome, so no old vote is ever counted again.
+    nobody knows another log      the vote begins with the logs of so many voters here that they are a quorum with this
+    somebody does: it was lost    the vote begins with the logs of all other voters here
+
+"Here" is all that a voter had when it said welcome, with nothing of that refused and undecided. Why that is enough for
+a log that was lost: whatever its vote helped to commit is, or was, in the log of another voter, so it is here now. And
+each voter has forgotten what the lost log voted before it said welcome, so no old vote is counted again.
 """
 
 from collections.abc import Iterable
 
 
 class Recovery:
-    """``others`` are the other voters; ``recovering`` is False for a log that has its vote, or host without one."""
+    """``others`` are the other voters; ``recovering`` is False for a log that has its vote, and where there is none."""
 
-    def __init__(self, others: Iterable[str], *, recovering: bool) -> None:
-        self._missing: dict[str, int | None] = dict.fromkeys(sorted(others))
+    def __init__(self, others: Iterable[str], quorum: int, *, recovering: bool) -> None:
+        self._targets: dict[str, int | None] = dict.fromkeys(sorted(others))
+        self._quorum = quorum
+        self._here: set[str] = set()
         self.recovering = recovering
+        self.is_lost = False
+
+    def __repr__(self) -> str:
+        return f"<Recovery {'from loss' if self.is_lost else 'of a new log'}: {sorted(self._here)} are here>"
+
+    def welcomed(self, peer: str, appended: int, *, another_log: bool) -> bool:
+        """A voter said welcome; its log ends at ``appended``. Whether it is news that this host's log was lost."""
+        if peer not in self._targets:
+            return False
+        self._targets[peer] = appended
+        self._here.discard(peer)
+        is_news = another_log and not self.is_lost
+        self.is_lost |= another_log
+        return is_news
+
+    def reached(self, peer: str, undoubted: int) -> None:
+        """This log has ``peer``'s up to a position, with nothing refused and undecided."""
+        target = self._targets.get(peer)
+        if target is not None and undoubted >= target:
+            self._here.add(peer)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The voters whose logs are not here yet."""
-        return tuple(self._missing)
-
-    def welcomed(self, peer: str, appended: int) -> None:
-        """A voter said welcome; its log ends at ``appended``."""
-        if peer in self._missing:
-            self._missing[peer] = appended
-
-    def reached(self, peer: str, settled: int) -> None:
-        """This log has ``peer``'s up to a position, and nothing of that is in doubt but what it holds itself."""
-        target = self._missing.get(peer)
-        if target is not None and settled >= target:
-            del self._missing[peer]
+        """The voters whose logs are not here yet, though not all of them may be needed."""
+        return tuple(peer for peer in self._targets if peer not in self._here)
 
     @property
     def is_done(self) -> bool:
         """Whether the vote can be taken up now."""
-        return self.recovering and not self._missing
+        needed = len(self._targets) if self.is_lost else self._quorum - 1
+        return self.recovering and len(self._here) >= needed

@@ -53,7 +53,10 @@ class Hello(Message, frozen=True, array_like=True, tag="hello"):
 
 
 class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
-    """The source's answer. ``appended`` is its last position now; ``proof`` shows that it knows the secret."""
+    """The source's answer. ``appended`` is its last position now; ``proof`` shows that it knows the secret.
+
+    ``another_log``: it followed another log of this follower before.
+    """
 
     version: int
     host_id: str
@@ -62,6 +65,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     appended: int
     follow_only: bool
     recovering: bool
+    another_log: bool
     voters: list[str]
     quorum: int
 
