@@ -66,6 +66,10 @@ MAX_DEFERRED: Final = 4096
 MAX_ORIGINS: Final = 16_384
 """Entries of which it is remembered who sent them, so that their bodies are not sent back. Of older ones they are."""
 
+MAX_MOVED: Final = 256
+"""Entries that give way to others at a time. With more the stream of this host waits: they would be written anew for
+each flashblock while a voter that could decide on them is away."""
+
 HANDSHAKE_S: Final = 5.0
 ACK_S: Final = 30.0
 """A follower whose disk takes longer than this for a window is cut off, and begins again."""
@@ -126,7 +130,7 @@ class Core:
         self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
         self._newest: Waiting | None = None
-        self._moved: OrderedDict[PayloadId, None] = OrderedDict()
+        self._blocked_since: float | None = None
         self._changing: set[PayloadId] = set()
         self._epoch = 0
         self._overflowed = False
@@ -246,7 +250,8 @@ class Core:
             raise Refused("this host's log was set back; it begins anew")
         cursor = hello.cursor if hello.cursor_log_id == self._settings.log_id else 0
         votes = hello.host_id in self._settings.voters and not hello.recovering
-        source.core = SourceLink(hello.host_id, hello.log_id, max(cursor, self._pruned), now, votes=votes)
+        start = max(cursor, self._pruned)
+        source.core = SourceLink(hello.host_id, hello.log_id, start, now, begun_at=self._order.seen, votes=votes)
         if votes:
             self._known_logs[hello.host_id] = hello.log_id
         welcome = answer(
@@ -317,7 +322,8 @@ class Core:
             core.sent = command.through
 
     def _wire_entry(self, record: Record, core: SourceLink, now: float) -> WireEntry:
-        is_known = record.position > core.start and self._origins.get(record.position) == core.peer
+        # Before the link began it may have lost what it had.
+        is_known = record.position > core.begun_at and self._origins.get(record.position) == core.peer
         return WireEntry(
             record.position,
             record.payload_id,
@@ -455,14 +461,8 @@ class Core:
     def _order_by_age(self, position: int) -> None:
         """Let what is undecided and younger stand behind it, as it does where it was counted first."""
         older = self._order.at(position)
-        if older is None:
-            return
-        moved: dict[PayloadId, int] = {}
-        for waiting in self._order.younger(older):
-            payload_id, index = waiting.place.key
-            moved[payload_id] = min(index, moved.get(payload_id, index))
-        for payload_id, index in moved.items():
-            self._requeue(payload_id, index)
+        if older is not None:
+            self._requeue(self._order.younger(older, self._settings.late_after_s))
 
     def _refused(self, core: FollowerLink, heard: Heard) -> None:
         if heard.committed and not self._votes.is_open(heard.place.key):
@@ -631,17 +631,22 @@ class Core:
     def _make_way(self, now: float) -> None:
         blocking = self._order.blocked()
         if blocking is None:
+            self._blocked_since = None
             return
-        payload_id, index = blocking.place.key
-        is_overdue = now - blocking.since > self._settings.move_after_s or payload_id in self._moved
+        self._blocked_since = now if self._blocked_since is None else self._blocked_since
+        is_overdue = now - self._blocked_since > self._settings.move_after_s
         if is_overdue or self._votes.is_contested(blocking.place.key):
-            self._requeue(payload_id, index)
+            self._requeue(self._order.undecided())
 
-    def _requeue(self, payload_id: PayloadId, index: int) -> None:
-        self._moved[payload_id] = None
-        while len(self._moved) > 256:
-            self._moved.popitem(last=False)
-        self._change(Requeue(payload_id, index))
+    def _requeue(self, entries: Sequence[Waiting]) -> None:
+        """Move entries to the end of the log, in their order: whole payloads from an index on."""
+        if len(entries) > MAX_MOVED:
+            return
+        first: dict[PayloadId, int] = {}
+        for waiting in entries:
+            first.setdefault(waiting.place.payload_id, waiting.place.index)
+        for payload_id, index in first.items():
+            self._change(Requeue(payload_id, index))
 
     def _recover(self) -> None:
         if not self.recovering or self._is_setting_recovered:

@@ -100,18 +100,24 @@ class CommitOrder:
     def blocked(self) -> Waiting | None:
         """The first entry, where it is undecided, was not shown, and one behind it is decided already."""
         first = self.oldest
-        if first is None or not self._decided or first.position <= self.shown or first.place.key in self._decided:
+        if first is None or not self._decided or first.position <= self.shown or not self._is_undecided(first):
             return None
         return first
 
-    def younger(self, than: Waiting) -> list[Waiting]:
-        """Undecided entries of other payloads that stand before one that is older than they are, last first."""
+    def undecided(self) -> list[Waiting]:
+        """All that is, in log order."""
+        return [waiting for waiting in self._open.values() if self._is_undecided(waiting)]
+
+    def _is_undecided(self, waiting: Waiting) -> bool:
+        return waiting.place.key not in self._decided
+
+    def younger(self, than: Waiting, by_s: float) -> list[Waiting]:
+        """Entries of other payloads that stand before one that is older than they are, in log order."""
         found = []
         for waiting in reversed(self._open.values()):
             if waiting.position >= than.position or waiting.place.payload_id == than.place.payload_id:
                 continue
-            if waiting.born <= than.born or waiting.position <= self.shown:
+            if waiting.born <= than.born + by_s or waiting.position <= self.shown:
                 break
-            if waiting.place.key not in self._decided:
-                found.append(waiting)
-        return found
+            found.append(waiting)
+        return found[::-1]

@@ -4,11 +4,11 @@ A new log may be that of a new host, or that of a host that lost its disk: what 
 vote for another body at the same place, and two bodies could each have a quorum. Its peers tell the two apart: who
 followed another log of this host before says so (`Welcome.another_log`), until this host has its vote.
 
-    nobody knows another log      the vote begins with the logs of so many voters here that they are a quorum with this
-    somebody does: it was lost    the vote begins with the logs of all other voters here
+    nobody knows another log      the vote begins when so many voters have said so that they are a quorum with this one
+    somebody does: it was lost    the vote begins when this log has the logs of all other voters
 
-"Here" is all that a voter had when it said welcome, with nothing of that refused and undecided. Why that is enough for
-a log that was lost: whatever its vote helped to commit is, or was, in the log of another voter, so it is here now. And
+It has a log when it has all that the voter had when it said welcome, with nothing of that refused and undecided. Why
+that is enough: whatever the lost vote helped to commit is, or was, in the log of another voter, so it is here now. And
 each voter has forgotten what the lost log voted before it said welcome, so no old vote is counted again.
 """
 
@@ -22,6 +22,7 @@ class Recovery:
         self._targets: dict[str, int | None] = dict.fromkeys(sorted(others))
         self._quorum = quorum
         self._here: set[str] = set()
+        self._welcome: set[str] = set()
         self.recovering = recovering
         self.is_lost = False
 
@@ -33,6 +34,7 @@ class Recovery:
         if peer not in self._targets:
             return False
         self._targets[peer] = appended
+        self._welcome.add(peer)
         self._here.discard(peer)
         is_news = another_log and not self.is_lost
         self.is_lost |= another_log
@@ -52,5 +54,6 @@ class Recovery:
     @property
     def is_done(self) -> bool:
         """Whether the vote can be taken up now."""
-        needed = len(self._targets) if self.is_lost else self._quorum - 1
-        return self.recovering and len(self._here) >= needed
+        if self.is_lost:
+            return self.recovering and len(self._here) == len(self._targets)
+        return self.recovering and len(self._welcome) >= self._quorum - 1

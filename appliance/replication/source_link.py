@@ -38,14 +38,17 @@ class _Sent:
 
 
 class SourceLink:
-    """One follower of this host's log, once it is welcome. ``votes``: what it has on its disk counts."""
+    """One follower of this host's log, once it is welcome. ``votes``: what it has on its disk counts.
 
-    def __init__(self, peer: str, log_id: str, sent: int, now: float, *, votes: bool) -> None:
+    It is sent what comes after ``start``; ``begun_at`` is where this log was when the link began.
+    """
+
+    def __init__(self, peer: str, log_id: str, start: int, now: float, *, begun_at: int, votes: bool) -> None:
         self.peer = peer
         self.log_id = log_id
         self.votes = votes
-        self.begun_at = now
-        self.start = self.sent = self.acked = sent
+        self.begun_at = begun_at
+        self.sent = self.acked = start
         self.heard_at = now
         self.is_reading = False
         self.reading_epoch = 0

@@ -79,6 +79,11 @@ class SimHost:
     def __repr__(self) -> str:
         return f"<SimHost {self.name} {'up' if self.is_up else 'down'}: {self.core}>"
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits for the disk."""
+        return not self._jobs
+
     # --- life and death ---
 
     def start(self) -> None:

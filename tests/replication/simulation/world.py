@@ -132,12 +132,14 @@ class World:
         end = self.clock.now + HEALED_S
         while self.clock.now < end and not self._is_equal():
             self.clock.run_until(self.clock.now + 0.25)
-        self.clock.run_until(self.clock.now + 0.6)
 
     def _is_equal(self) -> bool:
         return all(
-            host.core is not None and host.core.committed == host.disk.last and not host.core.recovering
-            for host in self.voters
+            host.core is not None
+            and host.is_idle
+            and all(at <= host.core.committed for at in host.disk.entries)
+            and not host.core.recovering
+            for host in self.hosts
         ) and all(self._shown(host) == self._shown(self.hosts[0]) for host in self.hosts)
 
     @staticmethod
@@ -211,14 +213,12 @@ class World:
         host = self.clock.random.choice(self.hosts)
         if not (self.scenario.prunes and host.is_up):
             return
-        cut = 0
-        for position, record in list(host.disk.entries.items()):
+        cut, begun = 0, set[PayloadId]()
+        for position, record in list(host.disk.entries.items())[:-1]:
             if not all(self._has_finished(other, record.payload_id) for other in self.hosts):
                 break
-            following = next((each for at, each in host.disk.entries.items() if at > position), None)
-            if following is None:
-                break
-            if following.index == 0:
+            begun.add(record.payload_id)
+            if all(host.disk.position_of[each, host.disk.lengths[each] - 1] <= position for each in begun):
                 cut = position
         if cut:
             self.clock.note("%s prunes through %s", host.name, cut)
