@@ -130,6 +130,7 @@ class Core:
         self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
         self._newest: Waiting | None = None
+        self._replaced: OrderedDict[PayloadId, None] = OrderedDict()
         self._blocked_since: float | None = None
         self._changing: set[PayloadId] = set()
         self._epoch = 0
@@ -175,8 +176,13 @@ class Core:
             self._appended = max(self._appended, record.position)
             place = Place(record.payload_id, record.index, record.prefix)
             born = min(now, record.received_at - self._wall_offset)
-            self._order.held(Waiting(record.position, place, now, born))
+            waiting = Waiting(record.position, place, now, born)
+            is_new = self._order.held(waiting)
             self._votes.held(place)
+            if is_new:
+                # What is younger stands behind it where it was counted first; so here, too, while nobody has seen it.
+                by_s = 0.0 if record.payload_id in self._replaced else self._settings.late_after_s
+                self._requeue(self._order.younger(waiting, by_s))
         self._settle(now)
 
     def settled(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None) -> None:
@@ -269,8 +275,18 @@ class Core:
             self._notice("lost_log", host=host, had=self._log_ids[host], has=log_id)
             self._log_ids[host] = log_id
             self._votes.forget(host)
+            self._drop_orphans()
         for other in self._links_of(host, log_id, like=link):
             self._end(other, "another link took its place")
+
+    def _drop_orphans(self) -> None:
+        """Nobody follows a learner: what only a lost log had beside this one is decided by nobody. The rest comes again."""
+        if self._votes_here:
+            return
+        for waiting in self._order.undecided():
+            self._change(Replace(*waiting.place.key))
+        for link in list(self._followings):
+            self._end(link, "what is undecided is fetched again")
 
     def _links_of(self, host: str, log_id: str, *, like: Link) -> list[Link]:
         is_source = like in self._sources
@@ -442,9 +458,9 @@ class Core:
             match each.verdict:
                 case Verdict.NEW if each.position is not None:
                     self._remember_origin(each.position, core.peer)
-                    self._order_by_age(each.position)
                 case Verdict.REFUSED:
                     self._refused(core, each)
+                    self._give_way(each)
                 case Verdict.CLOSED:
                     self._ended_here(each, is_late=bool(store.late))
             if core.votes:
@@ -458,17 +474,18 @@ class Core:
         if len(self._origins) > MAX_ORIGINS:
             self._origins.popitem(last=False)
 
-    def _order_by_age(self, position: int) -> None:
-        """Let what is undecided and younger stand behind it, as it does where it was counted first."""
-        older = self._order.at(position)
-        if older is not None:
-            self._requeue(self._order.younger(older, self._settings.late_after_s))
-
     def _refused(self, core: FollowerLink, heard: Heard) -> None:
         if heard.committed and not self._votes.is_open(heard.place.key):
             self._notice("conflict", host=core.peer, payload_id=heard.place.payload_id, index=heard.place.index)
         else:
             self._notice("refused", host=core.peer, payload_id=heard.place.payload_id, index=heard.place.index)
+
+    def _give_way(self, heard: Heard) -> None:
+        """What a lost log's host has put into its new log without a vote is not to stand in the way of one."""
+        place = heard.place
+        is_nobodys = heard.is_sibling and not self._votes.is_supported(place.key)
+        if self.recovering and self._recovery.is_lost and is_nobodys and self._votes.is_open(place.key):
+            self._change(Replace(place.payload_id, place.index))
 
     def _ended_here(self, heard: Heard, *, is_late: bool) -> None:
         payload_id, index = heard.place.key
@@ -504,10 +521,16 @@ class Core:
         """The answer to `Replace`. What took the branch's place comes again, on links that begin again."""
         self._epoch += 1
         self._changed(command.payload_id)
-        count = self._order.removed(command.payload_id, command.from_index)
-        self._votes.removed(command.payload_id, command.from_index)
+        positions = self._remove(command.payload_id, command.from_index)
         self._votes.reopened(command.payload_id, command.from_index)
-        self._notice("replaced", payload_id=command.payload_id, index=command.from_index, entries=count)
+        if positions:
+            # The branch that won stands where the other one did: subscribers of all hosts see one order.
+            key = command.payload_id, command.from_index
+            self._order.wait_for(key, min(positions), now + self._settings.move_after_s)
+            self._replaced[command.payload_id] = None
+            while len(self._replaced) > MAX_MOVED:
+                self._replaced.popitem(last=False)
+        self._notice("replaced", payload_id=command.payload_id, index=command.from_index, entries=len(positions))
         self._begin_again(command.payload_id, command.from_index)
         self._settle(now)
 
@@ -515,13 +538,19 @@ class Core:
         """The answer to `Close`."""
         self._epoch += 1
         self._changed(command.payload_id)
-        count = self._order.removed(command.payload_id, command.at)
-        self._votes.removed(command.payload_id, command.at)
+        positions = self._remove(command.payload_id, command.at)
         self._votes.ended(command.payload_id, command.at)
         self._votes.dead_word(command.payload_id, command.at)
         self._tell_closed(command.payload_id, command.at, decided=True)
-        self._notice("closed", payload_id=command.payload_id, index=command.at, entries=count)
+        self._notice("closed", payload_id=command.payload_id, index=command.at, entries=len(positions))
         self._settle(now)
+
+    def _remove(self, payload_id: PayloadId, from_index: int) -> list[int]:
+        self._votes.removed(payload_id, from_index)
+        for source in self._sources.values():
+            if source.core is not None:
+                source.core.forget(payload_id, from_index)
+        return self._order.removed(payload_id, from_index)
 
     def requeued(self, command: Requeue, now: float) -> None:
         """The answer to `Requeue`, after the entries were fed where they are now."""
@@ -567,6 +596,7 @@ class Core:
         """Time has passed; some 20 times a second."""
         self._wall_offset = wall_offset
         self._end_overdue(now)
+        self._order.give_up_waiting(now)
         for following in self._followings.values():
             core = following.core
             if core is not None and core.keeps_cursor and not core.is_storing and core.cursor().position > core.saved:

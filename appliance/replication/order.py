@@ -30,6 +30,7 @@ class CommitOrder:
         self._open: dict[int, Waiting] = {}  # in the order of positions
         self._position_of: dict[Key, int] = {}
         self._decided: set[Key] = set()
+        self._awaited: dict[Key, tuple[int, float]] = {}  # position that was left, until when
         self.frozen: set[PayloadId] = set()
         """Payloads whose entries are being moved or removed: the commit point does not pass them meanwhile."""
 
@@ -52,39 +53,53 @@ class CommitOrder:
         """Whether an entry of this log is committed, be it in order or ahead of it."""
         return position <= self.committed or key in self._decided
 
-    def held(self, waiting: Waiting) -> None:
-        """The log's next entry; positions only grow. One that is known has been moved here."""
+    def held(self, waiting: Waiting) -> bool:
+        """The log's next entry; positions only grow. False for one that is known, and has been moved there."""
         self.seen = waiting.position
+        self._awaited.pop(waiting.place.key, None)
         before = self._position_of.get(waiting.place.key)
         if before is not None:
             del self._open[before]
         self._open[waiting.position] = waiting
         self._position_of[waiting.place.key] = waiting.position
+        return before is None
 
     def decide(self, key: Key) -> Place:
         """An entry is committed."""
         self._decided.add(key)
         return self._open[self._position_of[key]].place
 
-    def removed(self, payload_id: PayloadId, from_index: int) -> int:
-        """The payload's entries from there on are not in the log any more; how many that were."""
+    def removed(self, payload_id: PayloadId, from_index: int) -> list[int]:
+        """The payload's entries from there on are not in the log any more; where they were."""
         gone = [key for key in self._position_of if key[0] == payload_id and key[1] >= from_index]
-        for key in gone:
-            del self._open[self._position_of.pop(key)]
+        positions = [self._position_of.pop(key) for key in gone]
+        for position in positions:
+            del self._open[position]
         self._decided.difference_update(gone)
-        return len(gone)
+        return positions
+
+    def wait_for(self, key: Key, position: int, until: float) -> None:
+        """Pass nothing behind a position before what takes its place has come, or it is too late."""
+        self._awaited[key] = position, until
+
+    def give_up_waiting(self, now: float) -> None:
+        """For what has not come in time."""
+        if self._awaited:
+            self._awaited = {key: (position, until) for key, (position, until) in self._awaited.items() if until > now}
 
     def advance(self) -> Iterator[Waiting]:
         """Move the commit point over what is decided, and return that."""
-        while (first := self.oldest) is not None and self._may_pass(first.place.key):
+        while (first := self.oldest) is not None and self._may_pass(first):
             self.committed = first.position
             self.shown = max(self.shown, first.position)
             del self._open[first.position], self._position_of[first.place.key]
             self._decided.discard(first.place.key)
             yield first
 
-    def _may_pass(self, key: Key) -> bool:
-        return key in self._decided and key[0] not in self.frozen
+    def _may_pass(self, first: Waiting) -> bool:
+        if first.place.key not in self._decided or first.place.payload_id in self.frozen:
+            return False
+        return all(first.position < position for position, _ in self._awaited.values())
 
     def show_overdue(self, now: float) -> int | None:
         """The position up to which entries have waited too long and may be shown; None for no news."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.domain.errors import DecodeError
+from appliance.domain.payloads import PayloadId
 from appliance.replication.places import Key, Place
 from appliance.wire.replication import Ack, Committed, Entries, WireEntry, WirePlace
 
@@ -91,6 +92,11 @@ class SourceLink:
             if self._untold.pop(place.key, None) == place.prefix
         ]
         return [Committed(told[first : first + MAX_PLACES]) for first in range(0, len(told), MAX_PLACES)]
+
+    def forget(self, payload_id: PayloadId, from_index: int) -> None:
+        """These are not in this host's log any more: there is nothing to tell of them."""
+        for key in [key for key in self._untold if key[0] == payload_id and key[1] >= from_index]:
+            del self._untold[key]
 
     def ack(self, ack: Ack, now: float) -> Acknowledged:
         """What the follower made of what was sent. DecodeError for an acknowledgement of what was not sent."""

@@ -115,7 +115,8 @@ class Votes:
         race = self._races[payload_id]
         for known in (race.own, race.votes, race.words):
             known.pop(index, None)
-        if not race.own and payload_id not in self._own_ends:
+        is_in_doubt = payload_id in self._own_ends and not self._is_dead_word(payload_id, race.undecided)
+        if not race.own and not is_in_doubt:
             del self._races[payload_id]
 
     def removed(self, payload_id: PayloadId, from_index: int) -> None:
@@ -212,6 +213,13 @@ class Votes:
         """Whether what is at the place is not settled here: an entry beyond the commit point, or an end in doubt."""
         race = self._races.get(key[0])
         return race is not None and (key[1] in race.own or key[1] >= race.undecided)
+
+    def is_supported(self, key: Key) -> bool:
+        """Whether another voter has what this log has at the place."""
+        race = self._races.get(key[0])
+        return race is not None and any(
+            vote.prefix == race.own.get(key[1]) for vote in race.votes.get(key[1], {}).values()
+        )
 
     def is_contested(self, key: Key) -> bool:
         """Whether a voter has something else at the place than this log."""

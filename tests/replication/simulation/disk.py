@@ -53,7 +53,7 @@ class DiskLog:
         """A local flashblock; ``after`` is the prefix that its sequencer put before it, where it did."""
         if index >= self.ends.get(payload_id, index + 1) or index > self.lengths.get(payload_id, 0):
             return False
-        before = self.prefix(payload_id, index - 1)
+        before = None if payload_id in self.gone else self.prefix(payload_id, index - 1)
         if before is None or (after is not None and after != before):
             return False
         prefix = extend_prefix(before, body, Encoding.TEXT)
