@@ -386,6 +386,7 @@ class Core:
             keeps_cursor=not message.recovering,
         )
         if self._recovery.welcomed(following.peer, message.appended, another_log=message.another_log):
+            self._votes.yields = self.recovering
             self._notice("lost_log", host=self._settings.host_id, known_to=following.peer)
 
     def _is_open(self, key: tuple[PayloadId, int]) -> bool:
@@ -460,7 +461,6 @@ class Core:
                     self._remember_origin(each.position, core.peer)
                 case Verdict.REFUSED:
                     self._refused(core, each)
-                    self._give_way(each)
                 case Verdict.CLOSED:
                     self._ended_here(each, is_late=bool(store.late))
             if core.votes:
@@ -479,13 +479,6 @@ class Core:
             self._notice("conflict", host=core.peer, payload_id=heard.place.payload_id, index=heard.place.index)
         else:
             self._notice("refused", host=core.peer, payload_id=heard.place.payload_id, index=heard.place.index)
-
-    def _give_way(self, heard: Heard) -> None:
-        """What a lost log's host has put into its new log without a vote is not to stand in the way of one."""
-        place = heard.place
-        is_nobodys = heard.is_sibling and not self._votes.is_supported(place.key)
-        if self.recovering and self._recovery.is_lost and is_nobodys and self._votes.is_open(place.key):
-            self._change(Replace(place.payload_id, place.index))
 
     def _ended_here(self, heard: Heard, *, is_late: bool) -> None:
         payload_id, index = heard.place.key
@@ -569,7 +562,7 @@ class Core:
 
     def recovered(self, _: SetRecovered, now: float) -> None:
         """The answer to `SetRecovered`: from now on this host votes."""
-        self._recovery.recovering = False
+        self._recovery.recovering = self._votes.yields = False
         self._votes.may_vote(self._settings.host_id)
         self._notice("recovered")
         self._end_all("this host has its vote")

@@ -88,6 +88,8 @@ class Votes:
 
     def __init__(self, own: str | None, voters: frozenset[str], quorum: int, *, counts: bool = True) -> None:
         self.own = own
+        self.yields = False
+        """Without a vote because its log was lost, this host does not let what it has alone stand against a voter."""
         self._counts_votes = counts
         self._voters = voters
         self._quorum = quorum
@@ -214,13 +216,6 @@ class Votes:
         race = self._races.get(key[0])
         return race is not None and (key[1] in race.own or key[1] >= race.undecided)
 
-    def is_supported(self, key: Key) -> bool:
-        """Whether another voter has what this log has at the place."""
-        race = self._races.get(key[0])
-        return race is not None and any(
-            vote.prefix == race.own.get(key[1]) for vote in race.votes.get(key[1], {}).values()
-        )
-
     def is_contested(self, key: Key) -> bool:
         """Whether a voter has something else at the place than this log."""
         race = self._races.get(key[0])
@@ -253,8 +248,15 @@ class Votes:
         if winner is not None:
             if own is not None or has_ended:
                 yield Lost(payload_id, index)
+        elif self.yields and own is not None and self._is_alone(race, index):
+            yield Lost(payload_id, index)
         elif self._is_dead(payload_id, race, index):
             yield from self._died(payload_id, race, index, has_ended=has_ended)
+
+    def _is_alone(self, race: _Race, index: int) -> bool:
+        """Whether another voter has another branch there, and none has this log's."""
+        votes = race.votes.get(index, {}).values()
+        return any(vote.fixed for vote in votes) and all(vote.prefix != race.own[index] for vote in votes)
 
     def _died(self, payload_id: PayloadId, race: _Race, index: int, *, has_ended: bool) -> Iterator[Outcome]:
         if index in race.own:

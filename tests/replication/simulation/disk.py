@@ -26,6 +26,7 @@ class DiskLog:
         self.ends: dict[PayloadId, int] = {}
         self.cursors: dict[str, Cursor] = {}
         self.gone: set[PayloadId] = set()
+        self.removed: list[Record] = []
         self.evidence: list[tuple[Key, bytes]] = []
 
     def at(self, payload_id: PayloadId, index: int) -> Record | None:
@@ -154,6 +155,7 @@ class DiskLog:
             del self.position_of[record.payload_id, record.index]
             self.lengths.pop(record.payload_id, None)
             self.gone.add(record.payload_id)
+            self.removed.append(record)
         self.pruned = through
 
     # --- what must hold ---

@@ -90,9 +90,9 @@ class Sequencers:
     def _elect(self, old: Sequencer) -> None:
         random = self._world.clock.random
         host = random.choice(self._world.voters)
-        # The next block, or the same one again: from the start by its own builder, or as another payload.
-        number, variant = random.choice(((old.number + 1, 0), (old.number, 0), (old.number, random.randint(1, 9))))
+        # The next block, or the same one again from the start, by its own builder.
+        number = old.number + random.choice((0, 1))
         self._world.clock.note("%s leads", host.name)
-        self._active.append(Sequencer(self._world, host, number, host.name, variant))
+        self._active.append(Sequencer(self._world, host, number, host.name, 0))
         self._produce_later(self._active[0])
         self._elect_later()

@@ -40,13 +40,13 @@ class Subscriber:
         self.poll()
 
     def _locate(self, host: "SimHost") -> Located | None:
-        entries = [record.entry for record in host.disk.after(0, 2**60)]
+        entries = [record.entry for record in (*host.disk.removed, *host.disk.after(0, 2**60))]
         resume: Resume = CurrentPayload()
         if self.view:
             payload_id, index, _ = self.view[-1]
             resume = AfterPayload(payload_id, index, self._number)
         try:
-            return locate(ListIndex(entries, host.visible), resume)
+            return locate(ListIndex(entries, host.visible, host.disk.pruned), resume)
         except PrunedError:
             return None
 

@@ -141,11 +141,11 @@ class World:
             and all(at <= host.core.committed for at in host.disk.entries)
             and not host.core.recovering
             for host in self.hosts
-        ) and all(self._shown(host) == self._shown(self.hosts[0]) for host in self.hosts)
+        ) and all(self._has_all(host, other) for host in self.hosts for other in self.hosts)
 
     @staticmethod
-    def _shown(host: SimHost) -> set[Key]:
-        return set(host.disk.position_of)
+    def _has_all(host: SimHost, other: SimHost) -> bool:
+        return all(key in host.disk.position_of or key[0] in host.disk.gone for key in other.disk.position_of)
 
     # --- faults ---
 
@@ -329,11 +329,10 @@ class World:
             expected = self._bodies.get((payload_id, index))
             if expected != prefix and not self.scenario.publishes:
                 raise InvariantError(f"subscriber {subscriber.name} saw an uncommitted {payload_id}/{index}")
-        if self.scenario.publishes or self.scenario.duel == "other":
-            return
-        self._check_per_payload(subscriber)
-        if self.scenario.duel == "no" and view and not self.scenario.prunes:
-            self._check_slice(subscriber)
+        if self.scenario.duel == "no" and not self.scenario.publishes:
+            self._check_per_payload(subscriber)
+            if view and not self.scenario.prunes:
+                self._check_slice(subscriber)
 
     def _check_per_payload(self, subscriber: Subscriber) -> None:
         last: dict[PayloadId, int] = {}
