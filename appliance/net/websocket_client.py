@@ -272,10 +272,14 @@ def _in_words(reason: trio_websocket.CloseReason | None) -> str:
 
 
 def raise_only(group: BaseExceptionGroup[BaseException]) -> NoReturn:
-    """A nursery wraps what the body raises; its caller should see the body's own error."""
-    error = group.exceptions[0]
-    if len(group.exceptions) > 1:
-        raise group
+    """A nursery wraps what the body raises; its caller should see the body's own error.
+
+    What the nursery's other tasks raised because they were cancelled along with it does not count.
+    """
+    _, others = group.split(trio.Cancelled)
+    error: BaseException = others or group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     context = error.__context__
     try:
         raise error

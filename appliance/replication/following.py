@@ -143,7 +143,7 @@ class Following:
             case Settled():
                 await self._host.flashlog.follow_state(message.payload_id, message.state, message.block_hash)
             case Closed():
-                self._host.closed(message.payload_id, message.at)
+                await self._host.closed(message.payload_id, message.at)
             case Pruned():
                 await self._note_pruned(link, message)
             case _:

@@ -165,10 +165,12 @@ class VotingHost:
         self.votes.decided(decided)
         self.settle()
 
-    def closed(self, payload_id: PayloadId, at: int) -> None:
-        """A voter says that the payload ends."""
-        self.votes.closed(payload_id, at)
-        self.settle()
+    async def closed(self, payload_id: PayloadId, at: int) -> None:
+        """A voter says that the payload ends. What is known already goes no further: all tell it to all."""
+        known = await self.flashlog.closed_at(payload_id)
+        if known is None or known > at:
+            self.votes.closed(payload_id, at)
+            self.settle()
 
     # --- what the votes decide ---
 
@@ -247,16 +249,13 @@ class VotingHost:
         return record is not None and record.position <= self.flashlog.committed
 
     async def _replace(self, command: Replace) -> None:
-        cursors, rewound = {}, []
+        cursors = {}
         for link in self.followed:
             cursor = link.rewound(command.payload_id, command.from_index)
             if cursor is not None:
                 cursors[link.peer] = cursor
-                rewound.append(link)
         replaced = await self.flashlog.replace(command.payload_id, command.from_index, cursors=cursors)
         self._removed(command.payload_id, command.from_index, replaced.removed, replaced.shown)
-        for link in rewound:
-            link.end()
 
     async def _close(self, command: Close) -> None:
         replaced = await self.flashlog.close_payload(command.payload_id, command.at)
@@ -266,8 +265,12 @@ class VotingHost:
             tell(command.payload_id, command.at)
 
     def _removed(self, payload_id: PayloadId, index: int, removed: int, shown: int) -> None:
+        """All links begin again. Those that refused the winner have to fetch it, and followers were sent what is gone:
+        they must not take the next `Committed`, which names a position beyond it, for a word about that.
+        """
         self._removals += 1
         self.votes.removed(payload_id, index)
+        self.end_links()
         self.metrics.replaced.inc(removed)
         log.error("a branch lost", payload_id=payload_id, from_index=index, removed=removed, had_been_shown=shown)
 

@@ -10,6 +10,7 @@ from appliance.domain.errors import LogError, PrunedError, RemoteError, Unavaila
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.replicas import Record
 from appliance.net.duplex import Duplex
+from appliance.net.websocket_client import raise_only
 from appliance.replication.bell import Bell
 from appliance.replication.host import VotingHost
 from appliance.replication.metrics import LEARNERS
@@ -123,8 +124,8 @@ class Serving:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send_for_ever)
                     await self._receive_for_ever()
-        except* (UnavailableError, RemoteError, LogError) as group:
-            raise _first(group) from None
+        except BaseExceptionGroup as group:
+            raise_only(_first_of_both(group))
         finally:
             followers.dec()
             host.on_closed.discard(self.tell_closed)
@@ -207,6 +208,17 @@ class Serving:
         }
 
 
+def _first_of_both(group: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[BaseException]:
+    """A connection that breaks may break for its sender and its receiver: one of the errors says it."""
+    broken, others = group.split(UnavailableError)
+    if broken is None or (others is not None and others.split(trio.Cancelled)[1] is not None):
+        return group
+    first: BaseException = broken
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return BaseExceptionGroup("", [first])
+
+
 def _within(records: list[Record], max_bytes: int, through: int) -> list[Record]:
     """The first ones, up to a position and so many bytes of bodies, but one at least."""
     taken: list[Record] = []
@@ -217,10 +229,3 @@ def _within(records: list[Record], max_bytes: int, through: int) -> list[Record]
             break
         taken.append(record)
     return taken
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

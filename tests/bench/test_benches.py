@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench import engine, engine_hanging, fanout
+from bench import engine, engine_hanging, fanout, replication
 from bench.output import write_json
 
 pytestmark = pytest.mark.slow
@@ -85,3 +85,21 @@ def test_engine_measures_a_builder_that_hangs_and_a_burst() -> None:
     engine.show(result, console)
     assert "one hangs" in written(console)
     assert "came to: execution client 50" in " ".join(written(console).split())
+
+
+def test_replication_commits_on_a_majority_and_catches_up(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[2]))
+    settings = replication.Settings(rounds=1, count=5, size=2048, interval_s=0.0, away=100)
+    console = quiet()
+    result = replication.run(settings, console)
+    for measured in (result.all_up, result.one_down):
+        assert measured.committed.count == measured.on_disk.count == measured.bare.count == 5
+        assert measured.on_disk.p50 <= measured.committed.p50
+    assert result.nobody.count == 5
+    assert result.catch_up.entries == 100
+    replication.show(result, console)
+    assert "committed by 2 of 3" in written(console)
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from bench import engine, engine_burst, engine_hanging, fanout
+from bench import engine, engine_burst, engine_hanging, fanout, replication
 from bench.fanout import Memory
 from bench.percentiles import Summary
 from bench.subscribers import Deliveries
@@ -20,6 +20,8 @@ def test_defaults_and_quick() -> None:
     assert fanout.parse(["--quick"])[0] == fanout.QUICK
     assert engine.parse([]) == (engine.Settings(), None)
     assert engine.parse(["--quick"])[0] == engine.QUICK
+    assert replication.parse([]) == (replication.Settings(), None)
+    assert replication.parse(["--quick", "--away", "9"])[0].away == 9
 
 
 def test_what_is_given_wins_over_quick() -> None:
@@ -42,6 +44,15 @@ def test_fanout_targets() -> None:
     assert [check.verdict for check in good] == ["met"] * 4
     bad = fanout.judge(deliveries(latest_ms=201, lost=1), 1.6, Memory(31_000, 0))
     assert [check.verdict for check in bad] == ["missed"] * 4
+
+
+def test_replication_targets() -> None:
+    bare, disk = Summary(9, 1.0, 2.0, 3.0), Summary(9, 1.0, 2.0, 3.0)
+    good = replication.Measured(bare, disk, Summary(9, 4.9, 9.0, 9.0))
+    slow = replication.Measured(bare, disk, Summary(9, 5.1, 9.0, 9.0))
+    held = Summary(9, 1.2, 2.0, 3.0)
+    assert [check.met for check in replication.judge(good, slow, held)] == [True, False, True]
+    assert [check.measured for check in replication.judge(good, slow, held)] == ["4.9 x", "5.1 x", "1.2 x"]
 
 
 def test_engine_targets_are_about_small_payloads() -> None:

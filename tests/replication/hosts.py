@@ -1,5 +1,6 @@
 """Hosts that replicate, in this process, on real sockets and real logs."""
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,8 @@ from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.service import Replication
 from appliance.replication.settings import Peer, ReplicationSettings
 from tests.flashlog.support import flashblock
-from tests.support.conductor import free_port
 from tests.support.eventually import eventually
-
-SECRET = b"\x01" * 32
+from tests.support.ports import lasting_port
 
 
 @dataclass
@@ -106,7 +105,8 @@ def make_hosts(
     **keys: object,
 ) -> dict[str, Host]:
     """Hosts that know each other. ``ports`` may put proxies between them."""
-    own = {name: free_port() for name in (*names, *learners)}
+    own = {name: lasting_port() for name in (*names, *learners)}
+    secret = os.urandom(32)
     hosts = {}
     for name in (*names, *learners):
         peers = tuple(
@@ -114,7 +114,7 @@ def make_hosts(
             for other in names
             if other != name
         )
-        settings = ReplicationSettings(name, SECRET, peers, follow_only=name in learners, timeout_s=0.5)
+        settings = ReplicationSettings(name, secret, peers, follow_only=name in learners, timeout_s=0.5)
         hosts[name] = Host(name, folder / name, replace(settings, **keys), own[name])  # type: ignore[arg-type]
     return hosts
 
@@ -134,3 +134,14 @@ async def committed(*hosts: Host, entries: int, timeout_s: float = 10.0) -> None
     for host in hosts:
         await eventually(lambda host=host: host.log.statistics()["entries"] == entries, timeout_s)  # type: ignore[misc]
         await eventually(lambda host=host: host.log.head == host.log.appended, timeout_s)  # type: ignore[misc]
+
+
+async def agreed(*hosts: Host, timeout_s: float = 10.0) -> int:
+    """Wait until these hold the same number of entries and show all of them; that number."""
+
+    def is_so() -> bool:
+        counts = {host.log.statistics()["entries"] for host in hosts}
+        return len(counts) == 1 and all(host.log.head == host.log.appended for host in hosts)
+
+    await eventually(is_so, timeout_s)
+    return len(await hosts[0].held())

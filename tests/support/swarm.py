@@ -1,5 +1,6 @@
 """Subscribers that never give up: they resume on another host from the last flashblock that they have seen."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -58,6 +59,11 @@ class Swarm:
                 del self._decoded[next(iter(self._decoded))]
         return found
 
+    def scatter(self, count: int, moments: random.Random) -> None:
+        """Let some of them leave their hosts, without a word, and resume on others."""
+        for subscriber in moments.sample(self.subscribers, count):
+            subscriber.leave()
+
     @property
     def resumed(self) -> int:
         """How often a connection was opened again."""
@@ -73,6 +79,7 @@ class Subscriber:
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
     refusals: list[str] = field(default_factory=list)
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
     def host(self) -> str:
@@ -87,11 +94,16 @@ class Subscriber:
         place = f"?block_number={last.block_number}&flashblock_index={last.index}"
         return place if self.number % 2 else f"{place}&payload_id={last.payload_id}"
 
+    def leave(self) -> None:
+        """End the connection."""
+        self._scope.cancel()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             try:
-                await self._follow()
+                with trio.CancelScope() as self._scope:
+                    await self._follow()
             except WebsocketRefused as error:
                 self.refusals.append(str(error))
             except ConnectFailed:
