@@ -99,7 +99,7 @@ class SetRecovered:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """A peer has seen more of this log than it has: a disk was set back. Make a new log_id, take its vote, begin again."""
+    """A peer has seen more of this log than it has: a disk was set back. It is a new log now, without a vote."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final
 
 from appliance.domain.errors import DecodeError
 from appliance.domain.flashblocks import Encoding
-from appliance.domain.payloads import PayloadId, PayloadState
+from appliance.domain.payloads import PayloadId
 from appliance.domain.replicas import Cursor, Receipt, Record, Verdict
 from appliance.replication.commands import (
     Close,
@@ -137,7 +137,7 @@ class Core:
         self._overflowed = False
         self._is_setting_recovered = False
         self._commands: list[Command] = []
-        self._counts = dict.fromkeys(("refused", "late", "replaced", "closed", "moved", "gap", "conflict"), 0)
+        self._conflicts = 0
         for payload_id, at in restored.ends:
             self._votes.ended(payload_id, at)
         self._settle(now)
@@ -149,6 +149,37 @@ class Core:
         """What is to be done since this was called last, in order."""
         taken, self._commands = self._commands, []
         return taken
+
+    def serving(self, link: Link) -> SourceLink | None:
+        """A follower of this log, once it is welcome."""
+        source = self._sources.get(link)
+        return source.core if source else None
+
+    def following(self, link: Link) -> FollowerLink | None:
+        """This host's following of a peer, once it is welcomed."""
+        following = self._followings.get(link)
+        return following.core if following else None
+
+    @property
+    def open(self) -> int:
+        """Entries that are on disk here and not committed."""
+        return len(self._order)
+
+    @property
+    def oldest_open_since(self) -> float | None:
+        """When the first of them came, None when there is none."""
+        oldest = self._order.oldest
+        return oldest.since if oldest else None
+
+    @property
+    def conflicts(self) -> int:
+        """How often a voter said that another body than this host's is committed."""
+        return self._conflicts
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Without a vote: the voters whose logs are not here yet."""
+        return self._recovery.missing if self.recovering else ()
 
     @property
     def seen(self) -> int:
@@ -184,12 +215,6 @@ class Core:
                 by_s = 0.0 if record.payload_id in self._replaced else self._settings.late_after_s
                 self._requeue(self._order.younger(waiting, by_s))
         self._settle(now)
-
-    def settled(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None) -> None:
-        """This host learned by itself what became of a payload."""
-        for link, source in self._sources.items():
-            if source.core is not None:
-                self._do(Send(link, Settled(payload_id, state, block_hash)))
 
     def pruned(self, position: int) -> None:
         """Retention removed everything up to a position."""
@@ -280,7 +305,7 @@ class Core:
             self._end(other, "another link took its place")
 
     def _drop_orphans(self) -> None:
-        """Nobody follows a learner: what only a lost log had beside this one is decided by nobody. The rest comes again."""
+        """Nobody follows a learner: what only a lost log had beside it is decided by nobody. The rest comes again."""
         if self._votes_here:
             return
         for waiting in self._order.undecided():
@@ -385,6 +410,7 @@ class Core:
             votes=following.peer in self._settings.voters and not message.recovering,
             keeps_cursor=not message.recovering,
         )
+        following.core.source_appended = message.appended
         if self._recovery.welcomed(following.peer, message.appended, another_log=message.another_log):
             self._votes.yields = self.recovering
             self._notice("lost_log", host=self._settings.host_id, known_to=following.peer)
@@ -685,6 +711,5 @@ class Core:
         self._commands.append(command)
 
     def _notice(self, name: str, **fields: object) -> None:
-        if name in self._counts:
-            self._counts[name] += 1
+        self._conflicts += name == "conflict"
         self._do(Notice(name, fields))

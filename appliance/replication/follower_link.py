@@ -55,6 +55,7 @@ class FollowerLink:
         self._unsettled: deque[tuple[int, Key]] = deque()
         self._in_doubt: deque[tuple[int, Key]] = deque()
         self._refused: OrderedDict[PayloadId, None] = OrderedDict()
+        self.source_appended = 0
 
     def __repr__(self) -> str:
         return f"<FollowerLink of {self.peer} at {self.position}>"
@@ -63,6 +64,11 @@ class FollowerLink:
     def is_storing(self) -> bool:
         """Whether entries are on their way to the disk; what came after them has to wait."""
         return self.done < self.issued
+
+    @property
+    def behind(self) -> int:
+        """Positions of the source's log that are not on this host's disk, as far as is known."""
+        return max(0, self.source_appended - self.position)
 
     def pruned(self, through: int) -> int:
         """How many positions of the source's log are gone that were never seen here."""
@@ -76,6 +82,7 @@ class FollowerLink:
         """The command that puts the next entries into this host's log."""
         self.issued += 1
         self.received = entries[-1].position
+        self.source_appended = max(self.source_appended, self.received)
         self.saved = self.cursor().position
         cursor = Cursor(self.log_id, self.saved) if self.keeps_cursor else None
         return Store(link, self.peer, entries, cursor, late, committed)

@@ -51,6 +51,7 @@ class SourceLink:
         self.begun_at = begun_at
         self.sent = self.acked = start
         self.heard_at = now
+        self.held = self.refused = 0
         self.is_reading = False
         self.reading_epoch = 0
         self._in_flight: deque[_Sent] = deque()
@@ -111,4 +112,6 @@ class SourceLink:
             self._in_flight_bytes -= sent.size
             kind = 1 if sent.position in refused else 2 if sent.position in ended else 0
             found[kind].append(sent.place)
+        self.held += len(found[0])
+        self.refused += len(found[1]) + len(found[2])
         return Acknowledged(*map(tuple, found))

@@ -147,7 +147,9 @@ class SimHost:
         self._links[link] = peer.name
         peer.accept(link)
         core = self._core()
-        core.follower_opened(link, peer.name, self.clock.random.randbytes(16), self.disk.cursors.get(peer.name), self.clock.now)
+        core.follower_opened(
+            link, peer.name, self.clock.random.randbytes(16), self.disk.cursors.get(peer.name), self.clock.now
+        )
         self._carry_out()
 
     def accept(self, link: int) -> None:

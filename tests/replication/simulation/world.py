@@ -261,9 +261,7 @@ class World:
     def _check_quorum(self, host: SimHost, key: Key, prefix: bytes) -> None:
         if any(voter.wipes for voter in self.voters):
             return  # what a lost disk held counted
-        holders = sum(
-            voter.disk.prefix(*key) == prefix or key[0] in voter.disk.gone for voter in self.voters
-        )
+        holders = sum(voter.disk.prefix(*key) == prefix or key[0] in voter.disk.gone for voter in self.voters)
         if holders < self.quorum:
             raise InvariantError(f"{host.name} takes {key} for committed, but {holders} voters have it on disk")
 
@@ -287,7 +285,9 @@ class World:
         lost = [host for host in self.voters if host.core is not None and host.core.recovering and host.wipes]
         others = [host for host in self.voters if host not in lost]
         self.left_to_operator = bool(lost) and any(
-            len({host.disk.prefix(*key) for host in others} - {None}) > 1 for host in others for key in host.disk.position_of
+            len({host.disk.prefix(*key) for host in others} - {None}) > 1
+            for host in others
+            for key in host.disk.position_of
         )
         return self.left_to_operator
 
