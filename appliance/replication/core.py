@@ -198,8 +198,8 @@ class Core:
 
     # --- this host's log ---
 
-    def feed(self, records: Sequence[Record], now: float) -> None:
-        """What this host's log has after `seen`, in its order, whoever brought it."""
+    def feed(self, records: Sequence[Record], through: int, now: float) -> None:
+        """What this host's log has after `seen`, in its order, whoever brought it: all of it up to ``through``."""
         for record in records:
             if len(self._order) >= MAX_OPEN:
                 self._overflowed = True
@@ -214,6 +214,8 @@ class Core:
                 # What is younger stands behind it where it was counted first; so here, too, while nobody has seen it.
                 by_s = 0.0 if record.payload_id in self._replaced else self._settings.late_after_s
                 self._requeue(self._order.younger(waiting, by_s))
+        else:
+            self._order.seen = max(self._order.seen, through)
         self._settle(now)
 
     def pruned(self, position: int) -> None:
@@ -671,7 +673,7 @@ class Core:
             self._votes.committed(waiting.place.key)
             if self._newest is None or waiting.born >= self._newest.born:
                 self._newest = waiting
-        if waited:
+        if waited or self._order.pass_holes():
             self._do(CommitThrough(self._order.committed, tuple(waited)))
         shown = self._order.show_overdue(now)
         if shown is not None:

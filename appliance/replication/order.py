@@ -96,6 +96,14 @@ class CommitOrder:
             self._decided.discard(first.place.key)
             yield first
 
+    def pass_holes(self) -> bool:
+        """Where nothing waits, move the commit point to the end of the log; whether it moved."""
+        if self._open or self.committed >= self.seen:
+            return False
+        self.committed = self.seen
+        self.shown = max(self.shown, self.seen)
+        return True
+
     def _may_pass(self, first: Waiting) -> bool:
         if first.place.key not in self._decided or first.place.payload_id in self.frozen:
             return False

@@ -116,13 +116,14 @@ class Runner:
     async def _feed(self) -> None:
         """In the order of the log. Reading may wait for the disk: then others may have fed the same meanwhile."""
         while self.core.seen < self.flashlog.appended:
-            after = self.core.seen
+            after, through = self.core.seen, self.flashlog.appended
             records = self.flashlog.recent_records(after, FEED_ENTRIES)
             if records is None:
                 records = await self.flashlog.records(after, limit=FEED_ENTRIES, max_bytes=FEED_BYTES)
             if after == self.core.seen:
-                self.core.feed(records, trio.current_time())
-            if not records or self.core.seen == after:
+                last = records[-1].position if records else through
+                self.core.feed(records, last, trio.current_time())
+            if self.core.seen == after:
                 return
 
     def _carry_out(self) -> None:

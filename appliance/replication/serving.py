@@ -40,6 +40,7 @@ class Serving(Connection):
         with runner.flashlog.watch_states(self.tell_state):
             for settled in await runner.flashlog.settled(TOLD_STATES):
                 self.tell_state(*settled)
+            runner.core.pruned(await runner.flashlog.pruned_through())
             await runner.tell(lambda now: runner.core.source_opened(self.name, now))
             try:
                 await self.converse()

@@ -224,9 +224,8 @@ class SimHost:
 
     def _feed(self) -> None:
         core = self._core()
-        records = self.disk.after(core.seen, MAX_RECORDS)
-        if records:
-            core.feed(records, self.clock.now)
+        if core.seen < self.disk.last:
+            core.feed(self.disk.after(core.seen, MAX_RECORDS), self.disk.last, self.clock.now)
 
     # --- commands ---
 

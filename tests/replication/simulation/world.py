@@ -281,7 +281,7 @@ class World:
             self._check_view(subscriber)
 
     def _is_left_to_operator(self) -> bool:
-        """A voter lost its log while two others had different bodies at a place: only it knew which one was committed."""
+        """A voter lost its log while two others have different bodies at a place: only it knew which is committed."""
         lost = [host for host in self.voters if host.core is not None and host.core.recovering and host.wipes]
         others = [host for host in self.voters if host not in lost]
         self.left_to_operator = bool(lost) and any(
