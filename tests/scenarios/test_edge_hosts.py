@@ -42,7 +42,7 @@ async def test_two_voters_and_a_learner_whose_origin_is_lost(nursery: trio.Nurse
         await hosts.wait_flowing(3)
         crowd.cancel_scope.cancel()
         devnet.set_fault("builder-down")
-        await hosts.wait_equal()
+        await hosts.wait_quiet()
         for host in hosts.hosts.values():
             assert await host.stop() == 0
     for host in (follower, edge):

@@ -102,7 +102,7 @@ async def test_whatever_happens_to_hosts_and_links_every_subscriber_sees_each_fl
         print(f"seed {SEED}")
         await rounds.run()
         devnet.set_fault("builder-down")
-        entries = await quiet(hosts)
+        entries = await hosts.wait_quiet()
         await eventually(lambda: all(len(each.seen) >= entries for each in swarm.subscribers))
         crowd.cancel_scope.cancel()
         for host in hosts.hosts.values():
@@ -111,15 +111,6 @@ async def test_whatever_happens_to_hosts_and_links_every_subscriber_sees_each_fl
     check_subscribers(swarm, hosts)
     assert len(rounds.record) == len(ROUNDS)
     assert swarm.resumed > 2 * SUBSCRIBERS
-
-
-async def quiet(hosts: Cluster) -> int:
-    """Nothing new comes, and all hosts agree; how many entries there are."""
-    before, now = -1, await hosts.wait_equal()
-    while before != now:
-        await trio.sleep(1.0)
-        before, now = now, await hosts.wait_equal()
-    return now
 
 
 def check_logs(hosts: Cluster) -> None:

@@ -184,6 +184,14 @@ class Cluster:
                 await trio.sleep(0.05)
         raise AssertionError(f"the hosts do not agree: {await self.entries()}")
 
+    async def wait_quiet(self) -> int:
+        """Until nothing new comes, and all hosts agree; how many entries there are."""
+        before, now = -1, await self.wait_equal()
+        while before != now:
+            await trio.sleep(1.0)
+            before, now = now, await self.wait_equal()
+        return now
+
     async def wait_flowing(self, count: int, timeout_s: float = 30.0) -> None:
         """Until every host shows so many entries more than it does now."""
         begin = {name: (await host.log_status()).get("head", 0) for name, host in self.hosts.items()}
