@@ -84,10 +84,16 @@ class Reader:
             return rows.closed_at(self._connection, payload_id)
 
     def recovering(self) -> bool:
-        """Whether the log that this host voted with is lost, and this one has not caught up."""
+        """Whether this log has not voted yet."""
         with translated("read", self.path):
             (found,) = self._connection.execute("SELECT recovering FROM replication").fetchone()
             return bool(found)
+
+    def given_through(self) -> int:
+        """The last position that was ever given; 0 in a log that never held anything."""
+        with translated("read", self.path):
+            row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
+            return int(row[0]) if row else 0
 
     def closed(self) -> list[tuple[PayloadId, int]]:
         """Every tombstone, oldest first; the store bounds them."""

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
@@ -137,21 +137,27 @@ class FlashLog:
 
     # --- other hosts ---
 
-    async def append_from(self, peer: str, replicas: Sequence[Replica], cursor: Cursor | None) -> list[Receipt]:
+    async def append_from(
+        self, peer: str, replicas: Sequence[Replica], cursor: Cursor | None, late: Collection[int] = frozenset()
+    ) -> list[Receipt]:
         """Take entries of ``peer``'s log, in its order, and note ``cursor``, in one transaction; a receipt for each.
+
+        What is new at the positions ``late`` is not taken, but closes its payload at that index.
 
         When it returns all entries are on disk. LogError when the disk refuses: then nothing has happened. Where all of
         them are here already, as every entry is that a second peer brings, nothing is written now: the cursor waits
         for the next transaction. It may lag behind, since what comes twice is held.
         """
         known = self._known(replicas)
-        if known is not None and cursor is not None:
-            self._cursors[peer] = cursor
+        if known is not None:
+            if cursor is not None:
+                self._cursors[peer] = cursor
             await trio.lowlevel.checkpoint()
             return known
-        self._cursors.pop(peer, None)
+        if cursor is not None:
+            self._cursors.pop(peer, None)
         size = sum(len(replica.body or b"") for replica in replicas)
-        received = await self._write(lambda store: replica_jobs.append_from(store, peer, replicas, cursor), size)
+        received = await self._write(lambda store: replica_jobs.append_from(store, peer, replicas, cursor, late), size)
         return list(received.receipts)
 
     def _known(self, replicas: Sequence[Replica]) -> list[Receipt] | None:
@@ -181,6 +187,14 @@ class FlashLog:
                 lambda store: replica_jobs.replace(store, payload_id, from_index, peer, with_, cursors or {}), size
             )
         )
+
+    async def requeue(self, payload_id: PayloadId, from_index: int) -> None:
+        """Give a payload's entries from an index on new positions at the end; none of them may have been shown."""
+        await self._write(lambda store: replica_jobs.requeue(store, payload_id, from_index))
+
+    async def renew(self) -> None:
+        """Be another log to other hosts, without a vote: a peer has seen more of this one than it has."""
+        self.log_id = await self._write(replica_jobs.renew)
 
     async def close_payload(self, payload_id: PayloadId, at: int) -> Replaced:
         """End a payload before index ``at`` for good: what is held from there on becomes evidence."""
@@ -219,7 +233,7 @@ class FlashLog:
         return await self._readers.query(lambda reader: reader.closed_at(payload_id))
 
     async def recovering(self) -> bool:
-        """Whether this log took the place of one that was lost, and has not caught up yet."""
+        """Whether this log has not voted yet."""
         return await self._readers.query(lambda reader: reader.recovering())
 
     async def set_recovering(self, *, recovering: bool) -> None:
@@ -233,6 +247,10 @@ class FlashLog:
     async def settled(self, limit: int) -> list[tuple[PayloadId, PayloadState, str | None]]:
         """What became of the newest ``limit`` payloads that are no longer being built, in log order."""
         return await self._readers.query(lambda reader: reader.settled(limit))
+
+    async def given_through(self) -> int:
+        """The last position that was ever given, also where nothing is any more."""
+        return await self._readers.query(lambda reader: reader.given_through())
 
     async def pruned_through(self) -> int:
         """The last position that retention has removed; 0 for none."""

@@ -1,23 +1,25 @@
-"""The side of a link that follows a peer's log. Pure: messages and receipts in, messages and places out.
+"""The side of a link that follows a peer's log. Pure.
 
-    welcomed -> received: a batch for this host's log -> stored: the acknowledgement, and what it says about votes
-
-The cursor that goes to disk with a batch covers the batches before it, whose receipts are known: it never passes an
-entry that was refused while its place is open here. If that branch wins, it has to come again.
+The cursor goes to disk with the commit point. It is before every entry of the peer that is not settled here, be it
+held, refused or ended here: after a restart those come again, with what the peer knows by then. So votes are never
+stored.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from appliance.domain.errors import RemoteError
 from appliance.domain.payloads import PayloadId
-from appliance.domain.replicas import Cursor, Receipt, Verdict
-from appliance.replication.source_link import Identity, Refused
-from appliance.replication.votes import Key, Place
-from appliance.wire.replication import VERSION, Ack, Committed, Entries, Hello, Pruned, Welcome, WireEntry, proves
+from appliance.domain.replicas import Cursor, Receipt, Replica, Verdict
+from appliance.replication.commands import Link, Store
+from appliance.replication.places import Key, Place
+from appliance.wire.replication import Ack
 
-_REFUSING = (Verdict.REFUSED, Verdict.CLOSED)
+MAX_REFUSED: Final = 1024
+"""Payloads of which a branch was refused on a link; of one that is forgotten a gap is seen where there is none, and the
+peer's log is followed from its start again."""
 
 
 class Gap(RemoteError):
@@ -25,137 +27,121 @@ class Gap(RemoteError):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What goes into the log in one transaction, with the cursor that goes with it."""
+class Heard:
+    """One entry of a batch that is stored: what this log made of it."""
 
-    entries: tuple[WireEntry, ...]
-    cursor: Cursor
-    committed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What a batch came to: ``votes`` are the source's, ``decided`` those of them that it calls committed."""
-
-    ack: Ack
-    votes: tuple[Place, ...]
-    decided: tuple[Place, ...]
-    new: int
-    refused: int
+    place: Place
+    verdict: Verdict
+    position: int | None
+    is_sibling: bool
+    committed: bool
 
 
 class FollowerLink:
-    """This host's following of one peer. ``is_open`` says whether this log has an uncommitted entry at a place."""
+    """This host's following of one peer, once it was welcomed. ``votes``: what the peer has on its disk counts."""
 
     def __init__(
-        self, own: Identity, peer: str, nonce: bytes, cursor: Cursor | None, is_open: Callable[[Key], bool]
+        self, peer: str, cursor: Cursor, is_open: Callable[[Key], bool], *, votes: bool, keeps_cursor: bool
     ) -> None:
-        self._own = own
-        self._peer = peer
-        self._nonce = nonce
-        self._start = cursor
+        """``keeps_cursor`` is off for a voter without its vote: who knew another log of it is to go on saying so."""
+        self.peer = peer
+        self.keeps_cursor = keeps_cursor
+        self.log_id = cursor.log_id
+        self.votes = votes
+        self.received = self.position = cursor.position
+        self.saved = cursor.position
+        self.issued = self.done = 0
         self._is_open = is_open
-        self._log_id = ""
-        self.position = 0
-        self.votes = False
+        self._unsettled: deque[tuple[int, Key]] = deque()
+        self._in_doubt: deque[tuple[int, Key]] = deque()
+        self._refused: OrderedDict[PayloadId, None] = OrderedDict()
         self.source_appended = 0
-        self._undecided: deque[tuple[int, Place]] = deque()
-        self._refused: dict[int, Key] = {}
 
     def __repr__(self) -> str:
-        return f"<FollowerLink of {self._peer} at {self.position}>"
+        return f"<FollowerLink of {self.peer} at {self.position}>"
 
-    def hello(self, *, recovering: bool) -> Hello:
-        """The first message."""
-        cursor = self._start or Cursor("", 0)
-        own = self._own
-        return Hello(
-            VERSION,
-            own.host_id,
-            own.log_id,
-            self._nonce,
-            own.follow_only,
-            recovering,
-            cursor.log_id,
-            cursor.position,
-        )
+    @property
+    def is_storing(self) -> bool:
+        """Whether entries are on their way to the disk; what came after them has to wait."""
+        return self.done < self.issued
 
-    def welcomed(self, welcome: Welcome) -> None:
-        """Check who answered. Raises `Refused` where it is another host, or does not know the secret."""
-        if welcome.version != VERSION:
-            raise Refused(f"replication version {welcome.version}, this host speaks {VERSION}")
-        if welcome.host_id != self._peer:
-            raise Refused(f"host_id {welcome.host_id} answered, expected {self._peer}")
-        if not proves(welcome, self._own.secret, self._nonce, follower=self._own.host_id):
-            raise Refused("it does not know the secret")
-        self._log_id = welcome.log_id
-        self.votes = self._peer in self._own.voters and not welcome.follow_only and not welcome.recovering
-        self.source_appended = welcome.appended
-        if self._start is not None and self._start.log_id == welcome.log_id:
-            self.position = self._start.position
+    @property
+    def behind(self) -> int:
+        """Positions of the source's log that are not on this host's disk, as far as is known."""
+        return max(0, self.source_appended - self.position)
 
-    def pruned(self, message: Pruned) -> int:
+    def pruned(self, through: int) -> int:
         """How many positions of the source's log are gone that were never seen here."""
-        missed = max(0, message.through - self.position)
-        self.position = max(self.position, message.through)
+        missed = max(0, through - self.received)
+        self.received = max(self.received, through)
+        if not self.is_storing:
+            self.position = max(self.position, through)
         return missed
 
-    def received(self, message: Entries) -> Batch:
-        """The next entries. They may begin before `position`: what is not committed comes again."""
-        return Batch(tuple(message.entries), self._cursor(), message.committed)
+    def store(self, link: Link, entries: tuple[Replica, ...], late: frozenset[int], committed: frozenset[int]) -> Store:
+        """The command that puts the next entries into this host's log."""
+        self.issued += 1
+        self.received = entries[-1].position
+        self.source_appended = max(self.source_appended, self.received)
+        self.saved = self.cursor().position
+        cursor = Cursor(self.log_id, self.saved) if self.keeps_cursor else None
+        return Store(link, self.peer, entries, cursor, late, committed)
 
-    def stored(self, batch: Batch, receipts: Sequence[Receipt]) -> Stored:
-        """After this host's fsync. Raises `Gap`."""
-        self._check_gap(batch, receipts)
-        places = [Place(entry.payload_id, entry.index, entry.prefix) for entry in batch.entries]
-        verdicts = [receipt.verdict for receipt in receipts]
-        refused = {
-            entry.position: place.key
-            for entry, place, verdict in zip(batch.entries, places, verdicts, strict=True)
-            if verdict in _REFUSING
-        }
-        self._refused |= refused
-        last = batch.entries[-1].position
-        self._undecided.extend(zip((entry.position for entry in batch.entries), places, strict=True))
-        self.position = max(self.position, last)
-        return Stored(
-            Ack(last, list(refused)),
-            tuple(places) if self.votes else (),
-            self._decided_through(batch.committed),
-            verdicts.count(Verdict.NEW),
-            len(refused),
-        )
-
-    def _check_gap(self, batch: Batch, receipts: Sequence[Receipt]) -> None:
-        for entry, receipt in zip(batch.entries, receipts, strict=True):
-            if receipt.verdict in (Verdict.OUT_OF_ORDER, Verdict.NEED_BODY):
-                raise Gap(f"flashblock {entry.index} of payload {entry.payload_id} came without its predecessor")
-
-    def committed(self, message: Committed) -> tuple[Place, ...]:
-        """What the source calls committed now, of what it has sent."""
-        return self._decided_through(message.through)
-
-    def cursor(self) -> Cursor | None:
-        """How far the source's log has been dealt with, for a write of its own; None before the welcome."""
-        return self._cursor() if self._log_id else None
-
-    def rewound(self, payload_id: PayloadId, from_index: int) -> Cursor | None:
-        """The cursor from which a refused branch comes again; None where this source's was not refused."""
-        positions = [
-            position for position, key in self._refused.items() if key[0] == payload_id and key[1] >= from_index
+    def stored(self, store: Store, receipts: Sequence[Receipt]) -> tuple[Ack, list[Heard]]:
+        """After this host's fsync: what to answer, and what the entries are to the votes. Raises `Gap`."""
+        self.done += 1
+        heard = [
+            Heard(
+                Place(entry.payload_id, entry.index, entry.prefix),
+                receipt.verdict,
+                receipt.position,
+                receipt.is_sibling,
+                entry.position in store.committed,
+            )
+            for entry, receipt in zip(store.entries, receipts, strict=True)
         ]
-        return Cursor(self._log_id, min(positions) - 1) if positions else None
+        refused, ended = [], []
+        for entry, each in zip(store.entries, heard, strict=True):
+            self._check_gap(each)
+            self._unsettled.append((entry.position, each.place.key))
+            if each.verdict in (Verdict.REFUSED, Verdict.OUT_OF_ORDER):
+                refused.append(entry.position)
+                self._remember_refused(each.place.payload_id)
+            elif each.verdict is Verdict.CLOSED or (each.verdict is Verdict.PASSED and not each.committed):
+                ended.append(entry.position)
+        self._in_doubt.extend(
+            (entry.position, each.place.key)
+            for entry, each in zip(store.entries, heard, strict=True)
+            if each.verdict not in (Verdict.NEW, Verdict.HELD)
+        )
+        self.position = max(self.position, store.entries[-1].position)
+        return Ack(store.entries[-1].position, refused, ended), heard
 
-    def _cursor(self) -> Cursor:
-        self._refused = {position: key for position, key in self._refused.items() if self._is_open(key)}
-        held_back = min(self._refused, default=self.position + 1) - 1
-        return Cursor(self._log_id, min(self.position, held_back))
+    def _check_gap(self, heard: Heard) -> None:
+        is_behind_refused = heard.place.payload_id in self._refused
+        if heard.verdict is Verdict.NEED_BODY or (heard.verdict is Verdict.OUT_OF_ORDER and not is_behind_refused):
+            place = heard.place
+            raise Gap(f"flashblock {place.index} of payload {place.payload_id} came without its predecessor")
 
-    def _decided_through(self, position: int) -> tuple[Place, ...]:
-        decided = []
-        while self._undecided and self._undecided[0][0] <= position:
-            decided.append(self._undecided.popleft()[1])
-        # What is not open here needs no word any more, so that this holds no more than the votes do.
-        while self._undecided and not self._is_open(self._undecided[0][1].key):
-            self._undecided.popleft()
-        return tuple(decided) if self._peer in self._own.voters else ()
+    def _remember_refused(self, payload_id: PayloadId) -> None:
+        self._refused[payload_id] = None
+        self._refused.move_to_end(payload_id)
+        if len(self._refused) > MAX_REFUSED:
+            self._refused.popitem(last=False)
+
+    def cursor(self) -> Cursor:
+        """How far the source's log is settled here; as durable as the commit point that is written with it."""
+        return Cursor(self.log_id, self._before_open(self._unsettled))
+
+    def undoubted(self) -> int:
+        """How far this host holds the source's log, or knows better."""
+        return self._before_open(self._in_doubt)
+
+    def _before_open(self, waiting: deque[tuple[int, Key]]) -> int:
+        while waiting and not self._is_open(waiting[0][1]):
+            waiting.popleft()
+        return waiting[0][0] - 1 if waiting else self.position
+
+    def has_in_doubt(self, payload_id: PayloadId, from_index: int) -> bool:
+        """Whether something of a payload was refused here that is not settled."""
+        return any(key[0] == payload_id and key[1] >= from_index for _, key in self._in_doubt)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from appliance.config.model import ReplicationConfig
-from appliance.replication.host import VotingRules
 from appliance.replication.security import TlsFiles
 
 
@@ -43,11 +42,6 @@ class ReplicationSettings:
     def quorum(self) -> int:
         """How many voters must have an entry, this host counted."""
         return self.majority if self.min_acks is None else self.min_acks + 1
-
-    @property
-    def rules(self) -> VotingRules:
-        """For the votes."""
-        return VotingRules(self.quorum, self.timeout_s, self.publish_on_timeout)
 
 
 def replication_settings(config: ReplicationConfig, secret: bytes) -> ReplicationSettings:

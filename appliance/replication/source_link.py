@@ -1,47 +1,34 @@
-"""The side of a link that sends its log to one follower. Pure: messages and records in, messages out.
+"""The side of a link that sends its log to one follower. Pure.
 
-It sends in the order of its log, from the follower's cursor or from its own commit point, whichever is first: what is
-not committed is sent again on every link, so the answers of the last one need not be kept. Sent and not yet
-acknowledged is at most a window; then it waits, and the follower's disk sets the pace.
+It sends in the order of its log from the follower's cursor, which is before everything that is undecided there. Sent
+and not acknowledged is at most a window; then it waits, and the follower's disk sets the pace.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from appliance.domain.errors import DecodeError, RemoteError
-from appliance.domain.replicas import Replica
-from appliance.replication.votes import Place
-from appliance.wire.replication import (
-    VERSION,
-    Ack,
-    Committed,
-    Entries,
-    Hello,
-    Pruned,
-    Welcome,
-    entry_of,
-    welcome_proof,
-)
+from appliance.domain.errors import DecodeError
+from appliance.domain.payloads import PayloadId
+from appliance.replication.places import Key, Place
+from appliance.wire.replication import Ack, Committed, Entries, WireEntry, WirePlace
 
-WINDOW_ENTRIES: Final = 4096
+WINDOW_ENTRIES: Final = 2048
 WINDOW_BYTES: Final = 8 * 2**20
-
-
-class Refused(RemoteError):
-    """There will be no link; the text is for the other side and for the log."""
+BATCH_ENTRIES: Final = 256
+BATCH_BYTES: Final = 2**20
+MAX_PLACES: Final = 1024
+"""Places in one message; a commit point that moves by more takes several."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a host is to its peers. ``voters`` has this host's own name where it votes."""
+class Acknowledged:
+    """What an acknowledgement says of entries that were sent: held, refused for another branch, or for an end."""
 
-    host_id: str
-    log_id: str
-    secret: bytes
-    voters: frozenset[str]
-    follow_only: bool
+    held: tuple[Place, ...]
+    refused: tuple[Place, ...]
+    ended: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,65 +39,31 @@ class _Sent:
 
 
 class SourceLink:
-    """One follower of this host's log."""
+    """One follower of this host's log, once it is welcome. ``votes``: what it has on its disk counts.
 
-    def __init__(self, own: Identity) -> None:
-        self._own = own
-        self.peer = ""
-        self.votes = False
-        self.sent = 0
-        self.acked = 0
-        self.refused = 0
-        self._told = 0
+    It is sent what comes after ``start``; ``begun_at`` is where this log was when the link began.
+    """
+
+    def __init__(self, peer: str, log_id: str, start: int, now: float, *, begun_at: int, votes: bool) -> None:
+        self.peer = peer
+        self.log_id = log_id
+        self.votes = votes
+        self.begun_at = begun_at
+        self.sent = self.acked = start
+        self.heard_at = now
+        self.held = self.refused = 0
+        self.is_reading = False
+        self.reading_epoch = 0
         self._in_flight: deque[_Sent] = deque()
         self._in_flight_bytes = 0
+        self._untold: dict[Key, bytes] = {}
 
     def __repr__(self) -> str:
-        return f"<SourceLink to {self.peer or 'nobody yet'}: sent {self.sent}, acked {self.acked}>"
-
-    def hello(
-        self, hello: Hello, *, committed: int, appended: int, pruned: int, recovering: bool, known_log_id: str | None
-    ) -> tuple[Welcome, Pruned | None]:
-        """Accept a follower, or raise `Refused`.
-
-        ``pruned`` is the last position that retention removed, ``known_log_id`` the log that this host knew of it.
-        """
-        self._check(hello)
-        self.peer = hello.host_id
-        self.votes = hello.host_id in self._own.voters and not hello.follow_only and not hello.recovering
-        cursor = hello.cursor if hello.cursor_log_id == self._own.log_id else 0
-        self.sent = self.acked = self._told = min(cursor, committed)
-        passed = Pruned(pruned) if pruned > self.sent else None
-        if passed:
-            self.sent = self.acked = pruned
-        return self._welcome(hello, appended, recovering, known_log_id), passed
-
-    def _check(self, hello: Hello) -> None:
-        if hello.version != VERSION:
-            raise Refused(f"replication version {hello.version}, this host speaks {VERSION}")
-        if hello.host_id == self._own.host_id:
-            raise Refused(f"host_id {hello.host_id} is this host's own")
-        if hello.log_id == self._own.log_id:
-            raise Refused(f"log {hello.log_id} is this host's own: a copied folder?")
-        if not hello.follow_only and hello.host_id not in self._own.voters:
-            raise Refused(f"host_id {hello.host_id} is not among the peers here, and does not say follow_only")
-
-    def _welcome(self, hello: Hello, appended: int, recovering: bool, known_log_id: str | None) -> Welcome:
-        own = self._own
-        return Welcome(
-            VERSION,
-            own.host_id,
-            own.log_id,
-            welcome_proof(own.secret, hello.nonce, follower=hello.host_id, source=own.host_id, log_id=own.log_id),
-            appended,
-            own.follow_only,
-            recovering,
-            known_log_id not in (None, hello.log_id),
-        )
+        return f"<SourceLink to {self.peer}: sent {self.sent}, acknowledged {self.acked}>"
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be sent now: what comes after `sent`."""
+        """Whether more may be sent now."""
         return len(self._in_flight) < WINDOW_ENTRIES and self._in_flight_bytes < WINDOW_BYTES
 
     @property
@@ -118,37 +71,47 @@ class SourceLink:
         """Entries that were sent and are not acknowledged."""
         return len(self._in_flight)
 
-    def send(self, records: Sequence[Replica], committed: int) -> Entries:
-        """The message for the records that follow `sent`; at least one."""
-        for record in records:
-            place = Place(record.payload_id, record.index, record.prefix)
-            sent = _Sent(record.position, place, len(record.body or b""))
-            self._in_flight.append(sent)
-            self._in_flight_bytes += sent.size
-        self.sent = records[-1].position
-        self._told = max(self._told, min(committed, self.sent))
-        return Entries([entry_of(record) for record in records], committed)
+    def send(self, entries: Sequence[WireEntry], now: float) -> Entries:
+        """The message for the entries that follow what was sent; at least one."""
+        if not self._in_flight:
+            self.heard_at = now  # from here on an answer is due
+        for entry in entries:
+            place = Place(entry.payload_id, entry.index, entry.prefix)
+            size = len(entry.body or b"")
+            self._in_flight.append(_Sent(entry.position, place, size))
+            self._in_flight_bytes += size
+            if not entry.committed:
+                self._untold[place.key] = place.prefix
+        self.sent = entries[-1].position
+        return Entries(list(entries))
 
-    def committed(self, position: int) -> Committed | None:
-        """What to tell the follower when this host's commit point has moved; None for no news."""
-        through = min(position, self.sent)
-        if through <= self._told:
-            return None
-        self._told = through
-        return Committed(through)
+    def committed(self, places: Iterable[Place]) -> list[Committed]:
+        """What to tell the follower when this host knows more entries to be committed."""
+        told = [
+            WirePlace(place.payload_id, place.index, place.prefix)
+            for place in places
+            if self._untold.pop(place.key, None) == place.prefix
+        ]
+        return [Committed(told[first : first + MAX_PLACES]) for first in range(0, len(told), MAX_PLACES)]
 
-    def ack(self, ack: Ack) -> list[Place]:
-        """What the follower has on its disk now. DecodeError for an acknowledgement of what was not sent."""
+    def forget(self, payload_id: PayloadId, from_index: int) -> None:
+        """These are not in this host's log any more: there is nothing to tell of them."""
+        for key in [key for key in self._untold if key[0] == payload_id and key[1] >= from_index]:
+            del self._untold[key]
+
+    def ack(self, ack: Ack, now: float) -> Acknowledged:
+        """What the follower made of what was sent. DecodeError for an acknowledgement of what was not sent."""
         if ack.through > self.sent:
             raise DecodeError(f"through: {ack.through}, but only {self.sent} was sent")
-        refused = set(ack.refused)
-        held = []
+        self.heard_at = now
+        self.acked = max(self.acked, ack.through)
+        refused, ended = set(ack.refused), set(ack.ended)
+        found: tuple[list[Place], list[Place], list[Place]] = ([], [], [])
         while self._in_flight and self._in_flight[0].position <= ack.through:
             sent = self._in_flight.popleft()
             self._in_flight_bytes -= sent.size
-            if sent.position in refused:
-                self.refused += 1
-            else:
-                held.append(sent.place)
-        self.acked = max(self.acked, ack.through)
-        return held
+            kind = 1 if sent.position in refused else 2 if sent.position in ended else 0
+            found[kind].append(sent.place)
+        self.held += len(found[0])
+        self.refused += len(found[1]) + len(found[2])
+        return Acknowledged(*map(tuple, found))

@@ -4,7 +4,7 @@
     Hello ------------------------------>
           <------------------------------ Welcome, or Refusal and the end
           <------------------------------ Pruned, Closed ..., then in the order of the source's log:
-          <------------------------------ Entries, Committed, Settled, Closed
+          <------------------------------ Entries, and between them Committed, Closed, Settled
     Ack -------------------------------->
 
 The first element names the kind. `VERSION` is in Hello and Welcome; a host refuses any other than its own, so a
@@ -13,6 +13,7 @@ change of the form is a new version, and elements may be added at the end within
 
 import hashlib
 import hmac
+import math
 from typing import Final
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from appliance.domain.errors import DecodeError
 from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.domain.replicas import PREFIX_BYTES, Replica
+from appliance.domain.replicas import PREFIX_BYTES
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 16
@@ -47,12 +48,14 @@ class Hello(Message, frozen=True, array_like=True, tag="hello"):
     recovering: bool
     cursor_log_id: str
     cursor: int
+    voters: list[str]
+    quorum: int
 
 
 class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     """The source's answer. ``appended`` is its last position now; ``proof`` shows that it knows the secret.
 
-    ``another_log``: this source knew the follower with another log, so that one was lost.
+    ``another_log``: it followed another log of this follower before.
     """
 
     version: int
@@ -63,6 +66,8 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     follow_only: bool
     recovering: bool
     another_log: bool
+    voters: list[str]
+    quorum: int
 
 
 class Refusal(Message, frozen=True, array_like=True, tag="refusal"):
@@ -72,7 +77,11 @@ class Refusal(Message, frozen=True, array_like=True, tag="refusal"):
 
 
 class WireEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A `Replica`. ``position`` is the source's, ``prefix`` includes this body, ``received_at`` is wall clock time."""
+    """An entry of the source's log: ``position`` is there, ``prefix`` includes this body.
+
+    ``age_s`` is the time since it came to its origin, so that hosts need not have the same clock. ``body`` is None
+    where the source had it from the follower. ``committed``: the source knows that it is.
+    """
 
     position: int
     payload_id: PayloadId
@@ -80,22 +89,30 @@ class WireEntry(msgspec.Struct, frozen=True, array_like=True):
     block_number: int
     encoding: Encoding
     builder: str
-    received_at: float
-    body: bytes
+    age_s: float
+    body: bytes | None
     prefix: bytes
+    committed: bool
 
 
 class Entries(Message, frozen=True, array_like=True, tag="entries"):
-    """Entries in the source's order. Those up to position ``committed`` are committed."""
+    """Entries in the source's order."""
 
     entries: list[WireEntry]
-    committed: int
+
+
+class WirePlace(msgspec.Struct, frozen=True, array_like=True):
+    """A flashblock on a branch."""
+
+    payload_id: PayloadId
+    index: int
+    prefix: bytes
 
 
 class Committed(Message, frozen=True, array_like=True, tag="committed"):
-    """What the source sent up to this position of its log is committed."""
+    """Entries that were sent before they were committed, and are now."""
 
-    through: int
+    places: list[WirePlace]
 
 
 class Settled(Message, frozen=True, array_like=True, tag="settled"):
@@ -107,10 +124,11 @@ class Settled(Message, frozen=True, array_like=True, tag="settled"):
 
 
 class Closed(Message, frozen=True, array_like=True, tag="closed"):
-    """The payload ends before index ``at`` for good: no branch of it can be committed from there on."""
+    """The source takes nothing of the payload from index ``at`` on. ``decided``: nothing can be committed there."""
 
     payload_id: PayloadId
     at: int
+    decided: bool
 
 
 class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
@@ -120,10 +138,14 @@ class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
 
 
 class Ack(Message, frozen=True, array_like=True, tag="ack"):
-    """Everything up to ``through`` of the source's log is on the follower's disk but for ``refused`` positions."""
+    """Everything up to ``through`` was dealt with, and is on the follower's disk but for some positions.
+
+    ``refused``: another branch is there. ``ended``: the follower takes nothing of that payload from that index on.
+    """
 
     through: int
     refused: list[int]
+    ended: list[int]
 
 
 AnyMessage = Hello | Welcome | Refusal | Entries | Committed | Settled | Closed | Pruned | Ack
@@ -149,21 +171,6 @@ def decode(data: bytes) -> AnyMessage:
     return message
 
 
-def entry_of(replica: Replica) -> WireEntry:
-    """A log's record as it travels."""
-    return WireEntry(
-        replica.position,
-        replica.payload_id,
-        replica.index,
-        replica.block_number,
-        replica.encoding,
-        replica.builder,
-        replica.received_at,
-        replica.body or b"",
-        replica.prefix,
-    )
-
-
 def welcome_proof(secret: bytes, nonce: bytes, *, follower: str, source: str, log_id: str) -> bytes:
     """HMAC-SHA256 over the follower's nonce, both names and the source's log: a replay fits no other link."""
     parts = (b"welcome", nonce, follower.encode(), source.encode(), log_id.encode())
@@ -177,16 +184,21 @@ def proves(welcome: Welcome, secret: bytes, nonce: bytes, *, follower: str) -> b
 
 
 def _check(message: AnyMessage) -> None:
-    if isinstance(message, Entries):
-        _check_entries(message)
-    elif isinstance(message, Hello):
-        _in_range("cursor", message.cursor)
-        if len(message.nonce) != NONCE_BYTES:
-            raise DecodeError(f"nonce: {len(message.nonce)} bytes, expected {NONCE_BYTES}")
-    elif isinstance(message, Ack | Committed | Pruned):
-        _in_range("through", message.through)
-    elif isinstance(message, Closed):
-        _in_range("at", message.at)
+    match message:
+        case Entries():
+            _check_entries(message)
+        case Hello():
+            _in_range("cursor", message.cursor)
+            _has_bytes("nonce", message.nonce, NONCE_BYTES)
+        case Welcome():
+            _in_range("appended", message.appended)
+        case Committed():
+            for place in message.places:
+                _check_place(place)
+        case Ack() | Pruned():
+            _in_range("through", message.through)
+        case Closed():
+            _in_range("at", message.at)
 
 
 def _check_entries(message: Entries) -> None:
@@ -195,13 +207,23 @@ def _check_entries(message: Entries) -> None:
     before = 0
     for entry in message.entries:
         _in_range("position", entry.position)
-        _in_range("index", entry.index)
         _in_range("block_number", entry.block_number)
+        _check_place(entry)
+        if not math.isfinite(entry.age_s):
+            raise DecodeError(f"age_s: {entry.age_s}, expected a number of seconds")
         if entry.position <= before:
             raise DecodeError(f"position: {entry.position} after {before}, expected a greater one")
-        if len(entry.prefix) != PREFIX_BYTES:
-            raise DecodeError(f"prefix: {len(entry.prefix)} bytes, expected {PREFIX_BYTES}")
         before = entry.position
+
+
+def _check_place(place: WireEntry | WirePlace) -> None:
+    _in_range("index", place.index)
+    _has_bytes("prefix", place.prefix, PREFIX_BYTES)
+
+
+def _has_bytes(name: str, value: bytes, expected: int) -> None:
+    if len(value) != expected:
+        raise DecodeError(f"{name}: {len(value)} bytes, expected {expected}")
 
 
 def _in_range(name: str, value: int) -> None:

@@ -56,7 +56,7 @@ async def test_what_is_only_shown_is_not_committed_after_the_next_start(tmp_path
 
 
 async def test_a_log_remembers_that_its_host_must_not_vote(tmp_path: Path) -> None:
-    for expected in (False, True, False):
+    for expected in (True, False, True):
         async with opened(tmp_path) as log:
             assert await log.recovering() is expected
             await log.set_recovering(recovering=not expected)
