@@ -27,8 +27,8 @@ def test_replication_says_who_votes_what_is_held_and_where_each_peer_stands() ->
         (
             "replication",
             (
-                "a, voter, quorum 2 of 3, recovering: it does not vote; 3 flashblocks held for 1.5 s, 0 contradictions; "
-                "commits take 1.25 ms, p99 9"
+                "a, voter, quorum 2 of 3, recovering: it does not vote; "
+                "3 flashblocks held for 1.5 s, 0 contradictions; commits take 1.25 ms, p99 9"
             ),
         ),
         ("peer b", "followed; 0 behind, 1 failures"),
