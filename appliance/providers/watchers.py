@@ -82,10 +82,20 @@ async def look_for_ever(group: Group) -> None:
         deadline = trio.current_time() + group.settings.probe_interval_s
         with trio.move_on_at(deadline):
             await _greet_for_ever(group)
-        for watched in group.watch.due(trio.current_time(), LOOKS_A_ROUND):
-            sighting = await _look(group, watched)
-            if sighting is not None and group.watch.looked(watched, sighting):
-                group.dropped_from_mempool(watched.endpoint, watched.hash)
+        await _look_round(group)
+
+
+async def _look_round(group: Group) -> None:
+    """One look at each that is due. An endpoint that does not say is asked no more: each silence takes its timeout."""
+    silent: set[str] = set()
+    for watched in group.watch.due(trio.current_time(), LOOKS_A_ROUND):
+        if watched.endpoint in silent:
+            continue
+        sighting = await _look(group, watched)
+        if sighting is None:
+            silent.add(watched.endpoint)
+        elif group.watch.looked(watched, sighting):
+            group.dropped_from_mempool(watched.endpoint, watched.hash)
 
 
 async def _greet_for_ever(group: Group) -> None:
