@@ -7,7 +7,7 @@ import msgspec
 import trio
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from appliance.cli.admin_client import fetch
 from appliance.cli.mode import user_name
@@ -49,7 +49,8 @@ async def _talk(arguments: argparse.Namespace, method: str, body: bytes) -> byte
 
 def render(answer: dict[str, Any]) -> Table:
     """A row for each node: where it stands, and why."""
-    table = Table("node", "from", "workers", "in flight", "state", "why", box=None, pad_edge=False, header_style="bold")
+    uri = Column("node", no_wrap=True, overflow="fold")  # `remove` wants it whole: other columns give way
+    table = Table(uri, "from", "workers", "in flight", "state", "why", box=None, pad_edge=False, header_style="bold")
     for node in answer["nodes"]:
         explain = node["explain"]
         state = explain["state"]

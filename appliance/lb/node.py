@@ -77,11 +77,6 @@ class Node(Slots):
         """A connection of its own, for checks."""
         return self._connect()
 
-    def resize(self, workers: int, now: float) -> None:
-        """A new number of workers; what runs beyond it runs on."""
-        self.health.workers = workers
-        self.capacity = self.health.capacity(now)
-
     def retire(self) -> None:
         """It was removed: close what is idle now, and the rest as it ends."""
         self.removed = True

@@ -23,6 +23,8 @@ UNSUPPORTED_DATA: Final = 1003
 TOO_BIG: Final = 1009
 TRY_AGAIN_LATER: Final = 1013
 _RECEIVE_BYTES: Final = 65536
+# Frames of a few bytes, or of none, cost memory too: pongs that nobody reads, pieces of a message without end.
+_FRAME_OVERHEAD: Final = 64
 _REASON_BYTES: Final = 123  # RFC 6455, 5.5: a control frame's payload is 125 bytes, two of them the code
 
 
@@ -30,8 +32,9 @@ _REASON_BYTES: Final = 123  # RFC 6455, 5.5: a control frame's payload is 125 by
 class WebsocketLimits:
     """What one client may cost. Times in seconds.
 
-    A message over ``max_message_bytes`` closes with 1009. Over ``max_waiting_bytes`` of frames that the client has not
-    read yet, what waits is thrown away and the client closed with 1013.
+    A message over ``max_message_bytes`` closes with 1009; each of its pieces counts for 64 bytes more. Over
+    ``max_waiting_bytes`` of frames that the client has not read yet, what waits is thrown away and the client closed
+    with 1013; one message goes to who has read all, however large.
     """
 
     max_message_bytes: int = 8 * 1024 * 1024
@@ -70,12 +73,10 @@ class ServerWebsocket:
         """Queue a text message; false when the client is being closed, or is now because it does not read."""
         if self.closing:
             return False
-        if self._waiting_bytes + len(text) > self._limits.max_waiting_bytes:
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            self.close(TRY_AGAIN_LATER, f"too slow: more than {self._limits.max_waiting_bytes} bytes wait")
+        if self._is_over(len(text)):
             return False
-        self._queue(TextMessage(data=text.decode()))
+        # What an endpoint's HTTP answer had in a string may be no UTF-8, and a text message must be.
+        self._queue(TextMessage(data=text.decode(errors="replace")))
         return True
 
     def close(self, code: int, reason: str) -> None:
@@ -95,6 +96,15 @@ class ServerWebsocket:
                 await self._read(handle)
                 await self._flush()
                 nursery.cancel_scope.cancel()
+
+    def _is_over(self, size: int) -> bool:
+        """Whether ``size`` more bytes are too many: then the client is closed. Where nothing waits one message fits."""
+        if not self._waiting_bytes or self._waiting_bytes + size <= self._limits.max_waiting_bytes:
+            return False
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self.close(TRY_AGAIN_LATER, f"too slow: more than {self._limits.max_waiting_bytes} bytes wait")
+        return True
 
     def _queue(self, event: Event) -> None:
         try:
@@ -131,7 +141,8 @@ class ServerWebsocket:
         """The message that this event completes."""
         match event:
             case Ping():
-                self._queue(event.response())
+                if not self._is_over(_FRAME_OVERHEAD + len(event.payload)):
+                    self._queue(event.response())
             case Pong():
                 self._pong.set()
             case BytesMessage():
@@ -141,7 +152,7 @@ class ServerWebsocket:
         return None
 
     def _piece(self, event: TextMessage) -> bytes | None:
-        self._message_bytes += len(event.data)
+        self._message_bytes += len(event.data) + (0 if event.message_finished else _FRAME_OVERHEAD)
         if self._message_bytes > self._limits.max_message_bytes:
             self.close(TOO_BIG, f"at most {self._limits.max_message_bytes} bytes are taken")
             return None

@@ -13,6 +13,7 @@ from appliance.providers.subscriptions import Subject, parse_subject, parse_unsu
 from appliance.wire.jsonrpc import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
+    PARSE_ERROR,
     RESPONSE_TOO_LARGE,
     Request,
     RequestError,
@@ -71,6 +72,10 @@ class Frontend:
 
     async def _call(self, request: Request, identifier: bytes, subscriber: Subscriber | None) -> bytes:
         params = bytes(request.params)
+        try:
+            params.decode()  # HTTP brings any bytes, and a websocket to an endpoint takes UTF-8 alone
+        except UnicodeDecodeError as error:
+            raise RequestError(PARSE_ERROR, f"parse error: params: {error}") from None
         match request.method:
             case "eth_subscribe":
                 return await self._subscribe(identifier, params, subscriber)

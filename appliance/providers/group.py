@@ -1,5 +1,6 @@
 """One group: calls over its endpoints, and what is learnt of their health on the way."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -21,6 +22,8 @@ from appliance.telemetry.logging import get_logger
 from appliance.wire.jsonrpc import MALFORMED, Response
 
 log = get_logger("providers")
+
+_HASH: Final = re.compile(r"0x[0-9A-Fa-f]{1,64}")
 
 NO_ENDPOINT: Final = -32002
 """EIP-1474: resource unavailable."""
@@ -158,6 +161,8 @@ class Group:
             transaction_hash = msgspec.json.decode(response.result, type=str)
         except MALFORMED:
             return
+        if not _HASH.fullmatch(transaction_hash):
+            return  # nothing that could be looked after, and an endpoint must not fill the watch with megabytes
         self.watch.accepted(name, transaction_hash, trio.current_time())
         accepted, self.accepted = self.accepted, trio.Event()
         accepted.set()

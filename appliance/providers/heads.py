@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from appliance.domain.errors import DecodeError
+from appliance.providers.quantity import decode_quantity
 from appliance.wire.jsonrpc import MALFORMED
 
 # In a block's answer and not in a header's notification (go-ethereum's newHeads).
@@ -45,9 +46,9 @@ class Header:
         """A header, or a block's answer (``of_block``) cut down to one. Raises DecodeError."""
         try:
             fields = _decoder.decode(raw)
-            number, timestamp = int(fields.number, 16), int(fields.timestamp, 16)
+            number, timestamp = decode_quantity(fields.number), decode_quantity(fields.timestamp)
             return cls(fields.hash, fields.parentHash, number, timestamp, _cut(raw) if of_block else bytes(raw))
-        except (*MALFORMED, ValueError) as error:
+        except (*MALFORMED, DecodeError) as error:
             raise DecodeError(f"not a block header: {error}") from None
 
 

@@ -7,13 +7,12 @@ from what was sent already. Asking for each canonical block's logs by its hash g
 from collections import deque
 from typing import Final, Protocol
 
-import msgspec
 import trio
 
 from appliance.domain.errors import UnavailableError
 from appliance.providers.head_feed import Ask
 from appliance.providers.heads import Extended, Header
-from appliance.providers.subscriptions import LogMemory, Logs, as_removed, logs_params
+from appliance.providers.subscriptions import LogMemory, Logs, as_removed, decode_logs, logs_params
 from appliance.telemetry.logging import get_logger
 from appliance.wire.jsonrpc import MALFORMED
 
@@ -94,7 +93,7 @@ class LogFeed:
         for _ in range(_MOST_RETRIES):
             try:
                 raw = await self._ask("eth_getLogs", logs_params(self._subject.criteria, header.hash))
-                entries = msgspec.json.decode(raw, type=list[msgspec.Raw])
+                entries = decode_logs(raw)
             except (UnavailableError, *MALFORMED) as error:
                 log.debug("no logs of a block yet", block=header.number, error=str(error))
             else:

@@ -51,6 +51,7 @@ class _Filter(msgspec.Struct):
 
 
 _params_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_logs_decoder = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _filter_decoder = msgspec.json.Decoder(_Filter)
 
 
@@ -89,6 +90,12 @@ def _criteria(raw: msgspec.Raw) -> bytes:
 def logs_params(criteria: bytes, block_hash: str) -> bytes:
     """The parameters of `eth_getLogs` for one block, by its hash: exact also while the chain moves (EIP-234)."""
     return b'[{"blockHash":%b%b}]' % (msgspec.json.encode(block_hash), criteria)
+
+
+def decode_logs(raw: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+    """The result of `eth_getLogs`, each entry as it came. Raises what `MALFORMED` names unless all are objects."""
+    _logs_decoder.decode(raw)
+    return _params_decoder.decode(raw)
 
 
 def notification(identifier: str, result: bytes) -> bytes:

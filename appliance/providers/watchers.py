@@ -10,6 +10,7 @@ from appliance.domain.errors import DecodeError, UnavailableError
 from appliance.providers.group import Group
 from appliance.providers.heads import Header
 from appliance.providers.mempool_watch import Sighting, Watched
+from appliance.providers.quantity import decode_quantity
 from appliance.providers.retry import Verdict
 from appliance.wire.jsonrpc import MALFORMED, Response
 
@@ -81,10 +82,20 @@ async def look_for_ever(group: Group) -> None:
         deadline = trio.current_time() + group.settings.probe_interval_s
         with trio.move_on_at(deadline):
             await _greet_for_ever(group)
-        for watched in group.watch.due(trio.current_time(), LOOKS_A_ROUND):
-            sighting = await _look(group, watched)
-            if sighting is not None and group.watch.looked(watched, sighting):
-                group.dropped_from_mempool(watched.endpoint, watched.hash)
+        await _look_round(group)
+
+
+async def _look_round(group: Group) -> None:
+    """One look at each that is due. An endpoint that does not say is asked no more: each silence takes its timeout."""
+    silent: set[str] = set()
+    for watched in group.watch.due(trio.current_time(), LOOKS_A_ROUND):
+        if watched.endpoint in silent:
+            continue
+        sighting = await _look(group, watched)
+        if sighting is None:
+            silent.add(watched.endpoint)
+        elif group.watch.looked(watched, sighting):
+            group.dropped_from_mempool(watched.endpoint, watched.hash)
 
 
 async def _greet_for_ever(group: Group) -> None:
@@ -104,9 +115,9 @@ async def _look(group: Group, watched: Watched) -> Sighting | None:
         found = await _transaction_at(group, watched.endpoint, watched)
         if found is None:
             return await _where_to(group, watched)
+        watched.sender, watched.nonce = found.sender, decode_quantity(found.nonce)
     except (UnavailableError, DecodeError):
         return None
-    watched.sender, watched.nonce = found.sender, int(found.nonce, 16)
     return Sighting.PENDING if found.blockNumber is None else Sighting.MINED
 
 
@@ -115,12 +126,19 @@ async def _where_to(group: Group, watched: Watched) -> Sighting:
     if watched.nonce is not None:
         params = msgspec.json.encode([watched.sender, "pending"])
         count = await _result_at(group, watched.endpoint, "eth_getTransactionCount", params)
-        if int(msgspec.json.decode(count, type=str), 16) > watched.nonce:
+        if _count_in(count) > watched.nonce:
             return Sighting.REPLACED
     for name in group.links:
         if name != watched.endpoint and await _mined_at(group, name, watched):
             return Sighting.MINED
     return Sighting.UNKNOWN
+
+
+def _count_in(result: msgspec.Raw) -> int:
+    try:
+        return decode_quantity(msgspec.json.decode(result, type=str))
+    except MALFORMED as error:
+        raise DecodeError(f"eth_getTransactionCount: {error}") from None
 
 
 async def _mined_at(group: Group, name: str, watched: Watched) -> bool:

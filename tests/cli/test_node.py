@@ -64,6 +64,14 @@ def test_list_shows_each_node_and_why(capsys: pytest.CaptureFixture[str]) -> Non
     assert admin.asked == [("GET", "/api/v1/lb/nodes", None)]
 
 
+def test_a_node_is_shown_whole_in_a_narrow_terminal() -> None:
+    """It is what `remove` is given."""
+    console = Console(file=io.StringIO(), width=80)
+    uri = "http://…@validation-1.internal:8545/…cc713549"
+    console.print(render({"nodes": [{**NODE, "uri": uri}], "problem": None}))
+    assert uri in console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+
+
 def test_a_problem_of_keeping_nodes_is_shown() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(render({"nodes": [], "problem": "the disk is full"}))

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -192,3 +192,40 @@ async def test_a_client_that_just_goes_away_ends_it(autojump_clock: MockClock) -
         there.peer.stream.socket.close()
         await there.ended.wait()
         assert there.websocket.closing
+
+
+async def test_a_flood_of_pings_from_a_client_that_reads_nothing_is_bounded(autojump_clock: MockClock) -> None:
+    limits = WebsocketLimits(max_waiting_bytes=20_000, ping_interval_s=10, pong_timeout_s=5)
+    async with conversing(limits) as there:
+        flood = b"".join(there.peer.protocol.send(Ping(b"x" * 125)) for _ in range(500))
+        for _ in range(10):
+            with suppress(trio.BrokenResourceError):
+                await there.peer.stream.send_all(flood)
+            assert there.websocket._waiting_bytes <= limits.max_waiting_bytes
+        assert there.websocket.close_reason is not None
+        assert there.websocket.close_reason[1].startswith("too slow")
+        await there.ended.wait()
+
+
+async def test_a_message_of_endless_empty_pieces_is_too_big(autojump_clock: MockClock) -> None:
+    async with conversing() as there:
+        for _ in range(LIMITS.max_message_bytes):
+            await there.peer.send(TextMessage("", message_finished=False))
+        closed = await there.peer.receive()
+        assert isinstance(closed, CloseConnection)
+        assert closed.code == 1009
+
+
+async def test_one_answer_that_is_larger_than_what_may_wait_reaches_who_reads(autojump_clock: MockClock) -> None:
+    async with conversing(WebsocketLimits(max_waiting_bytes=1000)) as there:
+        await trio.testing.wait_all_tasks_blocked()
+        assert there.websocket.send(b"a" * 5000)
+        got = await there.peer.receive()
+        assert isinstance(got, TextMessage)
+        assert there.websocket.close_reason is None
+
+
+async def test_what_is_no_utf_8_is_sent_as_text_all_the_same(autojump_clock: MockClock) -> None:
+    async with conversing() as there:
+        assert there.websocket.send(b'"\xff"')
+        assert await there.peer.receive() == TextMessage('"\ufffd"')

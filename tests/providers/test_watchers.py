@@ -5,6 +5,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from appliance.domain.errors import UnavailableError
 from appliance.providers.links import Attempt
 from appliance.providers.watchers import look_for_ever
 from appliance.wire.jsonrpc import Response
@@ -95,3 +96,24 @@ async def test_an_endpoint_that_does_not_say_drops_nothing(nursery: trio.Nursery
     link.behaviour = answers((503, None))
     await trio.sleep(60)
     assert group.watch.statistics()["dropped"] == 0
+
+
+async def test_a_hung_endpoint_does_not_hold_up_the_looks_at_another(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async def hang(attempt: Attempt, timeout_s: float) -> tuple[int, Response | None]:
+        await trio.sleep(timeout_s)
+        raise UnavailableError("no answer")
+
+    lost = Pool()
+    group, (link, _) = group_of(Pool(), lost)
+    for number in range(50):
+        group.watch.accepted("n0", hex(number), 0.0)
+    nursery.start_soon(look_for_ever, group)
+    await trio.sleep(1)
+    link.behaviour = hang
+    for number in range(50, 53):
+        lost.transactions[hex(number)] = None
+        group.watch.accepted("n1", hex(number), 0.0)
+    await trio.sleep(60)
+    assert group.watch.statistics()["dropped"] == 3
