@@ -111,6 +111,7 @@ class CatchUp:
         self._run_sync = run_sync
         self._clock = clock
         self._turns = turns
+        self._searching = trio.Semaphore(1)  # of searches one at a time waits for a turn: they take the longest
 
     async def run(self, session: Session, full: bool) -> None:
         """Serve one session until it is back at the head or gone. ``full``: its socket takes nothing now."""
@@ -151,7 +152,7 @@ class CatchUp:
             return
         decision, done = item.examined.decide(session.filter), False
         while not done and session.stage is not Stage.GONE:
-            async with self._turns.take():
+            async with self._searching, self._turns.take():
                 done = decision.run(self._clock, self._clock() + TURN_S)
 
     async def _take_turn(self, session: Session, backlog: deque[FrameSet]) -> Outcome:

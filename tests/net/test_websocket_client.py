@@ -408,7 +408,8 @@ async def test_a_flood_of_small_frames_holds_nobody_up_and_ends_the_connection(
                 async for _ in inbox:
                     pass
         nursery.cancel_scope.cancel()
-    assert 0 < most <= 2 * FRAMES_AT_A_TIME  # it may come behind us in one pass of the loop and before us in the next
+    # It may come behind us in one pass of the loop and before us in the next, and after a read it holds a second part.
+    assert 0 < most <= 3 * FRAMES_AT_A_TIME
 
 
 async def test_frames_within_the_bound_are_taken() -> None:
