@@ -38,6 +38,7 @@ class Observer(Protocol):
     """Who checks what must hold."""
 
     def committed(self, host: "SimHost", before: int, through: int) -> None: ...
+    def originated(self, prefix: bytes) -> None: ...
     def noticed(self, host: "SimHost", notice: Notice) -> None: ...
 
 
@@ -182,7 +183,10 @@ class SimHost:
         received_at = self.clock.now + self.wall_offset
 
         def write() -> bool:
-            return self.disk.append(payload_id, index, number, builder, body, received_at, after)
+            done = self.disk.append(payload_id, index, number, builder, body, received_at, after)
+            if done and (held := self.disk.at(payload_id, index)) is not None:
+                self._observer.originated(held.prefix)
+            return done
 
         def written(done: object) -> None:
             held = self.disk.at(payload_id, index)
