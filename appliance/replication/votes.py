@@ -293,7 +293,8 @@ class Votes:
         # An end before this index lost: something is committed there, and the host will go on from that.
         if host == self.own:
             return index in race.own or self._own_ends.get(payload_id) == index
-        if index in self._ends.get(host, {}).get(payload_id, ()):
+        ends = self._ends.get(host)
+        if ends is not None and index in ends.get(payload_id, ()):
             return True
         vote = race.votes.get(index, {}).get(host)
         return vote is not None and vote.fixed

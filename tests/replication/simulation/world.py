@@ -235,8 +235,8 @@ class World:
     def _has_finished(host: SimHost, payload_id: PayloadId) -> bool:
         if payload_id in host.disk.gone:
             return True
-        length = host.disk.lengths.get(payload_id)
-        return bool(length) and host.disk.position_of[payload_id, length - 1] < host.disk.committed
+        length = host.disk.lengths.get(payload_id, 0)
+        return length > 0 and host.disk.position_of[payload_id, length - 1] < host.disk.committed
 
     # --- subscribers ---
 
@@ -293,7 +293,7 @@ class World:
         lost = [host for host in self.voters if host.core is not None and host.core.recovering and host.wipes]
         others = [host for host in self.voters if host not in lost]
         self.left_to_operator = bool(lost) and any(
-            len({host.disk.prefix(*key) for host in others} - {None}) > 1
+            len({held for host in others if (held := host.disk.prefix(*key)) is not None}) > 1
             for host in others
             for key in host.disk.position_of
         )
