@@ -544,6 +544,7 @@ class Core:
         self._changed(command.payload_id)
         positions = self._remove(command.payload_id, command.from_index)
         self._votes.reopened(command.payload_id, command.from_index)
+        self._recovery.look_again()
         if positions:
             # The branch that won stands where the other one did: subscribers of all hosts see one order.
             key = command.payload_id, command.from_index
@@ -603,7 +604,7 @@ class Core:
 
     def _begin_again(self, payload_id: PayloadId, from_index: int) -> None:
         for link, following in list(self._followings.items()):
-            if following.core is not None and following.core.has_in_doubt(payload_id, from_index):
+            if following.core is not None and following.core.has_unsettled(payload_id, from_index):
                 self._end(link, "a branch is fetched again")
 
     def _tell_closed(self, payload_id: PayloadId, at: int, *, decided: bool) -> None:

@@ -142,6 +142,6 @@ class FollowerLink:
             waiting.popleft()
         return waiting[0][0] - 1 if waiting else self.position
 
-    def has_in_doubt(self, payload_id: PayloadId, from_index: int) -> bool:
-        """Whether something of a payload was refused here that is not settled."""
-        return any(key[0] == payload_id and key[1] >= from_index for _, key in self._in_doubt)
+    def has_unsettled(self, payload_id: PayloadId, from_index: int) -> bool:
+        """Whether something of a payload came, from an index on, that is not settled here."""
+        return any(key[0] == payload_id and key[1] >= from_index for _, key in self._unsettled)

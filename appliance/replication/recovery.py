@@ -46,6 +46,10 @@ class Recovery:
         if target is not None and undoubted >= target:
             self._here.add(peer)
 
+    def look_again(self) -> None:
+        """Something was taken out of this log: what a voter has may not all be here any more."""
+        self._here.clear()
+
     @property
     def missing(self) -> tuple[str, ...]:
         """The voters whose logs are not here yet, though not all of them may be needed."""

@@ -19,7 +19,7 @@ one earlier will get that one and vote again: what it has at later indices is no
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from appliance.domain.payloads import PayloadId
 from appliance.replication.places import Key, Place
@@ -95,7 +95,7 @@ class Votes:
         self._quorum = quorum
         self._races: dict[PayloadId, _Race] = {}
         self._touched: dict[PayloadId, None] = {}  # in order, so that the same inputs give the same outputs
-        self._ends: dict[str, OrderedDict[PayloadId, int]] = {}
+        self._ends: dict[str, OrderedDict[PayloadId, frozenset[int]]] = {}
         self._own_ends: OrderedDict[PayloadId, int] = OrderedDict()
         self._dead: OrderedDict[PayloadId, int] = OrderedDict()
 
@@ -188,7 +188,9 @@ class Votes:
     def ended_at(self, host: str, payload_id: PayloadId, at: int) -> None:
         """A voter has a tombstone."""
         if host in self._voters:
-            _note_end(self._ends.setdefault(host, OrderedDict()), payload_id, at)
+            ends = self._ends.setdefault(host, OrderedDict())
+            ends[payload_id] = ends.pop(payload_id, frozenset()) | {at}
+            _bound(ends)
             self._touch(payload_id)
 
     def dead_word(self, payload_id: PayloadId, at: int) -> None:
@@ -223,7 +225,7 @@ class Votes:
             return False
         others = race.votes.get(key[1], {}).values()
         return any(vote.prefix != race.own.get(key[1]) for vote in others) or any(
-            ends.get(key[0], key[1] + 1) <= key[1] for ends in self._ends.values()
+            min(ends.get(key[0], (key[1] + 1,))) <= key[1] for ends in self._ends.values()
         )
 
     def judge(self) -> list[Outcome]:
@@ -288,11 +290,12 @@ class Votes:
         return best + open_votes < self._quorum
 
     def _is_fixed(self, host: str, payload_id: PayloadId, race: _Race, index: int) -> bool:
-        ends = self._own_ends if host == self.own else self._ends.get(host)
-        if ends is not None and ends.get(payload_id, index + 1) <= index:
-            return True
+        # An end before this index lost: something is committed there, and the host will go on from that.
         if host == self.own:
-            return index in race.own
+            return index in race.own or self._own_ends.get(payload_id) == index
+        ends = self._ends.get(host)
+        if ends is not None and index in ends.get(payload_id, ()):
+            return True
         vote = race.votes.get(index, {}).get(host)
         return vote is not None and vote.fixed
 
@@ -305,5 +308,9 @@ class Votes:
 
 def _note_end(ends: OrderedDict[PayloadId, int], payload_id: PayloadId, at: int) -> None:
     ends[payload_id] = min(at, ends.pop(payload_id, at))
+    _bound(ends)
+
+
+def _bound(ends: OrderedDict[PayloadId, Any]) -> None:
     while len(ends) > MAX_ENDS:
         ends.popitem(last=False)

@@ -58,9 +58,8 @@ def _run_many(start: int, seeds: int, jobs: int) -> int:
         if len(failures) >= SHOWN_FAILURES:
             print("\nenough failures; the rest is not run")
             break
-    print(
-        f"\n{done} seeds in {time.monotonic() - began:.0f} s, {len(failures)} failed, {left_to_operator} left to operators"
-    )
+    took = f"{done} seeds in {time.monotonic() - began:.0f} s"
+    print(f"\n{took}, {len(failures)} failed, {left_to_operator} left to operators")
     return int(bool(failures))
 
 

@@ -1,4 +1,4 @@
-"""Who originates flashblocks: one sequencer at a time, as op-conductor has it, or two that know nothing of each other."""
+"""Who originates flashblocks: one sequencer at a time, as op-conductor has it, or two at once."""
 
 from typing import TYPE_CHECKING
 

@@ -42,6 +42,8 @@ class Scenario:
 
     @classmethod
     def of(cls, random: Random) -> "Scenario":
+        """Not both wipes and retention: a new log gets what only one peer still has after what all have."""
+        wipes = random.random() < 0.2
         return cls(
             voters=random.choices((2, 3, 4, 5), (1, 12, 2, 4))[0],
             learners=random.choices((0, 1), (3, 1))[0],
@@ -54,9 +56,9 @@ class Scenario:
             jitter=random.choice((0.0, 0.002, 0.05)),
             fault_every=random.choice((0.2, 0.5, 1.5, 100.0)),
             slow_disk=random.choice((0.0, 0.02, 0.2)),
-            wipes=random.random() < 0.2,
+            wipes=wipes,
             full_disks=random.random() < 0.1,
-            prunes=random.random() < 0.15,
+            prunes=random.random() < 0.15 and not wipes,
             publishes=random.random() < 0.1,
             through_bytes=random.random() < 0.05,
         )
@@ -233,8 +235,8 @@ class World:
     def _has_finished(host: SimHost, payload_id: PayloadId) -> bool:
         if payload_id in host.disk.gone:
             return True
-        length = host.disk.lengths.get(payload_id)
-        return bool(length) and host.disk.position_of[payload_id, length - 1] < host.disk.committed
+        length = host.disk.lengths.get(payload_id, 0)
+        return length > 0 and host.disk.position_of[payload_id, length - 1] < host.disk.committed
 
     # --- subscribers ---
 
@@ -291,7 +293,7 @@ class World:
         lost = [host for host in self.voters if host.core is not None and host.core.recovering and host.wipes]
         others = [host for host in self.voters if host not in lost]
         self.left_to_operator = bool(lost) and any(
-            len({host.disk.prefix(*key) for host in others} - {None}) > 1
+            len({held for host in others if (held := host.disk.prefix(*key)) is not None}) > 1
             for host in others
             for key in host.disk.position_of
         )
@@ -345,7 +347,7 @@ class World:
             self._check_slice(subscriber)
 
     def _has_one_order(self) -> bool:
-        """Whether all hosts have all in one order. Two flashblocks of which neither waited for the other may have two."""
+        """Whether all hosts have one order. Of flashblocks of which neither waited for the other there may be two."""
         orders = [self._order(host) for host in self.hosts]
         return all(order == orders[0] for order in orders)
 
