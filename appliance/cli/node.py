@@ -49,7 +49,10 @@ async def _talk(arguments: argparse.Namespace, method: str, body: bytes) -> byte
 
 def render(answer: dict[str, Any]) -> Table:
     """A row for each node: where it stands, and why."""
-    table = Table("node", "from", "workers", "in flight", "state", "why", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("node", overflow="fold")  # a URL that is cut says nothing: nodes of a host differ in the port
+    for name in ("from", "workers", "in flight", "state", "why"):
+        table.add_column(name)
     for node in answer["nodes"]:
         explain = node["explain"]
         state = explain["state"]
