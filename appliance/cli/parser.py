@@ -28,7 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; each subcommand sets `command`, a function of the parsed arguments."""
     parser = _Parser(
         prog="appliance",
-        description="Engine API multiplexer, durable flashblock log and websocket fan-out in one process.",
+        description="One process beside op-node: Engine API multiplexer, durable and replicated flashblock log, websocket "
+        "fan-out, failover over L1 endpoints, JSON-RPC load balancer.",
     )
     parser.add_argument("--version", action="version", version=f"appliance {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -163,9 +164,13 @@ def _add_log(commands: "_Commands[_Parser]") -> None:
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     for name, text, argument in (
         ("verify", "check that the log is whole: every payload contiguous, every body readable", None),
-        ("export", "write all entries as JSON lines", "OUT"),
-        ("import", "add the entries of an export to a log (FILE must be named flashlog.db)", "IN"),
-        ("backup", "copy the log while it is in use", "OUT"),
+        ("export", "write all entries as JSON lines", ("OUT", "the file; - for standard output")),
+        (
+            "import",
+            "add the entries of an export to a log (FILE must be named flashlog.db)",
+            ("IN", "the file; - for standard input"),
+        ),
+        ("backup", "copy the log while it is in use", ("OUT", "the file; it must not exist yet")),
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         action.set_defaults(command=_lazy("log", f"log_{name}"))
@@ -177,7 +182,7 @@ def _add_log(commands: "_Commands[_Parser]") -> None:
             help="the log (default: %(default)s)",
         )
         if argument:
-            action.add_argument("file", metavar=argument, type=Path, help="the file; - for standard in- or output")
+            action.add_argument("file", metavar=argument[0], type=Path, help=argument[1])
     _add_log_compare(actions)
     _add_log_prune(actions)
 

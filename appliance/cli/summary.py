@@ -11,6 +11,7 @@ Line = tuple[str, str]
 """(what, numbers in words)."""
 
 _HASH_CHARACTERS: Final = 18
+_ORIGINS: Final = {"file": "from the file", "added": "added by command"}
 
 
 class Numbers:
@@ -122,7 +123,7 @@ def _lb(of: Numbers) -> Iterator[Line]:
     yield "lb", f"{of('in_flight')} in flight; waiting: {waiting}"
     for node in of.raw("nodes") or ():
         of_node = Numbers(node)
-        text = f"{of_node('in_flight')} of {of_node('workers')} workers, from the {of_node('source')}"
+        text = f"{of_node('in_flight')} of {of_node('workers')} workers, {_ORIGINS.get(of_node('source'), of_node('source'))}"
         yield f"node {of_node('uri')}", f"{of_node('explain.state')}, {of_node('explain.reason')}; {text}"
 
 

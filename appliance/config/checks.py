@@ -90,9 +90,22 @@ def _has_host_and_port(url: str) -> bool:
 def _listeners_differ(config: Config) -> Iterator[Row]:
     taken: dict[str, str] = {}
     for path, address in _listeners(config):
-        if address in taken and not address.endswith(":0"):
-            yield path, f'"{address}"', f"an address of its own: {taken[address]} has this one"
+        host, _, port = address.rpartition(":")
+        others = (other for other in taken if _overlap(host, port, other))
+        found = address if address in taken else next(others, None)
+        if found is not None and port != "0":
+            yield path, f'"{address}"', f"an address of its own: {taken[found]} has {_this(address, found)}"
         taken.setdefault(address, path)
+
+
+def _overlap(host: str, port: str, other: str) -> bool:
+    """0.0.0.0 is every IPv4 address of the host: the system refuses the same port on one of them beside it."""
+    other_host, _, other_port = other.rpartition(":")
+    return port == other_port and "0.0.0.0" in (host, other_host) and "[" not in host + other_host
+
+
+def _this(address: str, found: str) -> str:
+    return "this one" if found == address else found
 
 
 def _builders(config: Config) -> Iterator[Row]:

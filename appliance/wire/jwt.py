@@ -33,24 +33,24 @@ class Unauthorized(RemoteError):
 
 
 def load_secret(path: str | Path) -> bytes:
-    """The 32 bytes in a JWT secret file: 64 hex digits, with or without 0x, white space around them ignored.
+    """The 32 bytes in a secret file (JWT or replication): 64 hex digits, with or without 0x, white space around them ignored.
 
     Raises `ConfigError`, one line that names the file and never shows its content.
     """
     try:
         text = Path(path).read_text(encoding="ascii").strip()
     except OSError as error:
-        raise ConfigError(f"JWT secret file {path}: {error.strerror or error}") from None
+        raise ConfigError(f"secret file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"JWT secret file {path}: expected 64 hex digits, found other bytes") from None
+        raise ConfigError(f"secret file {path}: expected 64 hex digits, found other bytes") from None
     return _parse_secret(text.removeprefix("0x"), path)
 
 
 def _parse_secret(digits: str, path: str | Path) -> bytes:
     if len(digits) != 2 * _SECRET_BYTES:
-        raise ConfigError(f"JWT secret file {path}: expected 64 hex digits, found {len(digits)} characters")
+        raise ConfigError(f"secret file {path}: expected 64 hex digits, found {len(digits)} characters")
     if not all(digit in "0123456789abcdefABCDEF" for digit in digits):
-        raise ConfigError(f"JWT secret file {path}: expected 64 hex digits, found other characters")
+        raise ConfigError(f"secret file {path}: expected 64 hex digits, found other characters")
     return bytes.fromhex(digits)
 
 

@@ -78,6 +78,17 @@ def test_a_problem_of_keeping_nodes_is_shown() -> None:
     assert "the disk is full" in console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
 
 
+def test_nodes_that_differ_in_the_port_can_be_told_apart_on_a_narrow_terminal() -> None:
+    console = Console(file=io.StringIO(), width=70)
+    nodes = [NODE | {"uri": f"http://10.20.30.40:{port}"} for port in (18601, 18602)]
+    console.print(render({"nodes": nodes, "problem": None}))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    assert "…" not in shown
+    columns = "".join(line.split(" ")[0] for line in shown.splitlines())
+    assert "http://10.20.30.40:18601" in columns
+    assert "http://10.20.30.40:18602" in columns
+
+
 def test_add_sends_what_was_asked_and_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     admin = Admin(200, NODE)
     assert admin.run("add", "http://foo:8545", "--workers", "8") == 0

@@ -52,6 +52,12 @@ def test_the_load_balancer_says_what_waits_and_how_each_node_is() -> None:
     ]
 
 
+def test_a_node_that_was_added_is_said_to_be_so() -> None:
+    node = {"uri": "http://n:1", "source": "added", "workers": 8, "in_flight": 0, "explain": {"state": "healthy"}}
+    (_, (_, text)) = summary("lb", {"nodes": [node]})
+    assert text.endswith("0 of 8 workers, added by command")
+
+
 def test_a_provider_group_says_who_is_active_and_how_each_endpoint_is() -> None:
     endpoint = {"name": "main", "state": "unhealthy", "head": 7, "explain": "its head is 9 blocks behind"}
     group = {"active": "backup", "switches": 2, "clients": 1, "transactions": {"dropped": 0}, "endpoints": [endpoint]}

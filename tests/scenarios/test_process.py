@@ -47,8 +47,8 @@ def test_check_config_reports_every_secret_that_cannot_be_read(tmp_path: Path) -
     assert done.returncode == 2
     missing, short = f"{tmp_path}/missing.jwt", f"{tmp_path}/short.jwt"
     assert done.stderr.splitlines() == [
-        f"appliance: engine.jwt_secret_file: JWT secret file {missing}: No such file or directory",
-        f"appliance: engine.l2.jwt_secret_file: JWT secret file {short}: expected 64 hex digits, found 4 characters",
+        f"appliance: engine.jwt_secret_file: secret file {missing}: No such file or directory",
+        f"appliance: engine.l2.jwt_secret_file: secret file {short}: expected 64 hex digits, found 4 characters",
     ]
 
 

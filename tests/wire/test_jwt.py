@@ -170,7 +170,7 @@ def test_a_file_that_holds_no_secret_is_one_clear_line(tmp_path: Path, content: 
         load_secret(path)
 
     text = str(caught.value)
-    assert text.startswith(f"JWT secret file {path}: expected 64 hex digits, ")
+    assert text.startswith(f"secret file {path}: expected 64 hex digits, ")
     assert "\n" not in text
     assert "beef" not in text
 
@@ -179,6 +179,6 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_secret(tmp_path / "missing")
 
-    assert str(caught.value) == f"JWT secret file {tmp_path / 'missing'}: No such file or directory"
+    assert str(caught.value) == f"secret file {tmp_path / 'missing'}: No such file or directory"
     with pytest.raises(ConfigError, match="Is a directory"):
         load_secret(tmp_path)
