@@ -28,8 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; each subcommand sets `command`, a function of the parsed arguments."""
     parser = _Parser(
         prog="appliance",
-        description="One process beside op-node: Engine API multiplexer, durable and replicated flashblock log, websocket "
-        "fan-out, failover over L1 endpoints, JSON-RPC load balancer.",
+        description="One process beside op-node: Engine API multiplexer, durable replicated flashblock log, "
+        "websocket fan-out, failover over L1 endpoints, JSON-RPC load balancer.",
     )
     parser.add_argument("--version", action="version", version=f"appliance {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

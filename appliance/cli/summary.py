@@ -123,7 +123,8 @@ def _lb(of: Numbers) -> Iterator[Line]:
     yield "lb", f"{of('in_flight')} in flight; waiting: {waiting}"
     for node in of.raw("nodes") or ():
         of_node = Numbers(node)
-        text = f"{of_node('in_flight')} of {of_node('workers')} workers, {_ORIGINS.get(of_node('source'), of_node('source'))}"
+        origin = _ORIGINS.get(of_node("source"), of_node("source"))
+        text = f"{of_node('in_flight')} of {of_node('workers')} workers, {origin}"
         yield f"node {of_node('uri')}", f"{of_node('explain.state')}, {of_node('explain.reason')}; {text}"
 
 

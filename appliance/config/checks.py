@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 from appliance.config.model import Config, ProvidersConfig
@@ -98,10 +99,13 @@ def _listeners_differ(config: Config) -> Iterator[Row]:
         taken.setdefault(address, path)
 
 
+_ANY: Final = "0.0.0.0"  # noqa: S104 - compared with, not bound
+
+
 def _overlap(host: str, port: str, other: str) -> bool:
     """0.0.0.0 is every IPv4 address of the host: the system refuses the same port on one of them beside it."""
     other_host, _, other_port = other.rpartition(":")
-    return port == other_port and "0.0.0.0" in (host, other_host) and "[" not in host + other_host
+    return port == other_port and _ANY in (host, other_host) and "[" not in host + other_host
 
 
 def _this(address: str, found: str) -> str:

@@ -33,7 +33,7 @@ class Unauthorized(RemoteError):
 
 
 def load_secret(path: str | Path) -> bytes:
-    """The 32 bytes in a secret file (JWT or replication): 64 hex digits, with or without 0x, white space around them ignored.
+    """The 32 bytes in a secret file: 64 hex digits, with or without 0x, white space around them ignored.
 
     Raises `ConfigError`, one line that names the file and never shows its content.
     """
