@@ -1,6 +1,6 @@
 """What one host knows of its log, what the votes decide, and what follows for the log. Pure.
 
-Every input ends with `_settle`: the votes are judged, the commit point moves, and the log is asked for what must change.
+Every input ends with `_settle`: the votes are judged, the commit point moves, and what is needed of the log is said.
 """
 
 from collections import OrderedDict
