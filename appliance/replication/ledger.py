@@ -113,7 +113,7 @@ class Ledger(Links):
             if is_new:
                 # What is younger stands behind it where it was counted first; so here, too, while nobody has seen it.
                 by_s = 0.0 if record.payload_id in self._replaced else self._settings.late_after_s
-                self._requeue(self._order.younger(waiting, by_s))
+                self._requeue(self._order.younger(waiting, by_s, MAX_MOVED + 1))
         else:
             self._order.seen = max(self._order.seen, through)
         self._settle(now)
@@ -244,7 +244,7 @@ class Ledger(Links):
         self._blocked_since = now if self._blocked_since is None else self._blocked_since
         is_overdue = now - self._blocked_since > self._settings.move_after_s
         if is_overdue or self._votes.is_contested(blocking.place.key):
-            self._requeue(self._order.undecided())
+            self._requeue(self._order.undecided(MAX_MOVED + 1))
 
     def _requeue(self, entries: Sequence[Waiting]) -> None:
         """Move entries to the end of the log, in their order: whole payloads from an index on."""
