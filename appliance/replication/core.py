@@ -28,7 +28,7 @@ from appliance.replication.commands import (
 )
 from appliance.replication.follower_link import FollowerLink, Gap, Heard
 from appliance.replication.handshake import Refused, answer, greet, judge_hello, judge_welcome
-from appliance.replication.ledger import Ledger
+from appliance.replication.ledger import MAX_OPEN, Ledger
 from appliance.replication.links import Following, Source
 from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
@@ -157,7 +157,7 @@ class Core(Ledger):
         """Nobody follows a learner: what only a lost log had beside it is decided by nobody. The rest comes again."""
         if self._votes_here:
             return
-        for waiting in self._order.undecided():
+        for waiting in self._order.undecided(MAX_OPEN):
             self._change(Replace(*waiting.place.key))
         for link in list(self._followings):
             self._end(link, "what is undecided is fetched again")

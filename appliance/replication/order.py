@@ -137,7 +137,7 @@ class CommitOrder:
 
     def younger(self, than: Waiting, by_s: float, limit: int) -> list[Waiting]:
         """Entries of other payloads that stand before one that is older than they are, in log order; some ``limit``."""
-        found = []
+        found: list[Waiting] = []
         for waiting in reversed(self._open.values()):
             if waiting.position >= than.position or waiting.place.payload_id == than.place.payload_id:
                 continue
