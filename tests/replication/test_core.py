@@ -51,7 +51,7 @@ SECRET = b"s" * 32
 NONCE = b"n" * 16
 ABC = frozenset("abc")
 P, Q = PayloadId("0x01"), PayloadId("0x02")
-C = TypeVar("C", bound=Command)
+C = TypeVar("C")
 M = TypeVar("M", bound=AnyMessage)
 
 
@@ -132,7 +132,10 @@ class Played:
         self.play()
 
     def taken(self, kind: type[C]) -> list[C]:
-        found = [command for command in self.done if isinstance(command, kind)]
+        found: list[C] = []
+        for command in self.done:
+            if isinstance(command, kind):
+                found.append(command)
         self.done = [command for command in self.done if not isinstance(command, kind)]
         return found
 
