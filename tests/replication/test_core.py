@@ -132,10 +132,7 @@ class Played:
         self.play()
 
     def taken(self, kind: type[C]) -> list[C]:
-        found: list[C] = []
-        for command in self.done:
-            if isinstance(command, kind):
-                found.append(command)
+        found: list[C] = [command for command in self.done if isinstance(command, kind)]
         self.done = [command for command in self.done if not isinstance(command, kind)]
         return found
 
