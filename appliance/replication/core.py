@@ -7,9 +7,9 @@ feeds what this host's log has got since (`feed`), so that an entry is known her
                      `--> SourceLink <- read <- Read <- log                       `--> Replace, Close, Requeue
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from appliance.domain.errors import DecodeError
@@ -17,31 +17,22 @@ from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadId
 from appliance.domain.replicas import Cursor, Receipt, Record, Verdict
 from appliance.replication.commands import (
-    Close,
-    Command,
-    CommitThrough,
-    End,
     FollowState,
     Link,
-    Notice,
     Read,
     Renew,
     Replace,
-    Requeue,
     SaveCursor,
     Send,
-    SetRecovered,
-    ShowThrough,
     Store,
 )
 from appliance.replication.follower_link import FollowerLink, Gap, Heard
 from appliance.replication.handshake import Refused, answer, greet, judge_hello, judge_welcome
+from appliance.replication.ledger import MAX_OPEN, Ledger
+from appliance.replication.links import Following, Source
 from appliance.replication.membership import Membership, Restored
-from appliance.replication.order import CommitOrder, Waiting
 from appliance.replication.places import Place
-from appliance.replication.recovery import Recovery
-from appliance.replication.source_link import BATCH_BYTES, BATCH_ENTRIES, SourceLink
-from appliance.replication.votes import Dead, Ended, Lost, Outcome, Votes, Won
+from appliance.replication.source_link import SourceLink
 from appliance.wire.replication import (
     Ack,
     AnyMessage,
@@ -56,43 +47,11 @@ from appliance.wire.replication import (
     WireEntry,
 )
 
-MAX_OPEN: Final = 100_000
-"""Entries beyond the commit point that are counted, five hours at 5/s. What comes after waits in the log, and its votes
-are asked for again when there is room."""
-
 MAX_DEFERRED: Final = 4096
 """Messages of one link that wait for the disk; then the link is ended, and begins again."""
 
 MAX_ORIGINS: Final = 16_384
 """Entries of which it is remembered who sent them, so that their bodies are not sent back. Of older ones they are."""
-
-MAX_MOVED: Final = 256
-"""Entries that give way to others at a time. With more the stream of this host waits: they would be written anew for
-each flashblock while a voter that could decide on them is away."""
-
-HANDSHAKE_S: Final = 5.0
-ACK_S: Final = 30.0
-"""A follower whose disk takes longer than this for a window is cut off, and begins again."""
-
-
-@dataclass(slots=True)
-class _Source:
-    """Somebody who connected to follow this log."""
-
-    opened_at: float
-    core: SourceLink | None = None
-
-
-@dataclass(slots=True)
-class _Following:
-    """A connection on which this host follows a peer."""
-
-    peer: str
-    nonce: bytes
-    cursor: Cursor | None
-    opened_at: float
-    core: FollowerLink | None = None
-    deferred: deque[AnyMessage] = field(default_factory=deque)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,127 +69,24 @@ class _Received:
     prefix: bytes
 
 
-class Core:
-    """See the module. Time is monotonic seconds; ``wall_offset`` is wall clock minus that."""
+class Core(Ledger):
+    """The whole of one host: what comes on its links, beside what is in its log (`Ledger`)."""
 
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
-        self._settings = settings
-        self._wall_offset = wall_offset
-        self._votes_here = not settings.follow_only
-        recovering = restored.recovering and self._votes_here
-        own = settings.host_id if self._votes_here and not recovering else None
-        self._votes = Votes(own, settings.voters, settings.quorum, counts=self._votes_here)
-        self._order = CommitOrder(restored.committed, settings.publish_after_s)
-        self._recovery = Recovery(settings.voters - {settings.host_id}, settings.quorum, recovering=recovering)
-        self._appended = restored.appended
-        self._pruned = restored.pruned
-        self._sources: dict[Link, _Source] = {}
-        self._followings: dict[Link, _Following] = {}
         self._log_ids = dict(restored.known_logs)
         self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
-        self._newest: Waiting | None = None
-        self._replaced: OrderedDict[PayloadId, None] = OrderedDict()
-        self._blocked_since: float | None = None
-        self._changing: set[PayloadId] = set()
-        self._epoch = 0
-        self._overflowed = False
-        self._is_setting_recovered = False
-        self._commands: list[Command] = []
-        self._conflicts = 0
-        for payload_id, at in restored.ends:
-            self._votes.ended(payload_id, at)
-        self._settle(now)
-
-    def __repr__(self) -> str:
-        return f"<Core of {self._settings.host_id}: {self._order}>"
-
-    def take_commands(self) -> list[Command]:
-        """What is to be done since this was called last, in order."""
-        taken, self._commands = self._commands, []
-        return taken
-
-    def serving(self, link: Link) -> SourceLink | None:
-        """A follower of this log, once it is welcome."""
-        source = self._sources.get(link)
-        return source.core if source else None
-
-    def following(self, link: Link) -> FollowerLink | None:
-        """This host's following of a peer, once it is welcomed."""
-        following = self._followings.get(link)
-        return following.core if following else None
-
-    @property
-    def open(self) -> int:
-        """Entries that are on disk here and not committed."""
-        return len(self._order)
-
-    @property
-    def oldest_open_since(self) -> float | None:
-        """When the first of them came, None when there is none."""
-        oldest = self._order.oldest
-        return oldest.since if oldest else None
-
-    @property
-    def conflicts(self) -> int:
-        """How often a voter said that another body than this host's is committed."""
-        return self._conflicts
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Without a vote: the voters whose logs are not here yet."""
-        return self._recovery.missing if self.recovering else ()
-
-    @property
-    def seen(self) -> int:
-        """How far this host's log was fed."""
-        return self._order.seen
-
-    @property
-    def committed(self) -> int:
-        """Everything up to here is committed."""
-        return self._order.committed
-
-    @property
-    def recovering(self) -> bool:
-        """Whether this host's log has no vote yet."""
-        return self._recovery.recovering
-
-    # --- this host's log ---
-
-    def feed(self, records: Sequence[Record], through: int, now: float) -> None:
-        """What this host's log has after `seen`, in its order, whoever brought it: all of it up to ``through``."""
-        for record in records:
-            if len(self._order) >= MAX_OPEN:
-                self._overflowed = True
-                break
-            self._appended = max(self._appended, record.position)
-            place = Place(record.payload_id, record.index, record.prefix)
-            born = min(now, record.received_at - self._wall_offset)
-            waiting = Waiting(record.position, place, now, born)
-            is_new = self._order.held(waiting)
-            self._votes.held(place)
-            if is_new:
-                # What is younger stands behind it where it was counted first; so here, too, while nobody has seen it.
-                by_s = 0.0 if record.payload_id in self._replaced else self._settings.late_after_s
-                self._requeue(self._order.younger(waiting, by_s))
-        else:
-            self._order.seen = max(self._order.seen, through)
-        self._settle(now)
-
-    def pruned(self, position: int) -> None:
-        """Retention removed everything up to a position."""
-        self._pruned = max(self._pruned, position)
+        super().__init__(settings, restored, now, wall_offset)
 
     # --- links ---
 
     def source_opened(self, link: Link, now: float) -> None:
         """Somebody who showed the secret connected here."""
-        self._sources[link] = _Source(now)
+        self._sources[link] = Source(now)
 
     def follower_opened(self, link: Link, peer: str, nonce: bytes, cursor: Cursor | None, now: float) -> None:
         """This host connected to a peer; ``cursor`` is the durable one, ``nonce`` random."""
-        self._followings[link] = _Following(peer, nonce, cursor, now)
+        self._followings[link] = Following(peer, nonce, cursor, now)
         self._do(Send(link, greet(self._settings, nonce, cursor, recovering=self.recovering)))
 
     def ended(self, link: Link, now: float) -> None:
@@ -253,18 +109,9 @@ class Core:
             self._end(link, str(error), failed=True)
         self._settle(now)
 
-    def _end(self, link: Link, reason: str, *, failed: bool = False) -> None:
-        self._sources.pop(link, None)
-        self._followings.pop(link, None)
-        self._do(End(link, reason, failed))
-
-    def _end_all(self, reason: str) -> None:
-        for link in [*self._sources, *self._followings]:
-            self._end(link, reason)
-
     # --- the source's side ---
 
-    def _source_received(self, link: Link, source: _Source, message: AnyMessage, now: float) -> None:
+    def _source_received(self, link: Link, source: Source, message: AnyMessage, now: float) -> None:
         if source.core is None and isinstance(message, Hello):
             self._greeted(link, source, message, now)
         elif source.core is not None and isinstance(message, Ack):
@@ -272,7 +119,7 @@ class Core:
         else:
             raise DecodeError(f"{type(message).__name__.lower()} is not what is expected here")
 
-    def _greeted(self, link: Link, source: _Source, hello: Hello, now: float) -> None:
+    def _greeted(self, link: Link, source: Source, hello: Hello, now: float) -> None:
         judge_hello(self._settings, hello)
         another_log = self._known_logs.get(hello.host_id, hello.log_id) != hello.log_id
         self._note_log(hello.host_id, hello.log_id, link)
@@ -310,22 +157,10 @@ class Core:
         """Nobody follows a learner: what only a lost log had beside it is decided by nobody. The rest comes again."""
         if self._votes_here:
             return
-        for waiting in self._order.undecided():
+        for waiting in self._order.undecided(MAX_OPEN):
             self._change(Replace(*waiting.place.key))
         for link in list(self._followings):
             self._end(link, "what is undecided is fetched again")
-
-    def _links_of(self, host: str, log_id: str, *, like: Link) -> list[Link]:
-        is_source = like in self._sources
-        links: list[tuple[Link, SourceLink | FollowerLink | None, bool]] = [
-            *((link, source.core, is_source) for link, source in self._sources.items()),
-            *((link, following.core, not is_source) for link, following in self._followings.items()),
-        ]
-        return [
-            link
-            for link, core, is_same_side in links
-            if link != like and core is not None and core.peer == host and (is_same_side or core.log_id != log_id)
-        ]
 
     def _note_voters(self, message: Hello | Welcome) -> None:
         if set(message.voters) != self._settings.voters or message.quorum != self._settings.quorum:
@@ -338,13 +173,6 @@ class Core:
         # What it holds comes in its own log, in its order: counted there, committed entries have one order everywhere.
         for place in found.ended:
             self._votes.ended_at(core.peer, place.payload_id, place.index)
-
-    def _pump(self) -> None:
-        for link, source in self._sources.items():
-            core = source.core
-            if core is not None and not core.is_reading and core.has_room and core.sent < self._order.seen:
-                core.is_reading, core.reading_epoch = True, self._epoch
-                self._do(Read(link, core.sent, self._order.seen, BATCH_ENTRIES, BATCH_BYTES))
 
     def read(self, command: Read, records: Sequence[Record], now: float) -> None:
         """The answer to `Read`: in the log's order, as it was at some moment since."""
@@ -382,7 +210,7 @@ class Core:
 
     # --- the follower's side ---
 
-    def _follower_received(self, link: Link, following: _Following, message: AnyMessage, now: float) -> None:
+    def _follower_received(self, link: Link, following: Following, message: AnyMessage, now: float) -> None:
         core = following.core
         if core is None:
             self._welcomed(link, following, message)
@@ -395,7 +223,7 @@ class Core:
         else:
             self._told(core, message)
 
-    def _welcomed(self, link: Link, following: _Following, message: AnyMessage) -> None:
+    def _welcomed(self, link: Link, following: Following, message: AnyMessage) -> None:
         if isinstance(message, Refusal):
             self._end(link, f"refused: {message.reason}", failed=True)
             return
@@ -536,83 +364,7 @@ class Core:
             case _:
                 raise DecodeError(f"{type(message).__name__.lower()} is not what is expected here")
 
-    # --- answers of the log ---
-
-    def removed(self, command: Replace, now: float) -> None:
-        """The answer to `Replace`. What took the branch's place comes again, on links that begin again."""
-        self._epoch += 1
-        self._changed(command.payload_id)
-        positions = self._remove(command.payload_id, command.from_index)
-        self._votes.reopened(command.payload_id, command.from_index)
-        self._recovery.look_again()
-        if positions:
-            # The branch that won stands where the other one did: subscribers of all hosts see one order.
-            key = command.payload_id, command.from_index
-            self._order.wait_for(key, min(positions), now + self._settings.move_after_s)
-            self._replaced[command.payload_id] = None
-            while len(self._replaced) > MAX_MOVED:
-                self._replaced.popitem(last=False)
-        self._notice("replaced", payload_id=command.payload_id, index=command.from_index, entries=len(positions))
-        self._begin_again(command.payload_id, command.from_index)
-        self._settle(now)
-
-    def closed(self, command: Close, now: float) -> None:
-        """The answer to `Close`."""
-        self._epoch += 1
-        self._changed(command.payload_id)
-        positions = self._remove(command.payload_id, command.at)
-        self._votes.ended(command.payload_id, command.at)
-        self._votes.dead_word(command.payload_id, command.at)
-        self._tell_closed(command.payload_id, command.at, decided=True)
-        self._notice("closed", payload_id=command.payload_id, index=command.at, entries=len(positions))
-        self._settle(now)
-
-    def _remove(self, payload_id: PayloadId, from_index: int) -> list[int]:
-        self._votes.removed(payload_id, from_index)
-        for source in self._sources.values():
-            if source.core is not None:
-                source.core.forget(payload_id, from_index)
-        return self._order.removed(payload_id, from_index)
-
-    def requeued(self, command: Requeue, now: float) -> None:
-        """The answer to `Requeue`, after the entries were fed where they are now."""
-        self._epoch += 1
-        self._changed(command.payload_id)
-        self._notice("moved", payload_id=command.payload_id, index=command.from_index)
-        self._settle(now)
-
-    def change_failed(self, command: Replace | Close | Requeue | SetRecovered, now: float) -> None:
-        """The disk refused a change: it is asked for again."""
-        if isinstance(command, SetRecovered):
-            self._is_setting_recovered = False
-        else:
-            self._changed(command.payload_id)
-        self._settle(now)
-
-    def recovered(self, _: SetRecovered, now: float) -> None:
-        """The answer to `SetRecovered`: from now on this host votes."""
-        self._recovery.recovering = self._votes.yields = False
-        self._votes.may_vote(self._settings.host_id)
-        self._notice("recovered")
-        self._end_all("this host has its vote")
-        self._settle(now)
-
-    def _changed(self, payload_id: PayloadId) -> None:
-        self._changing.discard(payload_id)
-        self._order.frozen.discard(payload_id)
-        self._votes.touch(payload_id)
-
-    def _begin_again(self, payload_id: PayloadId, from_index: int) -> None:
-        for link, following in list(self._followings.items()):
-            if following.core is not None and following.core.has_unsettled(payload_id, from_index):
-                self._end(link, "a branch is fetched again")
-
-    def _tell_closed(self, payload_id: PayloadId, at: int, *, decided: bool) -> None:
-        for link, source in self._sources.items():
-            if source.core is not None:
-                self._do(Send(link, Closed(payload_id, at, decided)))
-
-    # --- what follows ---
+    # --- time ---
 
     def tick(self, now: float, wall_offset: float) -> None:
         """Time has passed; some 20 times a second."""
@@ -625,94 +377,3 @@ class Core:
                 core.saved = core.cursor().position
                 self._do(SaveCursor(core.peer, core.cursor()))
         self._settle(now)
-
-    def _end_overdue(self, now: float) -> None:
-        opened: list[tuple[Link, _Source | _Following]] = [*self._sources.items(), *self._followings.items()]
-        for link, each in opened:
-            if each.core is None and now - each.opened_at > HANDSHAKE_S:
-                self._end(link, f"no handshake within {HANDSHAKE_S:g} s", failed=True)
-            elif isinstance(each.core, SourceLink) and each.core.in_flight and now - each.core.heard_at > ACK_S:
-                self._end(link, f"no acknowledgement within {ACK_S:g} s", failed=True)
-
-    def _settle(self, now: float) -> None:
-        won = [place for outcome in self._votes.judge() for place in self._came_out(outcome)]
-        if won:
-            for link, source in self._sources.items():
-                for message in source.core.committed(won) if source.core else ():
-                    self._do(Send(link, message))
-        self._advance(now)
-        self._make_way(now)
-        self._recover()
-        if self._overflowed and len(self._order) < MAX_OPEN // 2:
-            self._overflowed = False
-            self._end_all("there is room for votes again")
-        self._pump()
-
-    def _came_out(self, outcome: Outcome) -> Iterable[Place]:
-        match outcome:
-            case Won(key):
-                return (self._order.decide(key),)
-            case Lost(payload_id, index):
-                self._change(Replace(payload_id, index))
-            case Dead(payload_id, index):
-                self._change(Close(payload_id, index))
-            case Ended(payload_id, index):
-                self._tell_closed(payload_id, index, decided=True)
-        return ()
-
-    def _change(self, command: Replace | Close | Requeue) -> None:
-        """One change of a payload at a time; after it, the payload is judged again."""
-        if command.payload_id not in self._changing:
-            self._changing.add(command.payload_id)
-            self._order.frozen.add(command.payload_id)
-            self._do(command)
-
-    def _advance(self, now: float) -> None:
-        waited = []
-        for waiting in self._order.advance():
-            waited.append(now - waiting.since)
-            self._votes.committed(waiting.place.key)
-            if self._newest is None or waiting.born >= self._newest.born:
-                self._newest = waiting
-        if waited or self._order.pass_holes():
-            self._do(CommitThrough(self._order.committed, tuple(waited)))
-        shown = self._order.show_overdue(now)
-        if shown is not None:
-            self._do(ShowThrough(shown))
-
-    def _make_way(self, now: float) -> None:
-        blocking = self._order.blocked()
-        if blocking is None:
-            self._blocked_since = None
-            return
-        self._blocked_since = now if self._blocked_since is None else self._blocked_since
-        is_overdue = now - self._blocked_since > self._settings.move_after_s
-        if is_overdue or self._votes.is_contested(blocking.place.key):
-            self._requeue(self._order.undecided())
-
-    def _requeue(self, entries: Sequence[Waiting]) -> None:
-        """Move entries to the end of the log, in their order: whole payloads from an index on."""
-        if len(entries) > MAX_MOVED:
-            return
-        first: dict[PayloadId, int] = {}
-        for waiting in entries:
-            first.setdefault(waiting.place.payload_id, waiting.place.index)
-        for payload_id, index in first.items():
-            self._change(Requeue(payload_id, index))
-
-    def _recover(self) -> None:
-        if not self.recovering or self._is_setting_recovered:
-            return
-        for following in self._followings.values():
-            if following.core is not None:
-                self._recovery.reached(following.peer, following.core.undoubted())
-        if self._recovery.is_done:
-            self._is_setting_recovered = True
-            self._do(SetRecovered())
-
-    def _do(self, command: Command) -> None:
-        self._commands.append(command)
-
-    def _notice(self, name: str, **fields: object) -> None:
-        self._conflicts += name == "conflict"
-        self._do(Notice(name, fields))

@@ -6,6 +6,7 @@ away, and hold the whole stream: it is moved behind what is committed (`blocked`
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from appliance.domain.payloads import PayloadId
 from appliance.replication.places import Key, Place
@@ -127,20 +128,20 @@ class CommitOrder:
             return None
         return first
 
-    def undecided(self) -> list[Waiting]:
-        """All that is, in log order."""
-        return [waiting for waiting in self._open.values() if self._is_undecided(waiting)]
+    def undecided(self, limit: int) -> list[Waiting]:
+        """What is, in log order; at most ``limit``."""
+        return list(islice(filter(self._is_undecided, self._open.values()), limit))
 
     def _is_undecided(self, waiting: Waiting) -> bool:
         return waiting.place.key not in self._decided
 
-    def younger(self, than: Waiting, by_s: float) -> list[Waiting]:
-        """Entries of other payloads that stand before one that is older than they are, in log order."""
-        found = []
+    def younger(self, than: Waiting, by_s: float, limit: int) -> list[Waiting]:
+        """Entries of other payloads that stand before one that is older than they are, in log order; some ``limit``."""
+        found: list[Waiting] = []
         for waiting in reversed(self._open.values()):
             if waiting.position >= than.position or waiting.place.payload_id == than.place.payload_id:
                 continue
-            if waiting.born <= than.born + by_s or waiting.position <= self.shown:
+            if waiting.born <= than.born + by_s or waiting.position <= self.shown or len(found) >= limit:
                 break
             found.append(waiting)
         return found[::-1]

@@ -25,8 +25,10 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("replication")
 
-FEED_ENTRIES: Final = 1024
-FEED_BYTES: Final = 4 * 2**20
+FEED_ENTRIES: Final = 128
+FEED_BYTES: Final = 2**20
+"""At a time; then other tasks get their turn."""
+
 TICK_S: Final = 0.05
 RETRY_S: Final = 1.0
 """After the disk refused a change."""
@@ -125,6 +127,8 @@ class Runner:
                 self.core.feed(records, last, trio.current_time())
             if self.core.seen == after:
                 return
+            if self.core.seen < self.flashlog.appended:
+                await trio.lowlevel.checkpoint()
 
     def _carry_out(self) -> None:
         while taken := self.core.take_commands():

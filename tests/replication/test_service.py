@@ -30,10 +30,8 @@ def followed(host: Host, peer: str) -> dict[str, object]:
 
 
 async def connected(*hosts: Host) -> None:
-    """Every one of these has its vote, and follows every other one of its peers that is among them."""
+    """Every one of these follows every other one of its peers that is among them."""
     names = {host.name for host in hosts}
-    for host in hosts:
-        await eventually(lambda host=host: not host.replication.statistics()["recovering"])  # type: ignore[misc]
     for host in hosts:
         for peer in host.settings.peers:
             if peer.host_id in names:
@@ -364,6 +362,8 @@ async def test_a_plane_that_crashes_loses_nothing_and_commits_again_after_its_re
 async def test_the_status_shows_each_peer_in_both_directions(tmp_path: Path) -> None:
     a, b, c = make_hosts(tmp_path, "abc").values()
     async with running(a, b, c):
+        for host in (a, b, c):
+            await eventually(lambda host=host: not host.replication.statistics()["recovering"])  # type: ignore[misc]
         await connected(a, b, c)
         await a.append(1, 3)
         await committed(a, b, c, entries=3)

@@ -1,0 +1,568 @@
+"""One host's core as a playbook: what comes in, what it asks for."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import pytest
+from msgspec import structs
+
+from appliance.domain.payloads import PayloadId, PayloadState
+from appliance.domain.replicas import Cursor
+from appliance.replication import core as core_module
+from appliance.replication import ledger
+from appliance.replication.commands import (
+    Close,
+    Command,
+    CommitThrough,
+    End,
+    FollowState,
+    Notice,
+    Read,
+    Renew,
+    Replace,
+    SaveCursor,
+    Send,
+    SetRecovered,
+    ShowThrough,
+    Store,
+)
+from appliance.replication.core import Core
+from appliance.replication.links import ACK_S, HANDSHAKE_S
+from appliance.replication.membership import Membership, Restored
+from appliance.replication.places import Place
+from appliance.wire.replication import (
+    VERSION,
+    Ack,
+    AnyMessage,
+    Closed,
+    Committed,
+    Entries,
+    Hello,
+    Pruned,
+    Refusal,
+    Settled,
+    Welcome,
+    WirePlace,
+    welcome_proof,
+)
+from tests.replication.simulation.disk import DiskLog
+
+SECRET = b"s" * 32
+NONCE = b"n" * 16
+ABC = frozenset("abc")
+P, Q = PayloadId("0x01"), PayloadId("0x02")
+C = TypeVar("C")
+M = TypeVar("M", bound=AnyMessage)
+
+
+class Played:
+    """A core with a disk that is never slow: storage commands are carried out at once."""
+
+    def __init__(
+        self,
+        name: str = "a",
+        *,
+        disk: DiskLog | None = None,
+        voters: frozenset[str] = ABC,
+        recovering: bool = False,
+        known_logs: dict[str, str] | None = None,
+        publish_after_s: float | None = None,
+    ) -> None:
+        self.disk = disk or DiskLog(f"log-{name}")
+        self.membership = Membership(
+            name,
+            self.disk.log_id,
+            SECRET,
+            voters,
+            len(voters) // 2 + 1,
+            name not in voters,
+            publish_after_s,
+        )
+        restored = Restored(
+            self.disk.last,
+            self.disk.committed,
+            self.disk.pruned,
+            tuple(self.disk.ends.items()),
+            known_logs or {},
+            recovering,
+        )
+        self.now = 100.0
+        self.core = Core(self.membership, restored, self.now, 0.0)
+        self.done: list[Command] = []
+        self.play()
+
+    def play(self) -> None:
+        while commands := self.core.take_commands():
+            for command in commands:
+                self.done.append(command)
+                self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, Store):
+            receipts = self.disk.append_from(command.entries, command.late)
+            self.feed()
+            self.core.stored(command, receipts, self.now)
+        elif isinstance(command, Replace):
+            self.disk.replace(command.payload_id, command.from_index)
+            self.core.removed(command, self.now)
+        elif isinstance(command, Close):
+            self.disk.close(command.payload_id, command.at)
+            self.core.closed(command, self.now)
+        elif isinstance(command, Read):
+            self.core.read(command, self.disk.after(command.after, command.limit, command.through), self.now)
+        elif isinstance(command, SetRecovered):
+            self.core.recovered(command, self.now)
+
+    def feed(self) -> None:
+        if self.core.seen < self.disk.last:
+            self.core.feed(self.disk.after(self.core.seen, 1000), self.disk.last, self.now)
+
+    def originate(self, payload_id: PayloadId, index: int, text: str = "x", born: float = 100.0) -> None:
+        assert self.disk.append(payload_id, index, 1, self.membership.host_id, f"{text}{index}".encode(), born, None)
+        self.feed()
+        self.play()
+
+    def hear(self, link: str, message: AnyMessage) -> None:
+        self.core.received(link, message, self.now)
+        self.play()
+
+    def tick(self, now: float) -> None:
+        self.now = now
+        self.core.tick(now, 0.0)
+        self.play()
+
+    def taken(self, kind: type[C]) -> list[C]:
+        found: list[C] = [command for command in self.done if isinstance(command, kind)]
+        self.done = [command for command in self.done if not isinstance(command, kind)]
+        return found
+
+    def sent(self, link: str, kind: type[M]) -> list[M]:
+        return [
+            command.message
+            for command in self.done
+            if isinstance(command, Send) and command.link == link and isinstance(command.message, kind)
+        ]
+
+    def notices(self) -> list[str]:
+        return [command.name for command in self.done if isinstance(command, Notice)]
+
+    # --- links with hosts that exist only as messages ---
+
+    def follow(self, peer: str, log_id: str = "", cursor: Cursor | None = None, **changes: Any) -> str:
+        """Follow a peer that says welcome; the link's name."""
+        link = f"to {peer} {len(self.done)}"
+        self.core.follower_opened(link, peer, NONCE, cursor, self.now)
+        self.play()
+        self.hear(link, self.welcome(peer, log_id or f"log-{peer}", **changes))
+        return link
+
+    def welcome(self, peer: str, log_id: str, **changes: Any) -> Welcome:
+        own = self.membership
+        fields: dict[str, Any] = {
+            "version": VERSION,
+            "host_id": peer,
+            "log_id": log_id,
+            "proof": welcome_proof(SECRET, NONCE, follower=own.host_id, source=peer, log_id=log_id),
+            "appended": 0,
+            "follow_only": False,
+            "recovering": False,
+            "another_log": False,
+            "voters": sorted(own.voters),
+            "quorum": own.quorum,
+        }
+        return Welcome(**{**fields, **changes})
+
+    def serve(self, peer: str, **changes: Any) -> str:
+        """A peer follows this host; the link's name."""
+        link = f"from {peer} {len(self.done)}"
+        self.core.source_opened(link, self.now)
+        fields: dict[str, Any] = {
+            "version": VERSION,
+            "host_id": peer,
+            "log_id": f"log-{peer}",
+            "nonce": NONCE,
+            "follow_only": peer not in self.membership.voters,
+            "recovering": False,
+            "cursor_log_id": "",
+            "cursor": 0,
+            "voters": sorted(self.membership.voters),
+            "quorum": self.membership.quorum,
+        }
+        self.hear(link, Hello(**{**fields, **changes}))
+        return link
+
+
+def entries_of(other: Played, *, link: str, committed: bool = False) -> Entries:
+    """What another host sent on a link, all of it in one message."""
+    wire = [entry for message in other.sent(link, Entries) for entry in message.entries]
+    return Entries([structs.replace(entry, committed=committed) for entry in wire])
+
+
+def log_of(peer: str, *places: tuple[PayloadId, int, str], born: float = 100.0, committed: bool = False) -> Entries:
+    """The messages of a peer whose log holds these."""
+    other = Played(peer)
+    for payload_id, index, text in places:
+        other.originate(payload_id, index, text, born)
+    return entries_of(other, link=other.serve("a"), committed=committed)
+
+
+# --- the handshake ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"version": 9}, "replication version 9, this host speaks 1"),
+        ({"host_id": "a", "follow_only": False}, "host_id a is this host's own"),
+        ({"log_id": "log-a"}, "log log-a is this host's own: a copied folder?"),
+        ({"host_id": "x", "follow_only": False}, "host_id x is not among the peers here, and does not say follow_only"),
+        ({"follow_only": True}, "host_id b votes here, and says follow_only"),
+    ],
+)
+def test_a_follower_that_is_not_to_follow_is_told_why(changes: dict[str, Any], reason: str) -> None:
+    host = Played()
+    link = host.serve("b", **changes)
+    assert host.sent(link, Refusal) == [Refusal(reason)]
+    assert host.taken(End) == [End(link, reason, True)]
+    assert host.core.serving(link) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"version": 9}, "replication version 9, this host speaks 1"),
+        ({"host_id": "c"}, "host_id c answered, expected b"),
+        ({"proof": b"?" * 32}, "it does not know the secret"),
+    ],
+)
+def test_a_source_that_is_not_who_it_should_be_is_not_followed(changes: dict[str, Any], reason: str) -> None:
+    host = Played()
+    link = host.follow("b", **changes)
+    assert [end.reason for end in host.taken(End)] == [reason]
+    assert host.core.following(link) is None
+
+
+def test_a_refusal_ends_the_link() -> None:
+    host = Played()
+    host.core.follower_opened("link", "b", NONCE, None, host.now)
+    host.hear("link", Refusal("you are a stranger"))
+    assert host.taken(End) == [End("link", "refused: you are a stranger", True)]
+
+
+@pytest.mark.parametrize("message", [Ack(0, [], []), Refusal("?"), Pruned(1)])
+def test_what_does_not_belong_on_a_link_ends_it(message: AnyMessage) -> None:
+    host = Played()
+    host.core.source_opened("new", host.now)
+    host.hear("new", message)
+    link = host.serve("b")
+    if not isinstance(message, Ack):
+        host.hear(link, message)
+    assert [end.link for end in host.taken(End)] == (["new"] if isinstance(message, Ack) else ["new", link])
+
+
+def test_what_comes_on_a_link_that_was_ended_is_ignored() -> None:
+    host = Played()
+    host.hear("nobody", Ack(0, [], []))
+    assert host.done == []
+
+
+def test_of_two_links_of_one_follower_the_new_one_stays() -> None:
+    host = Played()
+    old, new = host.serve("b"), host.serve("b")
+    assert [end.link for end in host.taken(End)] == [old]
+    assert host.core.serving(new) is not None
+
+
+def test_handshakes_and_acknowledgements_have_their_time() -> None:
+    host = Played()
+    host.core.source_opened("silent", host.now)
+    host.core.follower_opened("deaf", "b", NONCE, None, host.now)
+    slow = host.serve("c")
+    host.originate(P, 0)
+    host.tick(host.now + HANDSHAKE_S + 0.1)
+    assert {end.link for end in host.taken(End)} == {"silent", "deaf"}
+    host.tick(100.0 + ACK_S + 0.1)
+    assert [end.link for end in host.taken(End)] == [slow]
+
+
+def test_hosts_that_count_other_voters_say_so() -> None:
+    host = Played()
+    host.serve("b", voters=["a", "b"])
+    host.follow("c", quorum=1)
+    assert host.notices().count("other_voters") == 2
+
+
+# --- committing ---
+
+
+def test_a_voters_log_is_its_vote_and_its_acknowledgement_is_not() -> None:
+    host = Played()
+    host.originate(P, 0)
+    link = host.serve("b")
+    host.hear(link, Ack(1, [], []))
+    assert host.taken(CommitThrough) == []
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    assert [command.position for command in host.taken(CommitThrough)] == [1]
+
+
+def test_what_comes_is_stored_committed_and_acknowledged() -> None:
+    host = Played("b")
+    link = host.follow("c")
+    host.hear(link, log_of("c", (P, 0, "x"), (P, 1, "x")))
+    assert [command.position for command in host.taken(CommitThrough)] == [2]
+    assert host.sent(link, Ack) == [Ack(2, [], [])]
+
+
+def test_a_message_that_comes_twice_is_stored_once() -> None:
+    host = Played("b")
+    link = host.follow("c")
+    message = log_of("c", (P, 0, "x"))
+    host.hear(link, message)
+    host.hear(link, message)
+    assert len(host.taken(Store)) == 1
+
+
+def test_followers_are_told_of_commits_after_what_they_were_sent() -> None:
+    host = Played()
+    link = host.serve("c")
+    host.originate(P, 0)
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    (told,) = host.sent(link, Committed)
+    assert [(place.payload_id, place.index) for place in told.places] == [(P, 0)]
+    later = host.serve("l")
+    assert [entry.committed for message in host.sent(later, Entries) for entry in message.entries] == [True]
+
+
+def test_who_brought_an_entry_is_not_sent_its_body_again() -> None:
+    host = Played()
+    to_b, to_c = host.serve("b"), host.serve("c")
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    assert [entry.body for message in host.sent(to_b, Entries) for entry in message.entries] == [None]
+    assert [entry.body for message in host.sent(to_c, Entries) for entry in message.entries] == [b"x0"]
+
+
+def test_a_voters_word_waits_for_the_entries_before_it() -> None:
+    host = Played(voters=frozenset("abcde"))
+    link = host.follow("b")
+    message = log_of("b", (P, 0, "x"))
+    host.core.received(link, message, host.now)
+    (store,) = (command for command in host.core.take_commands() if isinstance(command, Store))
+    place = message.entries[0]
+    host.core.received(link, Committed([WirePlace(place.payload_id, place.index, place.prefix)]), host.now)
+    assert host.core.committed == 0
+    host._carry_out(store)
+    host.play()
+    assert host.core.committed == 1
+
+
+def test_with_publish_what_waits_too_long_is_shown_and_not_said_to_be_committed() -> None:
+    host = Played(publish_after_s=2.0)
+    host.originate(P, 0)
+    host.tick(101.9)
+    assert host.taken(ShowThrough) == []
+    host.tick(102.0)
+    assert host.taken(ShowThrough) == [ShowThrough(1)]
+    assert host.core.committed == 0
+    assert host.core.open == 1
+    assert host.core.oldest_open_since == 100.0
+
+
+def test_a_branch_that_lost_gives_way_and_the_link_begins_again() -> None:
+    host = Played()
+    host.originate(P, 0, "mine")
+    link = host.follow("b")
+    host.hear(link, log_of("b", (P, 0, "x")))
+    assert host.sent(link, Ack) == [Ack(1, [1], [])]
+    other = host.follow("c")
+    host.hear(other, log_of("c", (P, 0, "x")))
+    assert host.taken(Replace) == [Replace(P, 0)]
+    assert {end.link for end in host.taken(End)} == {link, other}
+    assert "replaced" in host.notices()
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x"), committed=True))
+    assert [record.body for record in host.disk.after(0, 10)] == [b"x0"]
+    assert host.core.open == 0
+
+
+def test_another_committed_body_for_what_is_committed_here_is_an_alarm() -> None:
+    host = Played(voters=frozenset("a"))
+    host.originate(P, 0, "mine")
+    assert host.core.committed == 1
+    learner = Played("l", voters=frozenset("b"))
+    learner.hear(learner.follow("b"), log_of("b", (P, 0, "x"), committed=True))
+    assert learner.core.conflicts == 0
+    learner.hear(learner.follow("b"), log_of("b", (P, 0, "y"), committed=True))
+    assert learner.core.conflicts == 1
+    assert "conflict" in learner.notices()
+
+
+def test_what_is_late_ends_its_payload_here_and_all_are_told() -> None:
+    host = Played()
+    follower = host.serve("c")
+    host.now = 200.0
+    host.originate(Q, 0, born=200.0)
+    host.hear(host.follow("b"), log_of("b", (Q, 0, "x")))
+    assert host.core.committed == 1
+    late = host.follow("c")
+    (entry,) = log_of("c", (P, 0, "x")).entries
+    host.hear(late, Entries([structs.replace(entry, age_s=50.0)]))
+    assert host.disk.ends == {P: 0}
+    assert host.sent(late, Ack) == [Ack(1, [], [1])]
+    assert host.sent(follower, Closed) == [Closed(P, 0, False)]
+    assert "late" in host.notices()
+
+
+def test_what_is_late_and_committed_is_taken_all_the_same() -> None:
+    host = Played()
+    host.now = 200.0
+    host.originate(Q, 0, born=200.0)
+    host.hear(host.follow("b"), log_of("b", (Q, 0, "x")))
+    (entry,) = log_of("c", (P, 0, "x"), committed=True).entries
+    host.hear(host.follow("c"), Entries([structs.replace(entry, age_s=50.0)]))
+    assert host.core.committed == 2
+
+
+# --- logs that were lost ---
+
+
+def test_a_new_log_votes_when_a_majority_never_knew_another_and_its_links_begin_again() -> None:
+    host = Played(recovering=True)
+    assert list(host.core.missing) == ["b", "c"]
+    link = host.follow("b")
+    assert not host.core.recovering
+    assert host.taken(End) == [End(link, "this host has its vote", False)]
+    assert list(host.core.missing) == []
+
+
+def test_a_lost_log_waits_for_all_others() -> None:
+    host = Played(recovering=True)
+    seen = []
+    for peer, another_log in (("b", True), ("c", False)):
+        host.follow(peer, another_log=another_log)
+        seen.append(host.core.recovering)
+    assert seen == [True, False]
+    assert "lost_log" in host.notices()
+
+
+def test_who_followed_another_log_of_a_host_says_so_while_it_has_no_vote() -> None:
+    host = Played(known_logs={"b": "an older one"})
+    (welcome,) = host.sent(host.serve("b", recovering=True), Welcome)
+    assert welcome.another_log
+    (welcome,) = host.sent(host.serve("b"), Welcome)
+    assert not welcome.another_log
+    (welcome,) = host.sent(host.serve("b", recovering=True), Welcome)
+    assert not welcome.another_log
+
+
+def test_the_cursor_of_a_host_without_a_vote_is_not_kept() -> None:
+    host = Played()
+    host.hear(host.follow("b", recovering=True), log_of("b", (P, 0, "x")))
+    (store,) = host.taken(Store)
+    assert store.cursor is None
+    host.tick(101.0)
+    assert host.taken(SaveCursor) == []
+
+
+def test_cursors_are_saved_when_more_is_settled() -> None:
+    host = Played()
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    host.tick(101.0)
+    assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
+    host.tick(102.0)
+    assert host.taken(SaveCursor) == []
+
+
+def test_a_log_that_was_set_back_becomes_another_one() -> None:
+    host = Played()
+    link = host.serve("b", cursor_log_id="log-a", cursor=5)
+    assert host.taken(Renew) == [Renew()]
+    assert host.sent(link, Refusal) == [Refusal("this host's log was set back; it begins anew")]
+
+
+def test_a_learner_drops_what_only_a_lost_log_had() -> None:
+    learner = Played("l")
+    learner.hear(learner.follow("b"), log_of("b", (P, 0, "x")))
+    assert learner.core.open == 1
+    learner.follow("b", log_id="a new one")
+    assert learner.taken(Replace) == [Replace(P, 0)]
+    assert learner.core.open == 0
+
+
+# --- the rest ---
+
+
+def test_retention_at_the_source_is_told_and_alarmed_once() -> None:
+    host = Played("b")
+    link = host.follow("a")
+    host.hear(link, Pruned(7))
+    host.hear(link, Pruned(7))
+    assert host.notices().count("pruned") == 1
+    source = Played()
+    source.core.pruned(3)
+    assert source.sent(source.serve("b"), Pruned) == [Pruned(3)]
+
+
+def test_a_gap_is_followed_from_the_start_again() -> None:
+    host = Played("b")
+    link = host.follow("c")
+    message = log_of("c", (P, 0, "x"), (P, 1, "x"))
+    host.hear(link, Entries(message.entries[1:]))
+    assert host.taken(SaveCursor) == [SaveCursor("c", Cursor("log-c", 0))]
+    assert [end.failed for end in host.taken(End)] == [True]
+    assert "gap" in host.notices()
+
+
+def test_states_are_passed_on_to_the_log() -> None:
+    host = Played()
+    host.hear(host.follow("b"), Settled(P, PayloadState.LANDED, "0x1"))
+    assert host.taken(FollowState) == [FollowState(P, PayloadState.LANDED, "0x1")]
+
+
+def test_with_more_open_than_can_be_counted_links_begin_again_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "MAX_OPEN", 4)
+    host = Played()
+    link = host.follow("b")
+    for index in range(6):
+        assert host.disk.append(P, index, 1, "a", f"x{index}".encode(), 100.0, None)
+    host.feed()
+    assert (host.core.open, host.core.seen) == (4, 4)
+    host.hear(link, log_of("b", *((P, index, "x") for index in range(4))))
+    assert host.core.committed >= 4
+    assert "there is room for votes again" in {end.reason for end in host.taken(End)}
+
+
+def test_messages_that_wait_for_the_disk_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_module, "MAX_DEFERRED", 2)
+    host = Played()
+    link = host.follow("b")
+    host.core.received(link, log_of("b", (P, 0, "x")), host.now)
+    for _ in range(3):
+        host.core.received(link, Committed([]), host.now)
+    assert [command.reason for command in host.core.take_commands() if isinstance(command, End)] == [
+        "the disk does not keep up"
+    ]
+
+
+def test_a_disk_that_refuses_ends_the_link_and_asks_for_changes_again() -> None:
+    host = Played()
+    link = host.follow("b")
+    host.core.received(link, log_of("b", (P, 0, "x")), host.now)
+    (store,) = (command for command in host.core.take_commands() if isinstance(command, Store))
+    host.core.store_failed(store, "disk full", host.now)
+    assert _ends(host.core.take_commands()) == [End(link, "disk full", True)]
+    host.originate(P, 0, "mine")
+    host.core._votes.word(log_place("x"))
+    host.core.tick(host.now, 0.0)
+    (replace,) = (command for command in host.core.take_commands() if isinstance(command, Replace))
+    host.core.change_failed(replace, host.now)
+    assert replace in host.core.take_commands()
+
+
+def _ends(commands: Iterable[Command]) -> list[End]:
+    return [command for command in commands if isinstance(command, End)]
+
+
+def log_place(text: str) -> Place:
+    (entry,) = log_of("b", (P, 0, text)).entries
+    return Place(entry.payload_id, entry.index, entry.prefix)
