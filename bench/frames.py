@@ -91,12 +91,16 @@ class Names:
 
     def learn(self, payload: bytes, *, deflated: bool, indices: int) -> int:
         """The number of a message whose whole payload is here; ValueError when it is not one of ours."""
-        text = zlib.decompress(payload + _FLUSHED, -15) if deflated else brotli.decompress(payload)
+        text = _inflate(payload) if deflated else brotli.decompress(payload)
         sequence = sequence_of(text[:PREFIX_BYTES], indices)
         if len(self._known) >= self.KEPT:
             self._known.clear()
         self._known[len(payload), payload[: self.KEY_BYTES]] = sequence
         return sequence
+
+
+def _inflate(payload: bytes) -> bytes:
+    return zlib.decompressobj(-15).decompress(payload + _FLUSHED)
 
 
 class FrameReader:

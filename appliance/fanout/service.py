@@ -19,7 +19,7 @@ from appliance.domain.positions import AfterBlock, Resume
 from appliance.fanout.api_keys import ApiKeys, App, Grant
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
-from appliance.fanout.catchup import CatchUp, Turns
+from appliance.fanout.catchup import CatchUp
 from appliance.fanout.door import Admitted, Door
 from appliance.fanout.frames import RunSync
 from appliance.fanout.framesets import FrameCache
@@ -32,6 +32,7 @@ from appliance.fanout.pacing import Clock
 from appliance.fanout.ports import LogView
 from appliance.fanout.session import Session
 from appliance.fanout.subscriber import abandon, converse, prepare_socket
+from appliance.fanout.turns import Turns
 from appliance.net.http_server import Connection, HttpLimits, HttpServer
 from appliance.telemetry.logging import get_logger
 
@@ -103,22 +104,23 @@ class Fanout:
     ) -> None:
         """Serve until ``stopping`` is set, then close everybody with 1001. ``started`` gets the server."""
         async with trio.open_nursery() as workers:
-            hub, broadcast = await self._create_hub(workers)
+            turns = Turns(self._clock)
+            hub, broadcast = await self._create_hub(workers, turns)
             self._hub = hub
             sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
             workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
             workers.start_soon(self._close_all_when, stopping, broadcast, sweeper)
-            server = self._server = self._create_server(hub, listener, stopping)
+            server = self._server = self._create_server(hub, listener, stopping, turns)
             await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
 
-    async def _create_hub(self, workers: trio.Nursery) -> tuple[Hub, Broadcast]:
+    async def _create_hub(self, workers: trio.Nursery, turns: Turns) -> tuple[Hub, Broadcast]:
         settings, log_view = self._settings, self._log
-        cache, turns = FrameCache(), Turns()
+        cache = FrameCache()
 
         def on_behind(session: Session, full: bool) -> None:
-            workers.start_soon(catch_up.run, session, full)
+            catch_up.add(session, full)
 
         hub = Hub(
             await _mark_of_head(log_view),
@@ -131,10 +133,11 @@ class Fanout:
             self._metrics,
             on_behind,
         )
-        catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, self._clock)
-        return hub, Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock)
+        catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, workers.start_soon)
+        workers.start_soon(catch_up.run)
+        return hub, Broadcast(hub, log_view, cache, turns, self._run_sync)
 
-    def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event) -> HttpServer:
+    def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event, turns: Turns) -> HttpServer:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
             await self._serve(hub, stopping, admitted, connection, data)
 
@@ -151,6 +154,7 @@ class Fanout:
             stopping=stopping,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="fanout",
+            accept_turn=turns.take,
         )
 
     async def _close_all_when(self, stopping: trio.Event, broadcast: Broadcast, sweeper: Sweeper) -> None:
