@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test lint types test-real lock clean
+.PHONY: help setup run test sim lint types test-real lock clean
 
 help: ## show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ run: setup ## run a whole devnet with the appliance in it
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+sim: setup ## the simulation of replication, on more seeds: SEEDS=100000 FROM=0
+	@$(BIN)/python -m tests.replication.simulation --seeds $(or $(SEEDS),10000) --from $(or $(FROM),0)
 
 test-real: setup ## the tests against programs of others: execution clients, websocket clients (needs Node)
 	@$(BIN)/python -m pytest tests/real $(ARGS)

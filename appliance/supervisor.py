@@ -1,9 +1,11 @@
 """The planes put together: who gets what, in which order they start and stop, and what a crash of each means.
 
     builders =ws=> flashblocks => log => fan-out =ws=> subscribers
-                        ^ build, seal
+                        ^ build, seal  `<=> replication <=> peers' logs
     op-node => engine => EL, builders
     other appliances => builder_listen => builders
+    op-node, op-batcher => providers => L1 endpoints
+    clients => lb => nodes
     operators => admin (reads statistics)
 
 The log is outermost: it opens before the planes and closes after them. On a stop the planes end one after the
@@ -15,7 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from socket import socket
 from typing import Final
 
 import trio
@@ -24,31 +25,44 @@ from prometheus_client import Counter
 import appliance.admin.service
 from appliance import __version__
 from appliance.admin.app import AdminSources, EngineSources
-from appliance.config.model import Config, EngineConfig, FanoutConfig, UpstreamConfig
+from appliance.admin.lb_routes import LbSources
+from appliance.config.model import Config, EngineConfig, LbConfig
 from appliance.domain.errors import ApplianceError
 from appliance.domain.health import Health, HealthFact
 from appliance.domain.modes import ExecutionMode
 from appliance.engine.builder_listen import BuilderListen
+from appliance.engine.configured import Upstreams, engine_settings
 from appliance.engine.debug_api import DebugApi
-from appliance.engine.events import EL
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.mode_switch import ModeSwitch
 from appliance.engine.no_flashblocks import NoFlashblocks
 from appliance.engine.ports import FlashblockStream
-from appliance.engine.service import Engine, EngineSettings
-from appliance.engine.upstream import Upstream
+from appliance.engine.service import Engine
 from appliance.engine.validation import BlockValidator, NoValidator
+from appliance.fanout.configured import fanout_settings
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.service import Fanout, FanoutSettings
 from appliance.flashblocks.ingest import BuilderSource
 from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.service import FlashblockService, FlashblockSettings
+from appliance.flashlog.configured import retention_limits
 from appliance.flashlog.metrics import FlashlogMetrics
 from appliance.flashlog.operator_state import OperatorState
-from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.service import FlashLog, open_flashlog
+from appliance.lb.metrics import LbMetrics
+from appliance.lb.service import LoadBalancer
+from appliance.lb.settings import declared_nodes, lb_settings
 from appliance.lifecycle import OnCrash, Plane, PlaneState
-from appliance.net.http_server import open_listener
+from appliance.listeners import Listeners
+from appliance.overall_health import Report, overall
+from appliance.providers.configured import group_settings
+from appliance.providers.metrics import ProviderMetrics
+from appliance.providers.service import Providers
+from appliance.providers.settings import GroupSettings
+from appliance.reloading import Reloader
+from appliance.replication.metrics import ReplicationMetrics
+from appliance.replication.service import Replication
+from appliance.replication.settings import ReplicationSettings, replication_settings
 from appliance.secrets import Secrets
 from appliance.telemetry.logging import get_logger
 from appliance.telemetry.metrics import GarbageCollectionPauses, create_registry
@@ -63,13 +77,17 @@ PLANES: Final = {
     "debug": OnCrash.RESTART,
     "builder_listen": OnCrash.RESTART,
     "flashblocks": OnCrash.RESTART,
+    "replication": OnCrash.RESTART,
     "fanout": OnCrash.RESTART,
+    "providers": OnCrash.RESTART,
+    "lb": OnCrash.RESTART,
     "admin": OnCrash.RESTART,
 }
 STOP_DEADLINE_S: Final = 10.0
+STOP_SPARE_S: Final = 2.0
 
 Statistics = Callable[[], dict[str, object]]
-RunOnListener = Callable[..., Awaitable[None]]
+RunPlane = Callable[..., Awaitable[None]]
 
 
 class Appliance:
@@ -78,11 +96,15 @@ class Appliance:
     def __init__(self, config: Config) -> None:
         self.registry = create_registry()
         self.listening: dict[str, str] = {}
-        self._config = config
+        self._reloader = Reloader(config, self.registry)
         self._planes: dict[str, Plane] = {}
         self._statistics: dict[str, Statistics] = {}
+        self._stop_deadlines_s: dict[str, float] = {}
         self._engine: Engine | None = None
+        self._fanout: Fanout | None = None
         self._builder_listen: BuilderListen | None = None
+        self._lb: LoadBalancer | None = None
+        self._reports: list[Callable[[], Report]] = []
         self._switch: ModeSwitch | None = None
         self._started_at = time.monotonic()
         self._stop = trio.Event()
@@ -90,6 +112,10 @@ class Appliance:
         self._restarts = Counter(
             "appliance_plane_restarts", "Planes that crashed and were started again", ["plane"], registry=self.registry
         )
+
+    @property
+    def _config(self) -> Config:
+        return self._reloader.config
 
     def __repr__(self) -> str:
         return f"<Appliance {', '.join(map(repr, self._planes.values()))}>"
@@ -103,6 +129,14 @@ class Appliance:
         """Begin the orderly end of `run`."""
         self._stop.set()
 
+    async def reload(self, load: Callable[[], Config]) -> bool:
+        """Take over from the file that ``load`` reads what can change now; False when it is bad: nothing changes."""
+        return await self._reloader.reload(load, self._apply)
+
+    async def _apply(self, config: Config, secrets: Secrets) -> None:
+        if self._fanout is not None and config.fanout is not None:
+            await self._fanout.reload(fanout_settings(config.fanout, secrets.apps))
+
     async def wait_stopped(self) -> None:
         """Return when `run` has closed everything."""
         await self._stopped.wait()
@@ -114,9 +148,11 @@ class Appliance:
         stop when a plane crashed that must not restart alone.
         """
         secrets = Secrets.load(self._config)
+        self._reloader.started(secrets)
         try:
             with ExitStack() as sockets:
-                listeners = self._open_listeners(sockets)
+                listeners = Listeners(self._config, sockets)
+                self.listening |= listeners.addresses
                 async with self._open_log() as flashlog, AsyncExitStack() as upstreams:
                     await self._compose(secrets, listeners, flashlog, upstreams)
                     await self._run_planes(listeners, task_status)
@@ -133,97 +169,127 @@ class Appliance:
             "uptime_s": round(time.monotonic() - self._started_at, 3),
             "health": {"status": health.name.lower(), "facts": facts},
             "listening": self.listening,
+            "configuration": self._reloader.statistics(),
             "planes": {name: plane.statistics() | self._numbers(name) for name, plane in self._planes.items()},
             "flashlog": self._numbers("flashlog"),
         }
 
     def health(self) -> tuple[Health, list[HealthFact]]:
-        """The engine's health, worsened by a plane that is down."""
-        health, facts = Health.OK, []
-        if self._engine is not None:
-            health, facts = self._engine.health(), self._engine.facts()
-        elif self._builder_listen is not None:
-            health, facts = self._builder_listen.health(), self._builder_listen.facts()
-        for name, plane in self._planes.items():
-            if plane.state is not PlaneState.RUNNING:
-                health = max(health, Health.PARTIAL)
-                facts.append(HealthFact(name, healthy=False, reason=f"the plane is {plane.state}"))
-        return health, facts
+        """The engine's health, worsened by what is wrong with the planes beside it (overall_health.py)."""
+        down = [
+            HealthFact(name, healthy=False, reason=f"the plane is {plane.state}")
+            for name, plane in self._planes.items()
+            if plane.state is not PlaneState.RUNNING
+        ]
+        report = overall(self._blocks(), [report() for report in self._reports], down)
+        return report.health, list(report.facts)
+
+    def _blocks(self) -> Report | None:
+        source = self._engine or self._builder_listen
+        return Report(source.health(), source.facts()) if source else None
 
     def _numbers(self, name: str) -> dict[str, object]:
         source = self._statistics.get(name)
         return source() if source else {}
 
-    def _open_listeners(self, stack: ExitStack) -> dict[str, socket]:
-        """All ports, before anything else starts: a port in use is the first thing that is said."""
-        listeners = {}
-        for name in PLANES:
-            address = _listen_address(self._config, name)
-            if address is not None:
-                listeners[name] = stack.enter_context(open_listener(address))
-                self.listening[name] = _address(listeners[name])
-        return listeners
-
     @asynccontextmanager
     async def _open_log(self) -> AsyncIterator[FlashLog | None]:
         """The log, where a plane writes or reads it."""
-        if self._config.flashblocks is None and self._config.fanout is None:
+        replication = self._config.replication
+        if self._config.flashblocks is None and self._config.fanout is None and replication is None:
             yield None
             return
-        folder = Path(self._config.store.folder)
-        limits = self._config.flashlog
-        retention = RetentionLimits(max_age_s=limits.retention_hours * 3600, max_bytes=limits.retention_mib * 2**20)
-        metrics = FlashlogMetrics.create(self.registry)
-        async with open_flashlog(folder, retention=retention, metrics=metrics) as flashlog:
+        async with open_flashlog(
+            Path(self._config.store.folder),
+            retention=retention_limits(self._config),
+            metrics=FlashlogMetrics.create(self.registry),
+            commit_on_append=replication is None,
+        ) as flashlog:
             self._statistics["flashlog"] = flashlog.statistics
             yield flashlog
 
     async def _compose(
-        self,
-        secrets: Secrets,
-        listeners: dict[str, socket],
-        flashlog: FlashLog | None,
-        upstreams: AsyncExitStack,
+        self, secrets: Secrets, listeners: Listeners, flashlog: FlashLog | None, upstreams: AsyncExitStack
     ) -> None:
-        if self._config.engine is not None:
-            await self._compose_engine(self._config.engine, secrets, listeners, flashlog, upstreams)
-        if self._config.fanout is not None and flashlog is not None:
-            fanout = Fanout(
-                _fanout_settings(self._config.fanout, secrets), flashlog, FanoutMetrics.create(self.registry)
+        config = self._config
+        if config.engine is not None:
+            await self._compose_engine(config.engine, secrets, listeners, flashlog, upstreams)
+        if config.replication is not None and flashlog is not None:
+            self._compose_replication(
+                replication_settings(config.replication, secrets.replication), listeners, flashlog
             )
-            self._add("fanout", partial(_on_listener, fanout.run, listeners["fanout"]), fanout.statistics)
-        if self._config.admin is not None:
-            sources = AdminSources(self.registry, self.statistics, self.health, self._engine_sources())
-            serve = partial(appliance.admin.service.run, sources, token=secrets.admin_token)
-            self._add("admin", partial(_on_listener, serve, listeners["admin"]))
+        if config.fanout is not None and flashlog is not None:
+            self._compose_fanout(fanout_settings(config.fanout, secrets.apps), listeners, flashlog)
+        if config.lb is not None:
+            self._compose_lb(config.lb, listeners)
+        if config.providers:
+            self._compose_providers([group_settings(group) for group in config.providers], listeners)
+        if config.admin is not None:
+            serve = partial(appliance.admin.service.run, self._admin_sources(), token=secrets.admin_token)
+            self._add("admin", listeners.one("admin", serve))
 
     async def _compose_engine(
         self,
         config: EngineConfig,
         secrets: Secrets,
-        listeners: dict[str, socket],
+        listeners: Listeners,
         flashlog: FlashLog | None,
-        upstreams: AsyncExitStack,
+        stack: AsyncExitStack,
     ) -> None:
         """The engine, the builder listener, or both. The flashblock stream is the engine's where there is one."""
         stream: FlashblockStream | None = None
         if config.l2 is not None:
             metrics = EngineMetrics.create(self.registry)
-            el = await _connect(upstreams, EL, config.l2, secrets.el, metrics)
-            builders = await _connect_builders(upstreams, config, secrets, metrics)
+            upstreams = Upstreams(stack, metrics)
+            el = await upstreams.execution_client(config.l2, secrets.el)
+            builders = await upstreams.builders(config, secrets.builders)
             stream = self._compose_flashblocks(config, BlockValidator(el), flashlog)
             switch = self._switch = await self._load_switch(config)
-            settings = _engine_settings(config, secrets.engine)
+            settings = engine_settings(config, secrets.engine)
             engine = self._engine = Engine(settings, el, builders, stream, metrics, switch=switch)
-            self._add("engine", partial(_on_listener, engine.run, listeners["engine"]), engine.statistics)
-            self._add("debug", partial(_on_listener, DebugApi(switch).run, listeners["debug"]))
+            self._add("engine", listeners.one("engine", engine.run), engine.statistics)
+            self._add("debug", listeners.one("debug", DebugApi(switch).run))
         if config.builder_listen is not None:
             metrics = EngineMetrics.create(self.registry, "builder_listen")
-            builders = await _connect_builders(upstreams, config, secrets, metrics)
+            builders = await Upstreams(stack, metrics).builders(config, secrets.builders)
             own = NoFlashblocks() if stream else self._compose_flashblocks(config, NoValidator(), flashlog)
-            settings = _engine_settings(config, secrets.builder_listen)
+            settings = engine_settings(config, secrets.builder_listen)
             pool = self._builder_listen = BuilderListen(settings, builders, own, metrics)
-            self._add("builder_listen", partial(_on_listener, pool.run, listeners["builder_listen"]), pool.statistics)
+            self._add("builder_listen", listeners.one("builder_listen", pool.run), pool.statistics)
+
+    def _compose_replication(self, settings: ReplicationSettings, listeners: Listeners, flashlog: FlashLog) -> None:
+        replication = Replication(settings, flashlog, ReplicationMetrics.create(self.registry))
+        self._add("replication", listeners.one("replication", replication.run), replication.statistics)
+
+        def report() -> Report:
+            held = replication.facts()
+            return Report(Health.PARTIAL if held else Health.OK, held)
+
+        self._reports.append(report)
+
+    def _compose_fanout(self, settings: FanoutSettings, listeners: Listeners, flashlog: FlashLog) -> None:
+        fanout = self._fanout = Fanout(settings, flashlog, FanoutMetrics.create(self.registry), states=flashlog)
+        # The drain is part of the stop, and must end by itself: who is cut is not told where to go on.
+        self._stop_deadlines_s["fanout"] = max(STOP_DEADLINE_S, settings.stop_s + STOP_SPARE_S)
+        self._add("fanout", listeners.one("fanout", fanout.run), fanout.statistics)
+        self._reports.append(lambda: Report(Health.OK, ()))
+
+    def _compose_lb(self, config: LbConfig, listeners: Listeners) -> None:
+        kept = OperatorState(Path(self._config.store.folder))
+        metrics = LbMetrics.create(self.registry)
+        lb = self._lb = LoadBalancer(lb_settings(config), declared_nodes(config), metrics, store=kept)
+        self._add("lb", listeners.one("lb", lb.run), lb.statistics)
+        self._reports.append(lambda: Report.of_facts(lb.facts()))
+
+    def _compose_providers(self, groups: list[GroupSettings], listeners: Listeners) -> None:
+        providers = Providers(groups, ProviderMetrics.create(self.registry))
+        self._add("providers", listeners.several("providers", providers.run), providers.statistics)
+        self._reports.append(lambda: Report.of_facts(providers.facts()))
+
+    def _admin_sources(self) -> AdminSources:
+        lb = self._lb
+        nodes = LbSources(lb.explain_nodes, lb.add_node, lb.remove_node) if lb else None
+        return AdminSources(self.registry, self.statistics, self.health, self._engine_sources(), nodes)
 
     async def _load_switch(self, config: EngineConfig) -> ModeSwitch:
         kept = OperatorState(Path(self._config.store.folder))
@@ -259,13 +325,13 @@ class Appliance:
         self._add("flashblocks", service.run, service.statistics)
         return service
 
-    def _add(self, name: str, run: RunOnListener, statistics: Statistics | None = None) -> None:
+    def _add(self, name: str, run: RunPlane, statistics: Statistics | None = None) -> None:
         restarted = self._restarts.labels(name)
         self._planes[name] = Plane(name, run, PLANES[name], count_restart=restarted.inc)
         if statistics is not None:
             self._statistics[name] = statistics
 
-    async def _run_planes(self, listeners: dict[str, socket], task_status: trio.TaskStatus[dict[str, str]]) -> None:
+    async def _run_planes(self, listeners: Listeners, task_status: trio.TaskStatus[dict[str, str]]) -> None:
         pauses = GarbageCollectionPauses(self.registry)
         async with trio.open_nursery() as nursery:
             for plane in self._planes.values():
@@ -277,84 +343,10 @@ class Appliance:
             pauses.remove()
             for name in PLANES:
                 if name in self._planes:
-                    await self._stop_plane(self._planes[name], listeners.get(name))
-
-    async def _stop_plane(self, plane: Plane, listener: socket | None) -> None:
-        if listener is not None:
-            # The plane has a duplicate. With this one open the kernel would go on taking connections that
-            # nobody serves, and clients would hang instead of going elsewhere.
-            listener.close()
-        await plane.stop(STOP_DEADLINE_S)
+                    listeners.close(name)
+                    await self._planes[name].stop(self._stop_deadlines_s.get(name, STOP_DEADLINE_S))
 
     def _raise_crash(self) -> None:
         for plane in self._planes.values():
             if plane.state is PlaneState.FAILED:
                 raise ApplianceError(f"the plane {plane.name} crashed: {plane.crash!r}") from plane.crash
-
-
-async def _connect(
-    stack: AsyncExitStack, name: str, upstream: UpstreamConfig, secret: bytes, metrics: EngineMetrics
-) -> Upstream:
-    timeout_s = upstream.timeout_ms / 1000
-    return await stack.enter_async_context(Upstream(name, upstream.url, secret, metrics, timeout_s=timeout_s))
-
-
-async def _connect_builders(
-    stack: AsyncExitStack, config: EngineConfig, secrets: Secrets, metrics: EngineMetrics
-) -> tuple[Upstream, ...]:
-    pairs = zip(config.builders, secrets.builders, strict=True)
-    return tuple([await _connect(stack, builder.name, builder, secret, metrics) for builder, secret in pairs])
-
-
-def _listen_address(config: Config, plane: str) -> str | None:
-    """Where a plane listens; None for one that does not, or does not run."""
-    if plane == "builder_listen":
-        return config.engine.builder_listen.listen if config.engine and config.engine.builder_listen else None
-    if plane in {"engine", "debug"}:
-        if config.engine is None or config.engine.l2 is None:
-            return None
-        return config.engine.listen if plane == "engine" else config.engine.debug_listen
-    section = getattr(config, plane)
-    return getattr(section, "listen", None)
-
-
-async def _on_listener(
-    run: RunOnListener, listener: socket, *, stopping: trio.Event, task_status: trio.TaskStatus[None]
-) -> None:
-    """Run a plane on a duplicate of its listener: when it restarts, clients have waited in the backlog."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(run, listener.dup(), stopping=stopping))
-        task_status.started()
-
-
-def _engine_settings(config: EngineConfig, secret: bytes) -> EngineSettings:
-    return EngineSettings(
-        jwt_secret=secret,
-        policy=config.policy,
-        min_gas_share=config.min_gas_share,
-        ignore_unhealthy_builders=config.ignore_unhealthy_builders,
-        external_state_root=config.external_state_root,
-        builder_deadline_s=config.builder_deadline_ms / 1000,
-        max_unsafe_interval_s=config.max_unsafe_interval_s,
-        health_check_interval_s=config.health_check_interval_s,
-    )
-
-
-def _fanout_settings(config: FanoutConfig, secrets: Secrets) -> FanoutSettings:
-    return FanoutSettings(
-        max_subscribers=config.max_subscribers,
-        max_per_ip=config.max_per_ip,
-        max_lag=config.max_lag,
-        proxies=config.proxies,
-        ip_header=config.ip_header,
-        ping_interval_s=config.ping_interval_s,
-        pong_timeout_s=config.pong_timeout_s,
-        api_keys=secrets.apps,
-        public_access=config.public_access,
-        deflate=config.deflate,
-    )
-
-
-def _address(listener: socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -47,7 +47,7 @@ def _result(transactions: list[str]) -> bytes:
         "gasLimit": "0x3938700",
         "gasUsed": "0x1c9c380",
         "timestamp": _TIMESTAMP.decode(),
-        "extraData": "0x",
+        "extraData": "0x00000000fa00000006",  # Holocene: the attributes' own rules
         "baseFeePerGas": "0x7",
         "blockHash": _HASH.decode(),
         "withdrawals": [],

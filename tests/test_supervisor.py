@@ -8,14 +8,27 @@ from typing import Any
 import pytest
 import trio
 
-from appliance.config.model import AdminConfig, Config, EngineConfig, FanoutConfig, L2Config, StoreConfig
+from appliance.config.model import (
+    AdminConfig,
+    Config,
+    EngineConfig,
+    FanoutConfig,
+    L2Config,
+    ReplicationConfig,
+    ReplicationPeerConfig,
+    StoreConfig,
+)
 from appliance.domain.errors import ApplianceError, ConfigError
 from appliance.domain.health import Health
 from appliance.engine.service import Engine
 from appliance.fanout.service import Fanout
+from appliance.flashlog.service import FlashLog
 from appliance.net.http_client import HttpClient
+from appliance.replication.service import Replication
 from appliance.supervisor import Appliance
+from tests.flashlog.support import flashblock
 from tests.support.eventually import eventually
+from tests.support.ports import lasting_port
 
 # An address that no other test uses: where nobody may listen any more, no other test's server may be found.
 ANY = "127.0.0.77:0"
@@ -89,6 +102,16 @@ async def test_nothing_listens_any_more_while_the_last_subscribers_leave(nursery
         await appliance.wait_stopped()
 
 
+async def test_the_deadline_of_the_stop_leaves_room_for_the_drain(nursery: trio.Nursery, tmp_path: Path) -> None:
+    fanout = FanoutConfig(listen=ANY, drain_s=40)
+    appliance = Appliance(Config(store=StoreConfig(folder=str(tmp_path)), fanout=fanout))
+    await nursery.start(appliance.run)
+    assert appliance._stop_deadlines_s["fanout"] > 40 + 3
+    appliance.stop()
+    with trio.fail_after(10):  # there is nobody to send away
+        await appliance.wait_stopped()
+
+
 async def test_a_fan_out_that_crashes_restarts_alone_and_who_connects_meanwhile_is_served(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,3 +164,64 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
         with pytest.raises(ConfigError, match=r"cannot listen on .*: Address already in use"):
             await Appliance(config).run()
     assert not (tmp_path / "data").exists()
+
+
+def replicated_hosts(folder: Path) -> tuple[Config, Config]:
+    """Two voters without an engine."""
+    (folder / "r.secret").write_text("22" * 32)
+    ports = {"a": lasting_port(), "b": lasting_port()}
+
+    def config(name: str, other: str) -> Config:
+        return Config(
+            store=StoreConfig(folder=str(folder / name)),
+            replication=ReplicationConfig(
+                host_id=name,
+                secret_file=str(folder / "r.secret"),
+                listen=f"127.0.0.1:{ports[name]}",
+                timeout_ms=200,
+                peers=(ReplicationPeerConfig(host_id=other, url=f"ws://127.0.0.1:{ports[other]}"),),
+            ),
+            fanout=FanoutConfig(listen=ANY),
+        )
+
+    return config("a", "b"), config("b", "a")
+
+
+async def test_while_replication_is_down_nothing_is_lost_and_then_commits_go_on(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = replicated_hosts(tmp_path)
+    logs: list[FlashLog] = []
+    compose = Appliance._compose
+
+    async def keep_log(self: Appliance, secrets: Any, listeners: Any, flashlog: Any, upstreams: Any) -> None:
+        logs.append(flashlog)
+        await compose(self, secrets, listeners, flashlog, upstreams)
+
+    monkeypatch.setattr(Appliance, "_compose", keep_log)
+    other = Appliance(second)
+    await nursery.start(other.run)
+    crashing = CrashesOnce(Replication.run)
+    monkeypatch.setattr(Replication, "run", crashing.method())
+    appliance = Appliance(first)
+    await nursery.start(appliance.run)
+    log = logs[1]
+    await log.append(flashblock(1, 0), "a")
+    await eventually(lambda: log.head == 1)
+    crashing.crash.set()
+    await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
+    assert log.appended == 1
+    await log.append(flashblock(1, 1), "a")  # nobody waits for the plane
+    await eventually(lambda: log.head == logs[0].head == 2)
+    planes: Any = appliance.statistics()["planes"]
+    assert (planes["replication"]["restarts"], planes["fanout"]["restarts"]) == (1, 0)
+    assert planes["replication"]["peers"]["b"]["following"]
+    assert appliance.health()[0] is Health.OK
+    other.stop()
+    await other.wait_stopped()
+    await log.append(flashblock(1, 2), "a")
+    await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
+    assert "1 flashblocks wait for a majority" in appliance.health()[1][0].reason
+    assert log.head == 2
+    appliance.stop()
+    await appliance.wait_stopped()

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from appliance.admin.lb_routes import LbSources, add_lb_routes
 from appliance.domain.health import Health, HealthFact
 from appliance.domain.modes import ExecutionMode
 from appliance.wire.jsonrpc import MALFORMED
@@ -40,6 +41,7 @@ class AdminSources:
     status: StatusSource
     health: HealthSource
     engine: EngineSources | None = None
+    lb: LbSources | None = None
 
 
 class _Throw(msgspec.Struct, forbid_unknown_fields=True):
@@ -79,6 +81,8 @@ def create_app(sources: AdminSources, token: str | None = None) -> QuartTrio:
 
     if sources.engine is not None:
         _add_engine_routes(app, sources.engine)
+    if sources.lb is not None:
+        add_lb_routes(app, sources.lb)
 
     @app.errorhandler(404)
     async def not_found(_: Exception) -> Response:

@@ -28,7 +28,7 @@ async def _talk(arguments: argparse.Namespace) -> bytes:
     async with HttpClient(arguments.url) as client:
         if arguments.mode is None:
             return await fetch(client, arguments, "GET", _PATH)
-        wanted = {"execution_mode": arguments.mode, "via": "cli", "user": _user()}
+        wanted = {"execution_mode": arguments.mode, "via": "cli", "user": user_name()}
         return await fetch(client, arguments, "PUT", _PATH, msgspec.json.encode(wanted))
 
 
@@ -38,7 +38,8 @@ def describe(answer: dict[str, Any]) -> str:
     return f"{answer['execution_mode']} ({answer['source']}, since {answer['since']}{who})"
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who runs this command, for the audit; empty where that has no name."""
     try:
         return re.sub(r"[^\w.@-]", "_", getpass.getuser())[:64]
     except (KeyError, OSError, ImportError):  # a user id without a name, in a container

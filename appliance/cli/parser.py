@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_dev(commands)
     _add_status(commands)
     _add_mode(commands)
+    _add_node(commands)
     _add_tail(commands)
     _add_log(commands)
     return parser
@@ -60,7 +61,13 @@ def _add_command(commands: "_Commands[_Parser]", name: str, text: str, module: s
 
 def _add_run(commands: "_Commands[_Parser]") -> None:
     parser = _add_command(commands, "run", "run the planes that a configuration file names", "run", "run")
-    parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the configuration (TOML)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration (TOML)")
+    parser.add_argument(
+        "--mock-node",
+        action="store_true",
+        help="put a node that answers net_version and eth_callBundle (127.0.0.1:8095) behind the load balancer; "
+        "without --config, that and the admin plane are all that runs",
+    )
 
 
 def _add_check_config(commands: "_Commands[_Parser]") -> None:
@@ -114,9 +121,26 @@ def _add_mode(commands: "_Commands[_Parser]") -> None:
     )
 
 
+def _add_node(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser("node", help="list, add or remove nodes of the load balancer")
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    for name, text in (
+        ("list", "show the nodes, where each stands and why"),
+        ("add", "check a node and add it; it is kept until it is removed"),
+        ("remove", "take out a node that was added; its running requests finish"),
+    ):
+        action = _add_command(actions, name, text, "node", f"node_{name}")
+        _add_admin(action)
+        if name != "list":
+            action.add_argument("uri", metavar="URI", help="as http://host:8545, or as `node list` shows it")
+        if name == "add":
+            action.add_argument("--workers", type=int, metavar="N", help="requests at a time (default: [lb] workers)")
+
+
 def _add_status(commands: "_Commands[_Parser]") -> None:
     parser = _add_command(commands, "status", "show what a running appliance does", "status", "status")
     _add_admin(parser)
+    parser.add_argument("--all", action="store_true", help="every number of every plane")
     parser.add_argument("--json", action="store_true", help="print the JSON as it came")
     parser.add_argument("--watch", action="store_true", help="show it again every second until Ctrl-C")
 

@@ -1,14 +1,23 @@
 """`appliance run` and `appliance check-config`."""
 
 import argparse
+import os
 import signal
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import trio
 
+from appliance.cli.mock_node import mock_config, run_beside_mock_node
+from appliance.config.environment import names_by_key
 from appliance.config.loader import load
 from appliance.config.model import Config
+from appliance.domain.errors import ConfigError
+from appliance.domain.node_uri import parse_node_uri
+from appliance.lb.attestation import NO_VERIFIERS, verifier_for
 from appliance.secrets import Secrets
 from appliance.supervisor import Appliance
 from appliance.telemetry.logging import configure, get_logger
@@ -17,10 +26,34 @@ log = get_logger("supervisor")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain."""
+    """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain.
+
+    SIGHUP reads the file again.
+    """
+    if arguments.mock_node:
+        return _run_with_mock_node(arguments.config)
+    if arguments.config is None:
+        raise ConfigError("run: --config FILE is missing (or --mock-node, to try the load balancer)")
     config = load(arguments.config)
     configure(config.log.level, config.log.format)
-    trio.run(run_until_signal, Appliance(config))
+    _say_what_wins(config)
+    trio.run(run_until_signal, Appliance(config), partial(load, arguments.config))
+    return 0
+
+
+def _say_what_wins(config: Config) -> None:
+    """A variable that was forgotten in a unit must not be a riddle."""
+    names = names_by_key(os.environ) if config.lb is not None else {}
+    if names:
+        log.info("the environment wins over the file", **{f"lb.{key}": name for key, name in names.items()})
+
+
+def _run_with_mock_node(path: Path | None) -> int:
+    with tempfile.TemporaryDirectory(prefix="appliance-mock-") as folder:
+        read = partial(mock_config, path, Path(folder))
+        config = read()
+        configure(config.log.level, config.log.format)
+        trio.run(run_beside_mock_node, partial(run_until_signal, Appliance(config), read))
     return 0
 
 
@@ -30,7 +63,11 @@ def check_config(arguments: argparse.Namespace) -> int:
         print((files("appliance.config") / "sample.toml").read_text(), end="")
         return 0
     config = _checked(arguments.file)
-    planes = [name for name in ("engine", "flashblocks", "fanout", "admin") if getattr(config, name) is not None]
+    planes = [
+        name
+        for name in ("engine", "flashblocks", "replication", "fanout", "lb", "providers", "admin")
+        if getattr(config, name)
+    ]
     if config.engine is not None and config.engine.builder_listen is not None:
         planes[0:1] = ["engine", "builder_listen"] if config.engine.l2 is not None else ["builder_listen"]
     print(f"{arguments.file}: well; it runs {', '.join(planes)}")
@@ -40,12 +77,15 @@ def check_config(arguments: argparse.Namespace) -> int:
 def _checked(path: Path) -> Config:
     config = load(path)
     Secrets.load(config)
+    for node in config.lb.nodes if config.lb else ():
+        verifier_for(parse_node_uri(node.url), NO_VERIFIERS)
     return config
 
 
-async def run_until_signal(appliance: Appliance) -> None:
-    """Run an appliance, and stop it in order on the first signal."""
+async def run_until_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
+    """Run an appliance, stop it in order on the first signal, and reload its file on each SIGHUP."""
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_reload_on_signal, appliance, read)
         nursery.start_soon(_stop_on_signal, appliance, nursery.cancel_scope)
         await appliance.run()
         nursery.cancel_scope.cancel()
@@ -57,3 +97,9 @@ async def _stop_on_signal(appliance: Appliance, scope: trio.CancelScope) -> None
         appliance.stop()
         log.warning("stopping at once", signal=signal.Signals(await anext(signals)).name)
         scope.cancel()
+
+
+async def _reload_on_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            await appliance.reload(read)

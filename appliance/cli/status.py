@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from appliance.cli.admin_client import fetch
+from appliance.cli.summary import cell, lines
 from appliance.domain.errors import ApplianceError
 from appliance.net.http_client import HttpClient
 
@@ -31,7 +32,7 @@ async def _once(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(body.decode())
     else:
-        Console().print(render(msgspec.json.decode(body)))
+        Console().print(_rendered(arguments, body))
 
 
 async def _watch(arguments: argparse.Namespace) -> None:
@@ -44,18 +45,38 @@ async def _watch(arguments: argparse.Namespace) -> None:
 
 async def _current(client: HttpClient, arguments: argparse.Namespace) -> RenderableType:
     try:
-        return render(msgspec.json.decode(await fetch(client, arguments, "GET", "/api/v1/status")))
+        return _rendered(arguments, await fetch(client, arguments, "GET", "/api/v1/status"))
     except ApplianceError as error:
         return f"[red]{escape(str(error))}[/red]"
 
 
+def _rendered(arguments: argparse.Namespace, body: bytes) -> RenderableType:
+    report = msgspec.json.decode(body)
+    return render_all(report) if arguments.all else render(report)
+
+
 def render(report: dict[str, Any]) -> RenderableType:
-    """The report of `/api/v1/status` as rich tables: health, planes, then each plane's numbers."""
+    """The report of `/api/v1/status` on one screen: health, planes, and what people look at first."""
+    table = _overview(report)
+    table.add_row("planes", ", ".join(_state(name, numbers) for name, numbers in report["planes"].items()))
+    for what, text in lines(report):
+        table.add_row(what, escape(text))
+    return table
+
+
+def render_all(report: dict[str, Any]) -> RenderableType:
+    """The same with every number of every plane, by its path."""
     planes = report["planes"]
     tables = [_overview(report), _planes(planes)]
     numbers = {**planes, "flashlog": report["flashlog"]}
     tables += [_details(name, values) for name, values in numbers.items() if _rows(values)]
     return Group(*tables)
+
+
+def _state(name: str, numbers: dict[str, Any]) -> str:
+    state, restarts = numbers["state"], numbers["restarts"]
+    text = f"{name} [{_STYLES.get(state, 'red')}]{state}[/]"
+    return f"{text} ({restarts} restarts)" if restarts else text
 
 
 def _overview(report: dict[str, Any]) -> Table:
@@ -66,7 +87,19 @@ def _overview(report: dict[str, Any]) -> Table:
     for fact in health["facts"]:
         mark = "[green]well[/]" if fact["healthy"] else "[red]not well[/]"
         table.add_row(f"  {fact['name']}", f"{mark}  {escape(fact['reason'])}")
+    subscribers = _subscribers(report["planes"].get("fanout", {}).get("hub") or {})
+    if subscribers:
+        table.add_row("subscribers", subscribers)
     return table
+
+
+def _subscribers(hub: dict[str, Any]) -> str:
+    """How many there are, and how far behind: the line that says whether subscribers are well."""
+    lag = hub.get("lag")
+    if lag is None:
+        return ""
+    behind = ", ".join(f"{name} {value:,}" for name, value in lag.items())
+    return f"{hub['subscribers']:,}, {sum(hub['at_head'].values()):,} at the head; entries behind: {behind}"
 
 
 def _planes(planes: dict[str, Any]) -> Table:
@@ -96,19 +129,7 @@ def _walk(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
         for index, inner in enumerate(value):
             yield from _walk(inner, f"{prefix}[{index}]")
     else:
-        yield prefix, _cell(value)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.3f}".rstrip("0").rstrip(".")
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list):
-        return ", ".join(map(_cell, value)) or "-"
-    return "-" if value is None else str(value)
+        yield prefix, cell(value)
 
 
 def _duration(seconds: float) -> str:

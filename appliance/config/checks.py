@@ -4,8 +4,9 @@ import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from appliance.config.model import Config
+from appliance.config.model import Config, ProvidersConfig
 from appliance.config.replication_checks import replication_rules
+from appliance.domain.node_uri import NodeUriError, parse_node_uri
 
 Row = tuple[str, str, str]
 """(path, what was found, what is expected)"""
@@ -22,13 +23,17 @@ def check(config: Config) -> Iterator[Row]:
     yield from _structural(config)
     yield from _proxies(config)
     yield from _api_keys(config)
+    yield from _provider_groups(config)
+    yield from _lb_nodes(config)
     if config.replication is not None:
         yield from replication_rules(config.replication)
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
-    if config.engine is None and config.fanout is None and config.replication is None:
-        yield "file", "no plane", "at least one of the sections [engine], [fanout] and [replication]"
+    planes = "[engine], [fanout], [replication], [lb] and [[providers]]"
+    sections = (config.engine, config.fanout, config.replication, config.lb)
+    if all(section is None for section in sections) and not config.providers:
+        yield "file", "no plane", f"at least one of the sections {planes}"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
@@ -41,6 +46,10 @@ def _listeners(config: Config) -> Iterator[tuple[str, str]]:
         yield "replication.listen", config.replication.listen
     if config.fanout is not None:
         yield "fanout.listen", config.fanout.listen
+    for index, group in enumerate(config.providers):
+        yield f"providers[{index}].listen", group.listen
+    if config.lb is not None:
+        yield "lb.listen", config.lb.listen
     if config.admin is not None:
         yield "admin.listen", config.admin.listen
 
@@ -138,6 +147,31 @@ def _proxies(config: Config) -> Iterator[Row]:
             yield path, f'"{network}"', "an IP address or a network as 10.0.0.0/8, without host bits"
 
 
+def _provider_groups(config: Config) -> Iterator[Row]:
+    names: set[str] = set()
+    for index, group in enumerate(config.providers):
+        path = f"providers[{index}]"
+        if group.name in names:
+            yield f"{path}.name", f'"{group.name}"', "a name that no other group has"
+        names.add(group.name)
+        yield from _endpoints(group, path)
+        if group.deadline_ms < group.timeout_ms:
+            yield f"{path}.deadline_ms", str(group.deadline_ms), f"at least timeout_ms, {group.timeout_ms}"
+
+
+def _endpoints(group: ProvidersConfig, path: str) -> Iterator[Row]:
+    if not group.endpoints:
+        yield f"{path}.endpoints", "no endpoint", "at least one [[providers.endpoints]]"
+    names: set[str] = set()
+    for index, endpoint in enumerate(group.endpoints):
+        where = f"{path}.endpoints[{index}]"
+        if endpoint.name in names:
+            yield f"{where}.name", f'"{endpoint.name}"', "a name that no other endpoint of the group has"
+        names.add(endpoint.name)
+        if not _has_host_and_port(endpoint.url):  # not shown: it may hold a key
+            yield f"{where}.url", "another one", "a URL with a host and, if any, a port from 1 to 65535"
+
+
 def _api_keys(config: Config) -> Iterator[Row]:
     if config.fanout is None:
         return
@@ -148,3 +182,17 @@ def _api_keys(config: Config) -> Iterator[Row]:
         apps.add(entry.app)
     if config.fanout.public_access and not apps:
         yield "fanout.public_access", "no API key", "at least one [[fanout.api_keys]]: without one access is public"
+
+
+def _lb_nodes(config: Config) -> Iterator[Row]:
+    taken: set[str] = set()
+    for index, node in enumerate(config.lb.nodes if config.lb else ()):
+        path = f"lb.nodes[{index}].url"
+        try:
+            uri = parse_node_uri(node.url)
+        except NodeUriError as error:
+            yield f"{path}{f' ({error.where})' if error.where else ''}", "a text", error.expected
+            continue
+        if uri.url in taken:
+            yield path, f'"{uri.shown}"', "a node that is not there already"
+        taken.add(uri.url)

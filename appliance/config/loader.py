@@ -6,9 +6,10 @@ itself and lets msgspec judge each value alone.
 
 import difflib
 import json
+import os
 import tomllib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import msgspec
 
 from appliance.config.checks import check
+from appliance.config.environment import names_by_key, overrides
 from appliance.config.model import Config, Section
 from appliance.domain.errors import ConfigError
 
@@ -43,7 +45,7 @@ class InvalidConfigError(ConfigError):
 
 
 def load(path: Path) -> Config:
-    """Read and check a file. Relative paths in it are taken from the file's folder.
+    """Read and check a file, with what the environment says instead. Relative paths are taken from the file's folder.
 
     Raises ConfigError when it cannot be read or is not TOML, InvalidConfigError with all problems otherwise.
     """
@@ -53,22 +55,43 @@ def load(path: Path) -> Config:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
     try:
-        return loads(text, folder=path.parent)
+        return loads(text, folder=path.parent, environ=os.environ)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists: tomllib lets them through
+        raise ConfigError(f"{path}: not TOML that can be read: {error}") from error
 
 
-def loads(text: str, *, folder: Path) -> Config:
+def loads(text: str, *, folder: Path, environ: Mapping[str, str] = types.MappingProxyType({})) -> Config:
     """Check the text of a configuration file. Raises tomllib.TOMLDecodeError or InvalidConfigError."""
     data = tomllib.loads(text)
-    problems = list(_struct_problems(Config, data, ""))
+    problems = _take_environment(data, environ)
+    problems += [_by_variable(problem, environ) for problem in _struct_problems(Config, data, "")]
     if problems:
         raise InvalidConfigError(problems)
     config = msgspec.convert(_with_absolute_paths(Config, data, folder), Config)
-    problems = [Problem(*row) for row in check(config)]
+    problems = [_by_variable(Problem(*row), environ) for row in check(config)]
     if problems:
         raise InvalidConfigError(problems)
     return config
+
+
+def _take_environment(data: dict[str, Any], environ: Mapping[str, str]) -> list[Problem]:
+    """Put what the environment says into the section `[lb]`, where there is one."""
+    section = data.get("lb")
+    if not isinstance(section, dict):
+        return []
+    values, problems = overrides(environ)
+    section.update(values)
+    return [Problem(*row) for row in problems]
+
+
+def _by_variable(problem: Problem, environ: Mapping[str, str]) -> Problem:
+    """A value of the environment's is named by its variable: there it has to be mended."""
+    for key, name in names_by_key(environ).items():
+        if problem.path == f"lb.{key}" or problem.path.startswith(f"lb.{key}["):
+            return Problem(f"environment variable {name} ({problem.path})", problem.found, problem.expected)
+    return problem
 
 
 def _struct_problems(struct: type[Section], data: object, path: str) -> Iterator[Problem]:
@@ -108,7 +131,17 @@ def _scalar_problems(kind: Any, value: object, path: str) -> Iterator[Problem]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        yield Problem(path, _show(value), _expected(kind))
+        yield Problem(path, _hidden(value) if _is_secret(kind) else _show(value), _expected(kind))
+
+
+def _is_secret(kind: Any) -> bool:
+    meta = _meta(kind)
+    return meta is not None and bool((meta.extra or {}).get("secret"))
+
+
+def _hidden(value: object) -> str:
+    """What may hold a key is not printed, even where it is wrong."""
+    return f"a text of {len(value)} characters that is not shown" if isinstance(value, str) else _show(value)
 
 
 def _struct_of(kind: Any) -> tuple[type[Section] | None, bool]:

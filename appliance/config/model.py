@@ -19,7 +19,16 @@ HttpUrl = Annotated[
 WebsocketUrl = Annotated[
     str, Meta(pattern=r"^wss?://[!-.0-~][!-~]*$", description='a URL as "ws://host:port" or "wss://host:port"')
 ]
-Path = Annotated[str, Meta(min_length=1, description="a path", extra={"path": True})]
+EndpointUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https?|wss?)://[!-.0-~][!-~]*$",
+        description='a URL as "https://host/path" or "wss://host/path"',
+        extra={"secret": True},
+    ),
+]
+# The kernel knows no path with a NUL, and Python raises ValueError where everybody expects OSError.
+Path = Annotated[str, Meta(pattern=r"^[^\x00]+$", description="a path", extra={"path": True})]
 Name = Annotated[
     str,
     Meta(
@@ -30,6 +39,24 @@ Name = Annotated[
 Milliseconds = Annotated[int, Meta(ge=1, le=600_000, description="a whole number of milliseconds from 1 to 600000")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="a number of seconds above 0, at most 86400")]
 Count = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
+NodeUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[!-~]+$",
+        max_length=16_384,
+        description='a node\'s URL as "http://host:port" or "https://host:port"',
+        extra={"secret": True},  # it may hold credentials or an API key
+    ),
+]
+Limit = Annotated[int, Meta(ge=0, le=10_000_000, description="a whole number from 0 (none) to 10000000")]
+MillisecondsOrOff = Annotated[
+    int, Meta(ge=0, le=600_000, description="a whole number of milliseconds from 0 (off) to 600000")
+]
+KiB = Annotated[int, Meta(ge=1, le=1_048_576, description="a whole number of KiB from 1 to 1048576")]
+Workers = Annotated[int, Meta(ge=1, le=4096, description="a whole number from 1 to 4096")]
+RatePerSecond = Annotated[
+    float, Meta(ge=0, le=1_000_000, description="a number of requests a second from 0 (no limit) to 1000000")
+]
 Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")]
 IpNetwork = Annotated[str, Meta(min_length=2, description="an IP address or a network as 10.0.0.0/8")]
@@ -154,9 +181,79 @@ class FanoutConfig(Section, frozen=True, kw_only=True):
     ip_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")] = "X-Forwarded-For"
     ping_interval_s: Seconds = 15
     pong_timeout_s: Seconds = 30
+    drain_s: Annotated[float, Meta(ge=0, le=60, description="a number of seconds from 0 to 60")] = 5
     public_access: bool = False
     deflate: bool = True
     api_keys: tuple[ApiKeyConfig, ...] = ()
+
+
+class EndpointConfig(Section, frozen=True, kw_only=True):
+    """An endpoint of a provider group. Its URL may hold a key, and is shown to nobody."""
+
+    name: Name
+    url: EndpointUrl
+
+
+class ProvidersConfig(Section, frozen=True, kw_only=True):
+    """A provider group: one address in front of an ordered list of JSON-RPC endpoints."""
+
+    name: Name
+    listen: Address
+    transient_error_threshold: Count = 3
+    mempool_drop_threshold: Count = 3
+    mempool_drop_window_s: Seconds = 300
+    max_head_age_s: Seconds = 60
+    max_head_lag: Count = 5
+    probe_interval_s: Seconds = 5
+    poll_interval_ms: Milliseconds = 1000
+    return_after_s: Seconds = 30
+    timeout_ms: Milliseconds = 5000
+    deadline_ms: Milliseconds = 15_000
+    max_missed_heads: Count = 128
+    max_clients: Count = 256
+    endpoints: tuple[EndpointConfig, ...]
+
+
+class LbNodeConfig(Section, frozen=True, kw_only=True):
+    """A node of the load balancer: one JSON-RPC endpoint."""
+
+    url: NodeUrl
+    workers: Workers | None = None
+
+
+class LbConfig(Section, frozen=True, kw_only=True):
+    """The load balancer: a JSON-RPC proxy with priority queues, as prio-load-balancer."""
+
+    listen: Address = "127.0.0.1:8080"
+    workers: Workers = 8
+    tries: Annotated[int, Meta(ge=1, le=100, description="a whole number from 1 to 100")] = 3
+    fast_track_per_high: Limit = 2
+    fast_track_drain_first: bool = False
+    fast_track_reserve: Limit = 0
+    max_fast_track: Limit = 0
+    max_high: Limit = 0
+    max_low: Limit = 0
+    low_ageing_ms: MillisecondsOrOff = 0
+    queue_timeout_ms: Milliseconds = 5000
+    handover_timeout_ms: Milliseconds = 2000
+    proxy_timeout_ms: Milliseconds = 3000
+    payload_max_kb: KiB = 8192
+    response_max_kb: KiB = 65_536
+    max_connections: Count = 4096
+    check_method: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,64}$", description="a JSON-RPC method")] = "net_version"
+    check_interval_s: Seconds = 5
+    check_timeout_ms: Milliseconds = 5000
+    max_fails: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 3
+    ejection_s: Seconds = 5
+    slow_return_s: Seconds = 10
+    rate_limit: RatePerSecond = 0
+    rate_burst: Count = 1000
+    key_rate_limit: RatePerSecond = 0
+    key_rate_burst: Count = 1000
+    key_header: HeaderName = "X-Api-Key"
+    nodes_api: bool = True
+    log_requests: bool = True
+    nodes: tuple[LbNodeConfig, ...] = ()
 
 
 class AdminConfig(Section, frozen=True, kw_only=True):
@@ -182,5 +279,7 @@ class Config(Section, frozen=True, kw_only=True):
     flashlog: FlashlogConfig = FlashlogConfig()
     replication: ReplicationConfig | None = None
     fanout: FanoutConfig | None = None
+    providers: tuple[ProvidersConfig, ...] = ()
+    lb: LbConfig | None = None
     admin: AdminConfig | None = None
     log: LogConfig = LogConfig()

@@ -33,3 +33,4 @@ class AssembledPayload:
     prev_randao: str | None = None
     gas_limit: int | None = None
     withdrawals: tuple[bytes, ...] | None = None
+    extra_data: str | None = None

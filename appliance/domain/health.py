@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
+
+STREAM: Final = "stream"
+"""The name of the fact about flashblocks; the others are named after upstreams and planes."""
 
 
 class Health(IntEnum):

@@ -86,10 +86,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The verdict on one entry; ``position`` is this log's, for NEW and HELD."""
+    """The verdict on one entry; ``position`` is this log's, for NEW and HELD.
+
+    ``is_sibling``, for REFUSED and CLOSED: this log has the same predecessor, so only from this index on it is another
+    branch.
+    """
 
     verdict: Verdict
     position: int | None = None
+    is_sibling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

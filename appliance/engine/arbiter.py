@@ -20,6 +20,9 @@ There is no execution client here. Nothing is validated: each sequencer has its 
     getPayload of no build of ours      Reply -38001
     newPayload, forkchoiceUpdated       SendInOrder to all builders; Reply with the first VALID, or when all have
       without attributes                answered (of healthy builders, if there are any) with the best answer
+      forkchoiceUpdated to a block that nobody is asked: Reply VALID, HeadTurnedAway. A sequencer that catches up would
+        is lower than the parent of a   take the builders' heads back, and the leader's build from them. Where it is the
+        build that is not finished      leader that goes back, it orders there next, and the order takes them along
     mirrored methods                    Send to the first healthy builder, whose answer is the Reply; Copy to all others
     all others                          Send to the first healthy builder
 
@@ -168,8 +171,9 @@ class Arbiter:
             case ForkchoiceUpdated() as call if call.attributes is not None:
                 return self._order(request, call, now)
             case ForkchoiceUpdated(head=head):
-                return self._ask_all(request, head, "forkchoice")
-            case NewPayload():
+                return self._forkchoice(request, head, now)
+            case NewPayload() as call:
+                self._builds.remember_block(call)
                 return self._ask_all(request, "", None)
             case GetPayload() as call:
                 return self._get_payload(request, call, now)
@@ -198,6 +202,14 @@ class Arbiter:
         return call_id
 
     # --- questions to all ---
+
+    def _forkchoice(self, request: ev.Requested, head: str, now: float) -> list[Command]:
+        build = self._builds.beyond(head, now)
+        if build is None:
+            return self._ask_all(request, head, "forkchoice")
+        reason = f"build {build.build_id} is on a higher block"
+        body = forkchoice_without_build(request.identifier, head)
+        return [ev.Reply(request.ticket, body), ev.HeadTurnedAway(head, reason)]
 
     def _ask_all(self, request: ev.Requested, head: str, kind: str | None) -> list[Command]:
         counted = [name for name in self._builders if name not in self._unhealthy] or self._builders
@@ -284,7 +296,9 @@ class Arbiter:
     def _absent(self, build: SharedBuild, builder: str, reason: str, outcome: Outcome, now: float) -> list[Command]:
         build.absent[builder] = reason
         build.refusals[builder] = _rank(outcome, is_forkchoice=True)
-        commands: list[Command] = [ev.BuilderAbsent(builder, reason), ev.Produced(builder, ok=False, reason=reason)]
+        commands: list[Command] = [ev.BuilderAbsent(builder, reason)]
+        if build.refusals[builder][0] != 0:  # else it only declined (reputation.py)
+            commands.append(ev.Produced(builder, ok=False, reason=reason))
         if build.is_choosing:
             return [*commands, *self._choice.on_absent(build, builder, now)]
         if build.answer or len(build.absent) < len(self._builders):

@@ -79,8 +79,6 @@ class BuilderLink:
             parcel = queue.lane.take()
             if parcel is None:
                 await queue.waiting.park()
-                # The EL's call was started in the turn that woke us: it goes out first, op-node waits for it.
-                await trio.lowlevel.checkpoint()
             elif await self._deliver(parcel) or not queue.lane.put_back(parcel):
                 backoff.reset()
             else:

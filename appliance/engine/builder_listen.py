@@ -16,7 +16,7 @@ from appliance.engine.metrics import EngineMetrics
 from appliance.engine.policies import policy_named
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.service import EngineSettings, check_names
-from appliance.engine.serving import facts_for_status, serve
+from appliance.engine.serving import facts_for_status, serve, stream_facts
 from appliance.engine.upstream import Upstream
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpServer
@@ -102,8 +102,8 @@ class BuilderListen:
         return self._health.status
 
     def facts(self) -> list[HealthFact]:
-        """Health of each builder with its reason."""
-        return self._health.facts()
+        """Each builder with its reason, then the flashblock stream where it is this listener's."""
+        return self._health.facts() + stream_facts(self._stream, self._executor.mode)
 
     def statistics(self) -> dict[str, object]:
         """For `/api/v1/status`."""

@@ -47,10 +47,12 @@ class BuildRecord:
     ``params`` are forkchoice_updated's as they came. ``mode`` is the one that it is chosen under: that of its
     start, but DISABLED from the moment of that switch on. ``streamed`` says that the flashblock stream was
     told of it: what cannot land is not shown. ``joined`` and ``absent`` hold the builders that have
-    answered; those in neither still may. ``askers`` are the getPayload requests that wait for the choice
-    (the server's connections bound them). ``last_word`` is what the EL answered to getPayload when that
-    was no block that we can read: it is passed on when there is nothing better. ``chosen_builder`` is None for
-    the EL's own. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
+    answered; those in neither still may. ``declined`` are the absent ones that agreed with the head and would not
+    build: a builder listener answers so when another sequencer was first. ``askers`` are the getPayload requests
+    that wait for the choice (the server's connections bound them). ``last_word`` is what the EL answered to
+    getPayload when that was no block that we can read: it is passed on when there is nothing better.
+    ``chosen_builder`` is None for the EL's own, and ``chosen_completed`` says that the EL has filled in its state
+    root. ``barred`` are the builders whose block was returned and then found INVALID, with the reason.
     """
 
     build: Build
@@ -63,6 +65,7 @@ class BuildRecord:
     abandoned: bool = False
     joined: dict[str, PayloadId] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    declined: set[str] = field(default_factory=set)
     askers: list[Requested] = field(default_factory=list)
     version: int = 0
     payload_id: PayloadId = _NO_PAYLOAD_ID
@@ -72,6 +75,7 @@ class BuildRecord:
     last_word: bytes = b""
     chosen: Block | None = None
     chosen_builder: str | None = None
+    chosen_completed: bool = False
     barred: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -113,10 +117,15 @@ class BuildBook:
         order = BuildOrder.asked(call.head, attributes)
         streamed = mode is ExecutionMode.ENABLED
         record = BuildRecord(build, order, call.params, mode, streamed)
+        if len(self._records) == MAX_BUILDS:
+            self._forget(self._oldest())
         self._records[record.build_id] = record
-        if len(self._records) > MAX_BUILDS:
-            self._forget(self._records.popitem(last=False)[1])
         return record
+
+    def _oldest(self) -> BuildRecord:
+        """The oldest, but for those whose getPayload waits: it would wait past its deadline, which goes by number."""
+        idle = (each for each in self._records.values() if each.phase not in {Phase.SEALING, Phase.CHOOSING})
+        return next(idle, next(iter(self._records.values())))
 
     def newest(self) -> BuildRecord | None:
         """The build that was started last."""
@@ -151,6 +160,7 @@ class BuildBook:
         return self._numbers.get(block_hash)
 
     def _forget(self, record: BuildRecord) -> None:
+        del self._records[record.build_id]
         for payload_id in [key for key, value in self._by_payload_id.items() if value is record]:
             del self._by_payload_id[payload_id]
 

@@ -102,12 +102,15 @@ class Send:
     """Call an upstream now, side by side with all other calls, and tell the outcome.
 
     ``pass_through`` marks calls that no block depends on: they may wait for each other, but no call for them.
+    ``relay`` says that an answer with HTTP status 200 will be the reply to the request that led to this call, byte for
+    byte and whatever it says: so it may be passed on as it comes.
     """
 
     call_id: CallId
     upstream: str
     body: bytes
     pass_through: bool = False
+    relay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +307,23 @@ class OrderTurnedAway:
     reason: str
 
 
-Observation = BlockReturned | CandidateLost | BuilderAbsent | Produced | Decided | BlockCameLate | OrderTurnedAway
+@dataclass(frozen=True, slots=True)
+class HeadTurnedAway:
+    """The builder listener told nobody of a head: builders build on a higher block."""
+
+    head: str
+    reason: str
+
+
+Observation = (
+    BlockReturned
+    | CandidateLost
+    | BuilderAbsent
+    | Produced
+    | Decided
+    | BlockCameLate
+    | OrderTurnedAway
+    | HeadTurnedAway
+)
 
 Command = Send | Validate | SendInOrder | Copy | Announce | Reply | WakeAt | StreamCommand | Observation

@@ -1,12 +1,15 @@
 """Carries out what the multiplexer orders, and tells it what came of it.
 
-Each call to an upstream is a task of its own whose outcome is an event. Events are handled at once and one
-after the other on the loop, so the machine needs no lock.
+A call to an upstream goes out at once, within the step that ordered it; its outcome is an event, which comes from
+the task of the request where that waits for this call alone, else from a task of the call's own. Events are handled at
+once and one after the other on the loop, so the machine needs no lock.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from dataclasses import replace
+from functools import partial
+from typing import Final, Protocol
 
 import trio
 
@@ -16,6 +19,7 @@ from appliance.domain.health import Health
 from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
+from appliance.engine.afterwards import Afterwards
 from appliance.engine.builder_link import BuilderLink
 from appliance.engine.events import EL, Command, Event, Ticket
 from appliance.engine.health_watch import HealthWatch
@@ -30,11 +34,18 @@ from appliance.engine.parcels import (
 )
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.ports import FlashblockStream
-from appliance.engine.upstream import Upstream
+from appliance.engine.upstream import Upstream, UpstreamCall
+from appliance.net.early_answer import EarlyAnswer
+from appliance.net.http import Headers
 from appliance.telemetry.logging import get_logger
-from appliance.wire.engine import Call
+from appliance.wire.engine import Call, GetPayload
 
 log = get_logger("engine")
+
+# What was relayed is read here once op-node has had the time to take it: where cores are few, the kernel would let
+# op-node wait for the decoder.
+_READING_S: Final = 0.002
+JSON_HEADERS: Final = Headers({"content-type": ev.JSON})
 
 
 class _Waiter:
@@ -43,8 +54,44 @@ class _Waiter:
     __slots__ = ("done", "reply")
 
     def __init__(self) -> None:
-        self.done = trio.Event()
-        self.reply = ev.Reply(Ticket(0), b"", 500)
+        self.done: trio.Event | None = None  # where it waits for another task
+        self.reply: ev.Reply | None = None
+
+    def taken(self) -> ev.Reply:
+        """The reply, which has come."""
+        if self.reply is None:
+            raise RuntimeError("no reply has come")
+        return self.reply
+
+
+class _Call:
+    """A call that was begun, for the machine's ``call_id``."""
+
+    __slots__ = ("_call", "call_id", "relays")
+
+    def __init__(self, call_id: ev.CallId, call: UpstreamCall, *, relays: bool) -> None:
+        self.call_id = call_id
+        self._call = call
+        self.relays = relays
+
+    def count(self) -> None:
+        """In metrics, once it is over."""
+        self._call.count()
+
+    async def outcome(self, early: EarlyAnswer | None = None) -> Event:
+        """What came of it. A large answer that may be relayed goes to ``early`` as it comes."""
+        watch = partial(_relay, early) if early is not None and self.relays else None
+        try:
+            response = await self._call.response(watch)
+        except UnavailableError as error:
+            return ev.Failed(self.call_id, str(error))
+        content_type = response.headers.get("content-type", ev.JSON)
+        return ev.Answered(self.call_id, self._call.upstream.origin, response.status, response.body, content_type)
+
+
+def _relay(early: EarlyAnswer, status: int, size: int, so_far: memoryview) -> None:
+    if status == 200:
+        early.offer(status, JSON_HEADERS, size, so_far)
 
 
 class Machine(Protocol):
@@ -94,10 +141,14 @@ class Executor:
         self._stream = stream
         self._health = health
         self._observer = Observer(metrics)
+        self._afterwards = Afterwards()
+        # Without an EL it is the builders' answers that a request waits for: their orders give way to nobody.
+        self._queue_at_once = el is None
         self._bodies = NewPayloadBodies()
         # Bounded by the server's connections: each request waits here once.
         self._waiting: dict[Ticket, _Waiter] = {}
         self._last_ticket = 0
+        self._begun: list[_Call] = []  # by the event that is being taken in
         self._nursery: trio.Nursery | None = None
         health.listen(self)
 
@@ -105,22 +156,35 @@ class Executor:
         """Make calls until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._afterwards.run)
             for link in self._links.values():
                 nursery.start_soon(link.run)
             task_status.started()
             await trio.sleep_forever()
 
-    async def ask(self, call: Call, identifier: bytes, body: bytes) -> ev.Reply:
-        """Put one call of op-node to the machine and wait for its reply."""
+    async def ask(self, call: Call, identifier: bytes, body: bytes, early: EarlyAnswer | None = None) -> ev.Reply:
+        """Put one call of op-node to the machine and wait for its reply.
+
+        Of a large reply that only passes through here ``early`` gets each part as it comes.
+        """
         self._last_ticket += 1
         ticket = Ticket(self._last_ticket)
         waiter = self._waiting[ticket] = _Waiter()
+        self._afterwards.request_came()
         try:
-            self._dispatch(ev.Requested(ticket, call, identifier, body))
-            await waiter.done.wait()
+            calls = self._take_in(ev.Requested(ticket, call, identifier, body))
+            if len(calls) == 1 and (calls[0].relays or not isinstance(call, GetPayload)):
+                # Nothing else can bring the reply: awaited here, it costs no task and no turn of the loop.
+                await self._see_through(calls[0], waiter, early)
+            else:
+                self._let_run(calls)
+            if waiter.reply is None:
+                waiter.done = trio.Event()
+                await waiter.done.wait()
         finally:
             del self._waiting[ticket]
-        return waiter.reply
+            self._afterwards.request_answered()
+        return waiter.taken()
 
     def health_changed(self, status: Health, unhealthy: frozenset[str]) -> None:
         """Tell the machine who is ill."""
@@ -146,11 +210,13 @@ class Executor:
 
     @property
     def history(self) -> PayloadHistory:
-        """The last decisions."""
+        """The last decisions, none of them left out."""
+        self._afterwards.do_all()
         return self._observer.history
 
     def statistics(self) -> dict[str, object]:
         """The machine, the blocks that were returned, and the builders' lanes."""
+        self._afterwards.do_all()
         return {
             "head": self._machine.head,
             "blocks": self._observer.statistics(),
@@ -160,10 +226,44 @@ class Executor:
         }
 
     def _dispatch(self, event: Event) -> None:
+        self._let_run(self._take_in(event))
+
+    def _take_in(self, event: Event) -> list["_Call"]:
+        """Tell the machine, and carry out what it orders; answers the calls that this has begun."""
         pending: deque[Event] = deque([event])
         while pending:
             for command in self._machine.handle(pending.popleft(), trio.current_time()):
                 pending.extend(self._carry_out(command))
+        begun, self._begun = self._begun, []
+        return begun
+
+    def _let_run(self, calls: list["_Call"]) -> None:
+        for call in calls:
+            self._tasks.start_soon(self._follow, call)
+
+    async def _follow(self, call: "_Call") -> None:
+        """See a call through, and of those that its outcome leads to the first: a task less to start."""
+        following: _Call | None = call
+        while following is not None:
+            outcome = await following.outcome()
+            self._afterwards.put(following.count)
+            calls = self._take_in(outcome)
+            following = calls.pop(0) if calls else None
+            self._let_run(calls)
+
+    async def _see_through(self, call: "_Call", waiter: "_Waiter", early: EarlyAnswer | None) -> None:
+        try:
+            outcome = await call.outcome(early)
+            if early is not None and early.begun and isinstance(outcome, ev.Answered):
+                await early.flush(memoryview(outcome.body))
+                await trio.sleep(_READING_S)
+        except trio.Cancelled:  # only when the server stops at once; the machine still learns of each call's end
+            self._dispatch(ev.Failed(call.call_id, "the appliance is stopping"))
+            raise
+        self._afterwards.put(call.count)
+        self._dispatch(outcome)
+        if early is not None and early.begun and isinstance(outcome, ev.Answered) and waiter.reply is not None:
+            waiter.reply = replace(waiter.reply, body=outcome.body)  # what is out already
 
     def _carry_out(self, command: Command) -> Iterable[Event]:
         """Answers the events that a command makes at once."""
@@ -171,9 +271,11 @@ class Executor:
             case ev.Reply():
                 self._reply(command)
             case ev.Send() | ev.Validate() | ev.WakeAt():
-                self._start(command)
+                return self._start(command)
             case ev.SendInOrder() | ev.Copy() | ev.Announce():
-                return self._queue(command)
+                if self._queue_at_once:
+                    return self._queue(command)
+                self._afterwards.put(partial(self._queue_later, command))
             case ev.Seal(build_id):
                 return [ev.Sealed(build_id, self._seal(build_id))]
             case (
@@ -183,8 +285,9 @@ class Executor:
                 | ev.Decided()
                 | ev.BlockCameLate()
                 | ev.OrderTurnedAway()
+                | ev.HeadTurnedAway()
             ):
-                self._observer.observe(command)
+                self._afterwards.put(partial(self._observer.observe, command))
             case ev.Produced():
                 self._health.produced(command)
             case _:
@@ -195,44 +298,57 @@ class Executor:
         waiter = self._waiting.get(reply.ticket)
         if waiter is not None:  # else the connection is gone, and the reply with it
             waiter.reply = reply
-            waiter.done.set()
+            if waiter.done is not None:
+                waiter.done.set()
 
-    def _start(self, command: ev.Send | ev.Validate | ev.WakeAt) -> None:
-        if self._nursery is None:
-            raise RuntimeError("the engine does not run")
+    def _start(self, command: ev.Send | ev.Validate | ev.WakeAt) -> Iterable[Event]:
         match command:
-            case ev.Send():
-                self._nursery.start_soon(self._send, command)
+            case ev.Send(call_id, name, body, pass_through, relay):
+                return self._begin(call_id, self._upstreams[name], body, pass_through=pass_through, relay=relay)
             case ev.Validate():
-                self._nursery.start_soon(self._validate, command)
+                return self._validate(command)
             case ev.WakeAt():
-                self._nursery.start_soon(self._wake, command)
+                # The deadline is a point in time: it does not matter when its task starts.
+                self._afterwards.put(partial(self._tasks.start_soon, self._wake, command))
+                return ()
 
-    async def _send(self, command: ev.Send) -> None:
-        upstream = self._upstreams[command.upstream]
-        await self._call(command.call_id, upstream, command.body, pass_through=command.pass_through)
-
-    async def _validate(self, command: ev.Validate) -> None:
+    def _validate(self, command: ev.Validate) -> Iterable[Event]:
         try:
             body = self._bodies.of(command.block, command.parent_beacon_block_root)
         except RemoteError as error:  # what a builder wrote costs its block, and nothing else
-            self._dispatch(ev.Failed(command.call_id, str(error)))
-            return
-        await self._call(command.call_id, self._upstreams[EL], body)
+            return [ev.Failed(command.call_id, str(error))]
+        return self._begin(command.call_id, self._upstreams[EL], body)
 
-    async def _call(self, call_id: ev.CallId, upstream: Upstream, body: bytes, *, pass_through: bool = False) -> None:
+    def _begin(
+        self,
+        call_id: ev.CallId,
+        upstream: Upstream,
+        body: bytes,
+        *,
+        pass_through: bool = False,
+        relay: bool = False,
+    ) -> Iterable[Event]:
+        """The call goes out now; who took the event in sees to its end."""
         try:
-            response = await upstream.post(body, pass_through=pass_through)
+            call = upstream.begin(body, pass_through=pass_through)
         except UnavailableError as error:
-            self._dispatch(ev.Failed(call_id, str(error)))
-            return
-        content_type = response.headers.get("content-type", ev.JSON)
-        outcome = ev.Answered(call_id, upstream.origin, response.status, response.body, content_type)
-        self._dispatch(outcome)
+            return [ev.Failed(call_id, str(error))]
+        self._begun.append(_Call(call_id, call, relays=relay))
+        return ()
+
+    @property
+    def _tasks(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise RuntimeError("the engine does not run")
+        return self._nursery
 
     async def _wake(self, command: ev.WakeAt) -> None:
         await trio.sleep_until(command.at)
         self._dispatch(ev.DeadlinePassed(command.build_id))
+
+    def _queue_later(self, command: ev.SendInOrder | ev.Copy | ev.Announce) -> None:
+        for event in self._queue(command):
+            self._dispatch(event)
 
     def _queue(self, command: ev.SendInOrder | ev.Copy | ev.Announce) -> Iterable[Event]:
         match command:

@@ -10,6 +10,7 @@ from appliance.domain.errors import DecodeError
 from appliance.domain.health import Health, HealthFact
 from appliance.engine.events import JSON, Reply
 from appliance.engine.metrics import EngineMetrics
+from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from appliance.wire.engine import Call, ForkchoiceUpdated, GetPayload, Mirrored, NewPayload, Other, decode_call
@@ -31,9 +32,10 @@ MAX_BATCH: Final = 1000
 MAX_BATCH_RESPONSE: Final = 64 * 1024 * 1024
 """Calls in a batch as in go-ethereum; of its answers, more than this many bytes are not held in memory."""
 
-Ask = Callable[[Call, bytes, bytes], Awaitable[Reply]]
-"""(call, id, body) -> the multiplexer's reply."""
+Ask = Callable[[Call, bytes, bytes, EarlyAnswer | None], Awaitable[Reply]]
+"""(call, id, body, where a large reply may begin before all of it is there) -> the multiplexer's reply."""
 
+_JSON_HEADERS: Final = Headers({"content-type": JSON})
 _TEXT: Final = (("content-type", "text/plain; charset=utf-8"),)
 _HEALTH_TEXTS: Final = {
     Health.OK: b"OK",
@@ -92,26 +94,29 @@ class Frontend:
         return None
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one HTTP request. Looks at the head too, so that no call is served without a token anywhere."""
-        answer = self.on_head(request.method, request.target, request.headers)
-        return await self._answer(request.body) if answer is None else answer
+        """Answer one HTTP request. A head that the server has not admitted is judged here: no call without a token."""
+        if not request.admitted:
+            answer = self.on_head(request.method, request.target, request.headers)
+            if answer is not None:
+                return answer
+        return await self._answer(request.body, request.early)
 
-    async def _answer(self, body: bytes) -> HttpResponse:
+    async def _answer(self, body: bytes, early: EarlyAnswer | None) -> HttpResponse:
         try:
             if is_batch(body):
                 return await self._batch(body)
             request = decode_request(body)
         except RequestError as error:
             return _json(encode_error(error.identifier, error.code, str(error)))
-        reply = await self._call(request, body)
+        reply = await self._call(request, body, None if request.is_notification else early)
         if request.is_notification:
             return HttpResponse(reply.status)  # JSON-RPC 2.0, 4.1: no answer, not even an error
-        return HttpResponse(reply.status, reply.body, (("content-type", reply.content_type),))
+        return HttpResponse(reply.status, reply.body, _headers(reply.content_type))
 
-    async def _call(self, request: Request, body: bytes) -> Reply:
+    async def _call(self, request: Request, body: bytes, early: EarlyAnswer | None = None) -> Reply:
         call = decode_call(request)
         self._requests[type(call)].inc()
-        return await self._ask(call, bytes(request.id), body)
+        return await self._ask(call, bytes(request.id), body, early)
 
     async def _batch(self, body: bytes) -> HttpResponse:
         elements = decode_batch(body, limit=MAX_BATCH)
@@ -122,9 +127,9 @@ class Frontend:
     async def _forward_batch(self, body: bytes, elements: list[msgspec.Raw]) -> HttpResponse:
         """A batch of which no call is our business goes to the EL whole and comes back as it is."""
         self._requests[Other].inc(len(elements))
-        reply = await self._ask(Other(), NULL_ID, body)
+        reply = await self._ask(Other(), NULL_ID, body, None)
         if not reply.failure:
-            return HttpResponse(reply.status, reply.body, (("content-type", reply.content_type),))
+            return HttpResponse(reply.status, reply.body, _headers(reply.content_type))
         wanted = [request for element in elements if not (request := decode_request(element)).is_notification]
         errors = [encode_error(bytes(request.id), INTERNAL_ERROR, reply.failure) for request in wanted]
         return _json(encode_batch(errors))
@@ -172,4 +177,8 @@ def _as_element(reply: Reply, identifier: bytes) -> bytes:
 
 
 def _json(body: bytes) -> HttpResponse:
-    return HttpResponse(200, body, (("content-type", JSON),))
+    return HttpResponse(200, body, _JSON_HEADERS)
+
+
+def _headers(content_type: str) -> Headers:
+    return _JSON_HEADERS if content_type == JSON else Headers({"content-type": content_type})

@@ -43,9 +43,9 @@ from appliance.engine.events import (
 )
 from appliance.engine.explanation import explain
 from appliance.engine.offers import Block, Offer, Standing, facts_of
-from appliance.engine.outcomes import Outcome, apology, body_of
+from appliance.engine.outcomes import Outcome, apology, body_of, builders_block
 from appliance.engine.policies import Policy
-from appliance.engine.reputation import good_words, late_word, rejection
+from appliance.engine.reputation import after_all, good_words, late_word, rejection
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
 from appliance.wire.engine import (
     BuiltPayload,
@@ -109,7 +109,7 @@ class PayloadChoice:
         record.phase = Phase.CHOOSING
         selection = record.selection = Selection(record.order, record.builders, self._policy, self.unhealthy)
         commands: list[Command] = [WakeAt(record.build_id, record.deadline)] if record.builders else []
-        commands.append(self._ask_local(record, selection))
+        commands.append(self._ask_local(record, selection, alone=not record.builders and assembled is None))
         if assembled is not None and _may_be_shown(record, assembled):
             commands += _lost(ASSEMBLED, "refused", selection.promise(assembled))
             _note_promise(selection.offers[ASSEMBLED], assembled, now)
@@ -141,8 +141,7 @@ class PayloadChoice:
         if record.selection is None or not record.builders:
             return []
         record.selection.lose(builder, reason)
-        produced = Produced(builder, ok=False, reason=reason)
-        return [produced, *self._advance(record, record.selection, now)]
+        return [*_absence(record, builder), *self._advance(record, record.selection, now)]
 
     def take_back(self, record: BuildRecord, reason: str) -> list[Command]:
         """The block that was returned is INVALID after all: it is not returned again, nor is its builder asked.
@@ -154,7 +153,7 @@ class PayloadChoice:
         if builder is None:
             return _lost(EL, "invalid", reason)
         record.barred[builder] = reason
-        return _lost(builder, "invalid", reason)
+        return [*_lost(builder, "invalid", reason), *after_all(builder, reason, completed=record.chosen_completed)]
 
     def on_deadline(self, record: BuildRecord, now: float) -> list[Command]:
         """What has come by now has to do."""
@@ -201,7 +200,7 @@ class PayloadChoice:
             return [*word, *_came_late(builder, outcome, record, now)]
         selection.offers[builder].arrived_at = now
         try:
-            payload = decode_payload(body_of(outcome), record.version)
+            payload = builders_block(outcome, record.version)
         except (UnavailableError, RemoteError) as error:
             selection.lose(builder, str(error))
             commands = [*_lost(builder, "failed", str(error)), Produced(builder, ok=False, reason=str(error))]
@@ -237,9 +236,9 @@ class PayloadChoice:
             commands = self._state_roots.on_block(purpose, outcome)
         return commands + self._advance(record, selection, now)
 
-    def _ask_local(self, record: BuildRecord, selection: Selection) -> Send:
+    def _ask_local(self, record: BuildRecord, selection: Selection, *, alone: bool) -> Send:
         # The first asker's own bytes, so that the answer carries its id and can be passed on as it is.
-        return Send(self._calls.open(LocalPayload(record, selection)), EL, record.askers[0].body)
+        return Send(self._calls.open(LocalPayload(record, selection)), EL, record.askers[0].body, relay=alone)
 
     def _ask_builder(self, record: BuildRecord, selection: Selection, builder: str) -> list[Command]:
         if builder in record.barred:
@@ -254,7 +253,7 @@ class PayloadChoice:
         if builder not in record.absent:
             return []  # its answer to the order to build is still to come
         selection.lose(builder, record.absent[builder])
-        return [Produced(builder, ok=False, reason=record.absent[builder])]
+        return _absence(record, builder)
 
     def _take_local(self, record: BuildRecord, selection: Selection, body: bytes) -> list[Command]:
         try:
@@ -306,6 +305,7 @@ class PayloadChoice:
     def _return_block(self, record: BuildRecord, selection: Selection, offer: Offer, now: float) -> list[Command]:
         block = offer.taken()
         record.phase, record.chosen, record.chosen_builder = Phase.ANSWERED, block, offer.builder
+        record.chosen_completed = offer.completed
         commands: list[Command] = [
             Reply(asker.ticket, _answer(record, block, asker.identifier)) for asker in record.askers
         ]
@@ -325,6 +325,11 @@ class PayloadChoice:
         record.selection = None
         decided = Decided(explain(record, selection, preferred, returned, now))
         return [*_late(selection), *good_words(selection), decided]
+
+
+def _absence(record: BuildRecord, builder: str) -> list[Command]:
+    """A bad word, unless the builder is well and only declined (reputation.py)."""
+    return [] if builder in record.declined else [Produced(builder, ok=False, reason=record.absent[builder])]
 
 
 def _may_be_shown(record: BuildRecord, assembled: AssembledPayload) -> bool:
@@ -383,7 +388,7 @@ def _late(selection: Selection) -> Iterator[Command]:
 
 def _came_late(upstream: str, outcome: Outcome, record: BuildRecord, now: float) -> list[Command]:
     try:
-        facts = facts_of(decode_payload(body_of(outcome), record.version))
+        facts = facts_of(builders_block(outcome, record.version))
     except (UnavailableError, RemoteError):
         return []
     return [BlockCameLate(record.build_id, upstream, facts, now - record.asked_at)]

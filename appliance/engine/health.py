@@ -1,16 +1,7 @@
 """Whether the EL and the builders make blocks, folded into one status: a pure machine.
 
 An upstream is looked at in one way or two, each with a track of its own: its `head` (what probes find), and for
-builders their `work` (what comes of getPayload). One track:
-
-    state      observation                            becomes
-    ---------  -------------------------------------  ------------------------------------------------------
-    unknown    good                                   well
-    any        bad                                    one strike more; ill when they are enough
-    well       good                                   one strike less
-    ill        good, enough of them in a row over     well
-               the time that a return takes
-    ill        bad                                    ill, and the return begins anew
+builders their `work` (what comes of getPayload); domain/hysteresis.py says when a track is ill.
 
                    strikes    good ones to return    time of a return
     EL             2          1                      none: its blocks are the chain's
@@ -49,6 +40,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from appliance.domain.health import Health, HealthFact
+from appliance.domain.hysteresis import Patience, Track
 from appliance.engine.events import EL
 from appliance.wire.engine import LatestBlock
 
@@ -62,71 +54,8 @@ QUIET_S: Final = 10.0
 """When nothing was heard of a builder's work for so long, its head speaks for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How many bad observations make ill, and what a return takes. Times in seconds."""
-
-    strikes: int
-    goods: int
-    return_s: float
-    max_return_s: float
-
-
 EL_PATIENCE: Final = Patience(strikes=2, goods=1, return_s=0.0, max_return_s=0.0)
 BUILDER_PATIENCE: Final = Patience(strikes=3, goods=3, return_s=3.0, max_return_s=120.0)
-_STEADY: Final = 10  # so many return times without a relapse, and the next one is short again
-
-
-class Track:
-    """One way of looking at one upstream; ``now`` in seconds, monotonic."""
-
-    def __init__(self, patience: Patience) -> None:
-        self.known = False
-        self.ill = False
-        self.reason = "not checked yet"
-        self._patience = patience
-        self._strikes = 0
-        self._goods = 0
-        self._since = 0.0  # of the first good one in a row, while ill
-        self._return_s = patience.return_s
-        self._well_since: float | None = None  # after a return
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether nothing counts against it."""
-        return not self.ill and self._strikes == 0
-
-    def good(self, reason: str, now: float) -> None:
-        """A good observation."""
-        if self.ill:
-            self._return(reason, now)
-            return
-        self.known, self.reason = True, reason
-        self._strikes = max(0, self._strikes - 1)
-
-    def bad(self, reason: str, now: float) -> None:
-        """A bad observation."""
-        self._goods = 0
-        self._strikes = min(self._strikes + 1, self._patience.strikes)
-        if self.ill:
-            self.reason = reason
-        elif self._strikes >= self._patience.strikes:
-            self._fall_ill(reason, now)
-
-    def _fall_ill(self, reason: str, now: float) -> None:
-        self.known, self.ill, self.reason = True, True, reason
-        if self._well_since is None:
-            return
-        steady = now - self._well_since >= _STEADY * self._return_s
-        longer = min(2 * self._return_s, self._patience.max_return_s)
-        self._return_s = self._patience.return_s if steady else longer
-
-    def _return(self, reason: str, now: float) -> None:
-        if self._goods == 0:
-            self._since = now
-        self._goods += 1
-        if self._goods >= self._patience.goods and now - self._since >= self._return_s:
-            self.ill, self.reason, self._strikes, self._goods, self._well_since = False, reason, 0, 0, now
 
 
 @dataclass(slots=True)
@@ -185,7 +114,7 @@ class HealthMachine:
         if age_s > self._max_age_s:
             return False, f"latest block is {age_s:.0f} s old, more than {self._max_age_s:.0f} s"
         if age_s >= -self._max_age_s:
-            return True, f"latest block is {age_s:.0f} s old"
+            return True, f"latest block is {max(age_s, 0.0):.0f} s old"
         text = f"latest block is {-age_s:.0f} s ahead of our clock"
         if still_s <= self._max_age_s:
             return True, text
@@ -236,9 +165,13 @@ class HealthMachine:
         """The builders that are ill; those not known yet are not."""
         return frozenset(name for name, each in self._builders.items() if each.ill)
 
-    def facts(self) -> list[HealthFact]:
-        """Each upstream with its reason, the EL first; without builders that are switched off."""
-        used = self._builders.items() if self._use_builders else ()
+    def reason(self, builder: str) -> str:
+        """Why a builder is well or ill, also while builders are switched off."""
+        return self._builders[builder].reason
+
+    def facts(self, *, everyone: bool = False) -> list[HealthFact]:
+        """Each upstream with its reason, the EL first; builders that are switched off only with ``everyone``."""
+        used = self._builders.items() if self._use_builders or everyone else ()
         facts = [HealthFact(name, each.known and not each.ill, each.reason) for name, each in used]
         if self._el is None:
             return facts

@@ -112,7 +112,7 @@ class HealthWatch:
 
     def _tell(self) -> None:
         status, unhealthy = self._machine.status(), self._machine.unhealthy()
-        for fact in self._machine.facts():
+        for fact in self._machine.facts(everyone=True):
             self._metrics.upstream_healthy.labels(fact.name).set(fact.healthy)
         if (status, unhealthy) == self._told:
             return
@@ -126,11 +126,10 @@ class HealthWatch:
 
     def _log_builders(self, unhealthy: frozenset[str]) -> None:
         before = self._told[1] if self._told else frozenset()
-        reasons = {fact.name: fact.reason for fact in self._machine.facts()}
         for name in sorted(unhealthy - before):
-            log.warning("builder is unhealthy", builder=name, reason=reasons[name])
+            log.warning("builder is unhealthy", builder=name, reason=self._machine.reason(name))
         for name in sorted(before - unhealthy):
-            log.info("builder is healthy again", builder=name, reason=reasons[name])
+            log.info("builder is healthy again", builder=name, reason=self._machine.reason(name))
 
 
 async def _latest_block(upstream: Upstream) -> LatestBlock:

@@ -36,12 +36,15 @@ class EngineMetrics:
     copies_failed: Counter
     settings_replayed: Counter
     orders_turned_away: Counter
+    heads_turned_away: Counter
     get_payload_seconds: Histogram
     execution_mode: Gauge
     dry_run_choices: Counter
     candidate_gas_used: Histogram
     candidate_transactions: Histogram
     candidate_value_ether: Histogram
+    candidate_arrival_seconds: Histogram
+    candidate_validation_seconds: Histogram
 
     @classmethod
     def create(cls, registry: CollectorRegistry, prefix: str = "engine") -> "EngineMetrics":
@@ -71,6 +74,7 @@ class EngineMetrics:
             copies_failed=counter("copies_failed", "Background requests without an answer", "builder"),
             settings_replayed=counter("settings_replayed", "Miner settings said again to a builder", "builder"),
             orders_turned_away=counter("orders_turned_away", "Orders to build beside another one on the same parent"),
+            heads_turned_away=counter("heads_turned_away", "Heads below the parent of a build, told to no builder"),
             get_payload_seconds=seconds("get_payload", "Time until getPayload was answered"),
             execution_mode=Gauge(
                 "rollup_boost_execution_mode",
@@ -81,11 +85,19 @@ class EngineMetrics:
             candidate_gas_used=candidates("gas_used", "Gas used by each block that was there to choose", _GAS),
             candidate_transactions=candidates("transactions", "Transactions of each such block", _TRANSACTIONS),
             candidate_value_ether=candidates("value_ether", "Value that each such block claims", _ETHER),
+            candidate_arrival_seconds=seconds("candidate_arrival", "Until each block came, from getPayload", "source"),
+            candidate_validation_seconds=seconds("candidate_validation", "Until the EL had judged it", "source"),
         )
 
-    def count_candidate(self, source: str, facts: BlockFacts) -> None:
-        """A block that was there to choose from."""
+    def count_candidate(
+        self, source: str, facts: BlockFacts, arrived_s: float | None, validation_s: float | None = None
+    ) -> None:
+        """A block that was there to choose from, or came later; times in seconds, None for what did not happen."""
         self.candidate_gas_used.labels(source).observe(facts.gas_used)
         self.candidate_transactions.labels(source).observe(facts.transactions)
         if facts.value is not None:
             self.candidate_value_ether.labels(source).observe(facts.value / _WEI_IN_ETHER)
+        if arrived_s is not None:
+            self.candidate_arrival_seconds.labels(source).observe(arrived_s)
+        if validation_s is not None:
+            self.candidate_validation_seconds.labels(source).observe(validation_s)

@@ -27,7 +27,8 @@ late or wrong.
       DeadlinePassed                   the best VALID block is returned
       asked again                      joins the choice, or gets the same block
     getPayload, unknown id or version  Seal what there is; Send to the EL alone; Reply
-      while an order to build is open  wait for its answer: the id may be the one that is on its way
+      while an order to build is open  wait for its answer: the id may be the one that is on its way; so also a
+                                         known id, when the very same is being ordered again
     newPayload                         Send to the EL, Copy to the builders
       EL: INVALID, and it is a block     Reply as it came; the same order again is a new build, and the
         that we returned                 builder of that block is not asked
@@ -355,6 +356,8 @@ class Multiplexer:
         except (RemoteError, UnavailableError) as error:
             return self._absent(record, builder, str(error), now)
         if result.status is not PayloadStatus.VALID or result.payload_id is None:
+            if result.status is PayloadStatus.VALID:
+                record.declined.add(builder)
             detail = f": {result.validation_error}" if result.validation_error else ""
             return self._absent(record, builder, f"{builder} said {result.status}, no payload id{detail}", now)
         record.joined[builder] = result.payload_id
@@ -370,18 +373,27 @@ class Multiplexer:
     def _get_payload(self, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """``now`` is when op-node asked."""
         record = self._book.by_payload_id(call.payload_id)
-        if record is None and self._open_orders:
+        if self._open_orders and (record is None or self._is_ordered_anew(record)):
             self._early.append((request, call, now))
             return []
         if record is not None and _can_choose(record, call.version):
             return self._choice.ask(record, request, call, now)
         purpose = PlainPayload(request, call.version, call.payload_id, record, now)
-        send = Send(self._calls.open(purpose), EL, request.body)
+        send = Send(self._calls.open(purpose), EL, request.body, relay=True)
         if record is None:
             return [send]
         if record.phase is Phase.BUILDING:
             record.phase = Phase.PASSED
         return [Seal(record.build_id), send] if record.streamed else [send]
+
+    def _is_ordered_anew(self, record: BuildRecord) -> bool:
+        """Whether the very same was ordered since, after other orders: the id is about to name that build instead.
+
+        To answer with the old one would leave the stream of the new one open, and subscribers would be shown
+        flashblocks of a block that was answered already.
+        """
+        newest = self._book.newest()
+        return newest is not None and newest is not record and newest.params == record.params
 
     def _order_answered(self, purpose: ForkchoiceAtEl) -> list[Command]:
         if purpose.record is None:
@@ -425,6 +437,7 @@ def _asked_again(record: BuildRecord) -> tuple[str, ...]:
         return ()
     absent = tuple(record.absent)
     record.absent.clear()
+    record.declined.clear()
     return absent
 
 

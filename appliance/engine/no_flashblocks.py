@@ -1,6 +1,7 @@
 """The stream of an engine without flashblocks: it publishes nothing, so there is nothing to keep a promise about."""
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.domain.health import HealthFact
 from appliance.domain.payloads import BuildId, PayloadId
 from appliance.engine.ports import Build
 
@@ -29,3 +30,7 @@ class NoFlashblocks:
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:
         """Nothing follows."""
+
+    def health(self) -> HealthFact | None:
+        """Nothing that could be ill."""
+        return None

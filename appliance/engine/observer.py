@@ -8,6 +8,7 @@ from appliance.engine.events import (
     BuilderAbsent,
     CandidateLost,
     Decided,
+    HeadTurnedAway,
     Observation,
     OrderTurnedAway,
     Produced,
@@ -44,11 +45,14 @@ class Observer:
             case OrderTurnedAway(parent_hash, reason):
                 self._metrics.orders_turned_away.inc()
                 log.warning("order to build turned away", parent_hash=parent_hash, reason=reason)
+            case HeadTurnedAway(head, reason):
+                self._metrics.heads_turned_away.inc()
+                log.info("forkchoice turned away", head=head, reason=reason)
             case Decided(decision):
                 self._decided(decision)
-            case BlockCameLate(_, source, facts):
+            case BlockCameLate(_, source, facts, seconds):
                 self.history.complete(observation)
-                self._metrics.count_candidate(source, facts)
+                self._metrics.count_candidate(source, facts, seconds)
             case Produced():
                 pass  # health's business
 
@@ -65,7 +69,8 @@ class Observer:
         self.history.add(decision)
         for candidate in decision.candidates:
             if candidate.facts is not None:
-                self._metrics.count_candidate(candidate.source, candidate.facts)
+                times = candidate.arrived_s, candidate.validation_s
+                self._metrics.count_candidate(candidate.source, candidate.facts, *times)
         if decision.mode is ExecutionMode.DRY_RUN and decision.preferred is not None:
             self._rehearsed(decision, decision.preferred)
 

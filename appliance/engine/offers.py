@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -10,6 +11,7 @@ from appliance.domain.assembled import AssembledPayload
 from appliance.engine.decisions import BlockFacts
 from appliance.engine.events import ASSEMBLED, EL
 from appliance.wire.engine import Attributes, BuiltPayload
+from appliance.wire.extra_data import FeeRules
 
 Block = BuiltPayload | AssembledPayload
 
@@ -78,6 +80,9 @@ class Offer:
         return f"{self.standing}: {self.reason}" if self.reason else str(self.standing)
 
 
+_NO_RULES: Final = FeeRules()
+
+
 @dataclass(frozen=True, slots=True)
 class BuildOrder:
     """What a build was asked for, as far as a block can be held against it; None is what was not asked."""
@@ -90,6 +95,7 @@ class BuildOrder:
     prev_randao: str | None = None
     gas_limit: int | None = None
     withdrawals: tuple[bytes, ...] | None = None
+    fees: FeeRules = _NO_RULES
 
     @classmethod
     def asked(cls, parent_hash: str, attributes: Attributes) -> "BuildOrder":
@@ -103,6 +109,7 @@ class BuildOrder:
             prev_randao=attributes.prev_randao,
             gas_limit=attributes.gas_limit,
             withdrawals=attributes.withdrawals,
+            fees=attributes.fees,
         )
 
     def objection(self, block: Block) -> str | None:
@@ -133,7 +140,7 @@ class BuildOrder:
         for name, have, want in pairs:
             if want is not None and _folded(have) != _folded(want):
                 return f"{name} {str(have)[:80]}, asked for {want}"
-        return self._other_withdrawals(block)
+        return self._other_withdrawals(block) or self.fees.objection(block.extra_data)
 
     def _other_withdrawals(self, block: Block) -> str | None:
         want, have = self.withdrawals, block.withdrawals

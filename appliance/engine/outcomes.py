@@ -2,7 +2,9 @@
 
 from appliance.domain.errors import UnavailableError
 from appliance.engine.events import Answered, Failed, Reply, Requested
+from appliance.wire.engine import BuiltPayload, decode_payload
 from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
+from appliance.wire.scrutiny import check_fields, check_size
 
 Outcome = Answered | Failed
 
@@ -17,6 +19,21 @@ def body_of(outcome: Outcome) -> bytes:
         text = outcome.body[:_SNIPPET].decode("utf-8", "replace").strip()
         raise UnavailableError(f"{outcome.origin}: HTTP {outcome.status} {text}".rstrip())
     return outcome.body
+
+
+def builders_block(outcome: Outcome, version: int) -> BuiltPayload:
+    """The block in a builder's answer to getPayload; raises UnavailableError, DecodeError or RefusedError.
+
+    Unlike the EL, a builder is not trusted to mean one thing by what it writes (scrutiny.py).
+    """
+    body = body_of(outcome)
+    check_size(body)
+    payload = decode_payload(body, version)
+    if payload.skeleton is None:
+        check_fields(body, payload.transactions)
+    else:
+        check_fields(payload.skeleton, ())
+    return payload
 
 
 def apology(request: Requested, reason: object) -> Reply:

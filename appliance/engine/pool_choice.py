@@ -19,11 +19,10 @@ from appliance.domain.payloads import PayloadSource
 from appliance.engine import events as ev
 from appliance.engine.events import ASSEMBLED, Command
 from appliance.engine.offers import Block, Offer, Standing, starts_with
-from appliance.engine.outcomes import Outcome, apology, body_of
+from appliance.engine.outcomes import Outcome, apology, builders_block
 from appliance.engine.policies import Policy
 from appliance.engine.reputation import late_word
 from appliance.engine.shared_builds import SharedBuild
-from appliance.wire.engine import decode_payload
 
 
 class PoolChoice:
@@ -52,7 +51,7 @@ class PoolChoice:
         if offer is None:
             return []
         try:
-            objection = _take(build, offer, decode_payload(body_of(outcome), build.version))
+            objection = _take(build, offer, builders_block(outcome, build.version))
             kind = "refused"
         except (UnavailableError, RemoteError) as error:
             objection, kind = str(error), "failed"

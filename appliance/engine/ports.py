@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.domain.health import HealthFact
 from appliance.domain.payloads import BuildId, PayloadId
 
 
@@ -56,3 +57,6 @@ class FlashblockStream(Protocol):
 
     def head_changed(self, block_hash: str, block_number: int | None) -> None:
         """The EL took ``block_hash`` as its head; the number is None where the engine never saw the block."""
+
+    def health(self) -> HealthFact | None:
+        """Whether subscribers are shown flashblocks of the blocks that are built here; None where there are none."""

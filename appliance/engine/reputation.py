@@ -4,11 +4,19 @@
     builder's block still PENDING at the deadline                      a bad word (get_payload.py)
     INVALID or INVALID_BLOCK_HASH from the EL                          a bad word
     SYNCING, ACCEPTED, an error or silence of the EL on a validation   none about the builder
+    no answer, an error or SYNCING to the order to build               a bad word
+    VALID without a payload id                                         none: it agrees with the head, costs no time, and
+                                                                       may be a builder listener that serves another
+                                                                       sequencer; two that lead would else take each
+                                                                       other's health, and so the leadership, away
     its answer comes when all is over: a block, in time                a good word
                                        a block, after the deadline     a bad word, unless it was told already
                                        an error or none                a bad word, unless it was told already
+    its block was returned as VALID, and the EL calls it INVALID       two bad words: one takes back the good one
+      after all, at op-node's newPayload
+      but the EL has filled in its state root                          none: it is the EL's own work
 
-So each build brings one word about each builder.
+So each build brings one word about each builder, or one on balance.
 """
 
 from typing import Final
@@ -42,6 +50,14 @@ def rejection(offer: Offer) -> list[Command]:
         CandidateLost(offer.source, "invalid", offer.reason),
         Produced(offer.builder, ok=False, reason=offer.reason),
     ]
+
+
+def after_all(builder: str, reason: str, *, completed: bool) -> list[Command]:
+    """A builder's block that was returned is INVALID: without these its good words alone would keep it well."""
+    if completed:
+        return []
+    bad = Produced(builder, ok=False, reason=f"INVALID after all: {reason}")
+    return [bad, bad]
 
 
 def late_word(upstream: str, outcome: Outcome, *, in_time: bool = True, told: bool = False) -> list[Command]:

@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from appliance.domain.errors import ConfigError
-from appliance.domain.health import Health, HealthFact
+from appliance.domain.health import STREAM, Health, HealthFact
 from appliance.domain.modes import ExecutionMode
 from appliance.engine.events import ASSEMBLED, EL
 from appliance.engine.executor import Executor
@@ -21,7 +21,7 @@ from appliance.engine.multiplexer import Multiplexer
 from appliance.engine.payload_history import PayloadHistory
 from appliance.engine.policies import policy_named
 from appliance.engine.ports import FlashblockStream
-from appliance.engine.serving import facts_for_status, serve
+from appliance.engine.serving import facts_for_status, serve, stream_facts
 from appliance.engine.upstream import Upstream
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpLimits, HttpServer
@@ -81,6 +81,7 @@ class Engine:
         )
         self._settings = settings
         self._el = el
+        self._stream = stream
         self._health = HealthWatch(
             el,
             builders,
@@ -144,8 +145,11 @@ class Engine:
         return self._health.status
 
     def facts(self) -> list[HealthFact]:
-        """Health of each upstream with its reason, the EL first; without builders that are switched off."""
-        return self._health.facts()
+        """Each upstream with its reason, the EL first, then the flashblock stream.
+
+        While builders are switched off only the EL; in a dry run no flashblocks are shown, so they are no fact.
+        """
+        return self._health.facts() + stream_facts(self._stream, self._executor.mode)
 
     def statistics(self) -> dict[str, object]:
         """For `/api/v1/status`."""
@@ -162,7 +166,7 @@ class Engine:
 
 def check_names(names: tuple[str, ...]) -> None:
     """Raises ConfigError for builders whose names cannot be told apart."""
-    taken = {EL, ASSEMBLED}
+    taken = {EL, ASSEMBLED, STREAM}
     for name in names:
         if name in taken:
             raise ConfigError(f"engine.builders: the name {name!r} is reserved or given twice")

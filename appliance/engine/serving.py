@@ -5,9 +5,14 @@ from collections.abc import Iterable
 import trio
 
 from appliance.domain.health import HealthFact
+from appliance.domain.modes import ExecutionMode
 from appliance.engine.executor import Executor
 from appliance.engine.health_watch import HealthWatch
+from appliance.engine.ports import FlashblockStream
 from appliance.net.http_server import HttpServer
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("engine")
 
 
 async def serve(
@@ -23,6 +28,21 @@ async def serve(
         nursery.start_soon(health.run)
         await server.run(task_status=task_status)
         nursery.cancel_scope.cancel()
+
+
+def stream_facts(stream: FlashblockStream, mode: ExecutionMode) -> list[HealthFact]:
+    """The fact about the flashblock stream, where one is shown; a bug in it costs this fact.
+
+    It is told and not folded in: see appliance/flashblocks/stream_health.py.
+    """
+    if mode is not ExecutionMode.ENABLED:
+        return []
+    try:
+        fact = stream.health()
+    except Exception:
+        log.exception("flashblock stream failed", call="health")
+        return []
+    return [] if fact is None else [fact]
 
 
 def facts_for_status(facts: Iterable[HealthFact]) -> list[dict[str, object]]:

@@ -12,14 +12,18 @@ from appliance.domain.payloads import BuildId, PayloadId
 from appliance.engine.events import Requested
 from appliance.engine.offers import Block, BuildOrder, Offer
 from appliance.engine.ports import Build
-from appliance.wire.engine import BuiltPayload, ForkchoiceUpdated
+from appliance.wire.engine import BuiltPayload, ForkchoiceUpdated, NewPayload
 from appliance.wire.engine_bodies import assembled_answer, payload_answer
+from appliance.wire.jsonrpc import MALFORMED
 
 MAX_BUILDS: Final = 16
 """Builds kept; the oldest is forgotten, and a getPayload for it is answered with "unknown payload"."""
 
 BUILDING_S: Final = 4.0
 """How long an order keeps others on the same parent away, in seconds: two block times of OP Mainnet."""
+
+MAX_NUMBERS: Final = 1024
+"""Blocks whose numbers are remembered: half an hour, or what a sequencer that catches up sends in seconds."""
 
 _NO_PAYLOAD_ID: Final = PayloadId("")
 
@@ -64,8 +68,8 @@ class SharedBuild:
 
     @property
     def is_building(self) -> bool:
-        """Whether its block is still to be asked for."""
-        return not self.failed and self.offers is None and self.chosen is None
+        """Whether its block is still to be asked for; not again after a getPayload that found none."""
+        return not self.failed and not self.version
 
     @property
     def is_choosing(self) -> bool:
@@ -100,6 +104,7 @@ class SharedBuilds:
     def __init__(self, build_ids: Iterator[int]) -> None:
         self._ids = build_ids
         self._builds: OrderedDict[BuildId, SharedBuild] = OrderedDict()
+        self._numbers: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._builds)
@@ -145,10 +150,27 @@ class SharedBuilds:
         """The newest build that sequencers know by this id."""
         return next((each for each in reversed(self._builds.values()) if each.payload_id == payload_id), None)
 
+    def remember_block(self, call: NewPayload) -> None:
+        """A block that a sequencer showed us; the oldest is forgotten when there are too many."""
+        if call.block_hash is None or call.block_number is None:
+            return
+        self._numbers[call.block_hash] = call.block_number
+        if len(self._numbers) > MAX_NUMBERS:
+            self._numbers.popitem(last=False)
+
     def number_of(self, block_hash: str) -> int | None:
-        """The number of a block that was chosen here; None of others."""
+        """The number of a block that was chosen or shown here; None of others."""
         chosen = (each.chosen for each in self._builds.values() if each.chosen is not None)
-        return next((block.block_number for block in chosen if block.block_hash == block_hash), None)
+        found = next((block.block_number for block in chosen if block.block_hash == block_hash), None)
+        return self._numbers.get(block_hash) if found is None else found
+
+    def beyond(self, head: str, now: float) -> SharedBuild | None:
+        """A build that is not finished on a parent that is known to be higher than this block."""
+        number = self.number_of(head)
+        if number is None:
+            return None
+        parents = ((each, self.number_of(each.order.parent_hash)) for each in self._alive(now))
+        return next((each for each, parent in parents if parent is not None and parent > number), None)
 
     def _alive(self, now: float) -> list[SharedBuild]:
         return [each for each in self.unfinished() if now - each.started_at < BUILDING_S]
@@ -157,7 +179,11 @@ class SharedBuilds:
 def key_of(call: ForkchoiceUpdated) -> bytes:
     """Equal for equal head and attributes.
 
-    Two sequencers need not agree on what is safe and finalized, nor write their JSON in the same order.
+    Two sequencers need not agree on what is safe and finalized, nor write their JSON in the same order. Attributes
+    with a value that is not for us to read (a number out of range) are only equal byte for byte.
     """
-    elements = msgspec.json.decode(call.params)
-    return call.head.encode() + msgspec.json.encode(elements[1], order="sorted")
+    try:
+        elements = msgspec.json.decode(call.params)
+        return call.head.encode() + msgspec.json.encode(elements[1], order="sorted")
+    except MALFORMED:
+        return call.head.encode() + call.params

@@ -42,9 +42,14 @@ class Broadcast:
     async def run(self) -> None:
         """Run until cancelled. An error of the log propagates: there is nothing to serve without it."""
         clock = self._pace.clock
+        empty_through = 0
         while True:
-            await self._log.wait_past(self._hub.mark.position)
+            await self._log.wait_past(max(self._hub.mark.position, empty_through))
+            head = self._log.head
             batch = await self._next_batch()
+            if not batch:  # all of it lost its place to another host's branch, after it was shown without a majority
+                empty_through = head
+                continue
             begun = clock()
             await self._deliver(batch)
             self._hub.metrics.broadcast_seconds.observe(clock() - begun)
@@ -111,6 +116,9 @@ class Sweeper:
 
     async def sweep(self, now: float) -> None:
         """Do what is due, in slices: thousands may lag out at once, and closing 10,000 takes 30 ms."""
+        self._hub.note_lags()
+        await self._pace.give_way()
+        self._hub.warn_lagging()
         # 10,000 comparisons take half a millisecond.
         for session in self._hub.beyond_bound():
             self._hub.end_if_beyond(session, now)
@@ -118,12 +126,5 @@ class Sweeper:
                 await self._pace.give_way()
         for session in [session for session in self._hub.sessions if session.next_due_at <= now]:
             self._hub.sweep(session, now)
-            if self._pace.spent:
-                await self._pace.give_way()
-
-    async def close_all(self) -> None:
-        """Tell everybody that this host goes away, and where to go on elsewhere."""
-        for session in list(self._hub.sessions):
-            self._hub.go_away(session, trio.current_time())
             if self._pace.spent:
                 await self._pace.give_way()

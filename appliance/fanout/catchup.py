@@ -126,6 +126,7 @@ class CatchUp:
         self._spawn = spawn
         self._queue: deque[Session] = deque()
         self._queued = trio.Event()
+        self._searching = trio.Semaphore(1)  # of searches one at a time waits for a turn: they take the longest
 
     def add(self, session: Session, full: bool) -> None:
         """A session needs a writer. ``full``: its socket takes nothing now."""
@@ -215,7 +216,7 @@ class CatchUp:
             return
         decision, done = item.examined.decide(session.filter), False
         while not done and session.stage is not Stage.GONE:
-            async with self._turns.take():
+            async with self._searching, self._turns.take():
                 done = decision.run(self._turns.pace.clock, self._turns.pace.until)
 
     async def _take_turn(self, session: Session, backlog: deque[FrameSet]) -> Outcome:

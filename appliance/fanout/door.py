@@ -9,19 +9,19 @@ import trio
 
 from appliance.domain.errors import LogError, PrunedError
 from appliance.domain.positions import Located
-from appliance.fanout import handshake
 from appliance.fanout.answers import RETRY_AFTER, gone, refusal
 from appliance.fanout.api_keys import Grant
 from appliance.fanout.filters import FilterIndex
 from appliance.fanout.gate import Gate
-from appliance.fanout.handshake import NotAWebsocket
 from appliance.fanout.limits import Ticket
 from appliance.fanout.lookups import Lookups
 from appliance.fanout.ports import LogView
 from appliance.fanout.resume import BadRequest, SubscribeRequest, deflated, parse_query, repeated_name
 from appliance.fanout.routes import route
+from appliance.net import websocket_handshake as handshake
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, Upgrade
+from appliance.net.websocket_handshake import NotAWebsocket
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")

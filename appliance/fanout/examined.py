@@ -1,6 +1,7 @@
 """One log entry as filters see it: its contents, made once, and what they said of it."""
 
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -26,7 +27,8 @@ class Examined:
         self._entry = entry
         self._contents: Contents | None = None
         self._making: trio.Lock | None = None
-        self._verdicts: dict[Filter, bool] = {}
+        # A verdict goes with its filter: 30 KB each would stay here of those who come with another one every time.
+        self._verdicts: WeakKeyDictionary[Filter, bool] = WeakKeyDictionary()
 
     @property
     def ready(self) -> Contents | None:

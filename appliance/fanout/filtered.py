@@ -45,7 +45,11 @@ class Filtered:
         scan = Scan(self._hub.filters.addresses, contents)
         while not scan.run(self._pace.clock, self._pace.until):
             await self._pace.give_way()
-        return self._hub.filters.matching(contents, scan.hits)
+        found: set[Filter] = set()
+        for _ in self._hub.filters.matching(contents, scan.hits, found):
+            if self._pace.spent:
+                await self._pace.give_way()
+        return found
 
     async def pass_over(self, members: list[Session], before: Mark) -> None:
         """Move those who get nothing on to the end of the batch, as a `Round` does with those who get something."""

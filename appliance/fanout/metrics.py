@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from appliance.fanout.lag import LagDistribution
+
 
 class Tally(Collector):
     """A number under exactly the name that it is given.
@@ -73,6 +75,7 @@ class FanoutMetrics:
     broadcast_seconds: Histogram
     connections_by_app: AppTally
     subscribers_by_app: AppTally
+    lag: LagDistribution
 
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "FanoutMetrics":
@@ -91,7 +94,13 @@ class FanoutMetrics:
         now_by_app = AppTally("fanout_app_subscribers", "Subscribers connected now with the keys of an app")
         registry.register(by_app)
         registry.register(now_by_app)
-        return cls(**tallies, broadcast_seconds=seconds, connections_by_app=by_app, subscribers_by_app=now_by_app)
+        lag = LagDistribution(
+            "fanout_subscriber_lag", "Subscribers by how many entries they are behind, at the last sweep"
+        )
+        registry.register(lag)
+        return cls(
+            **tallies, broadcast_seconds=seconds, connections_by_app=by_app, subscribers_by_app=now_by_app, lag=lag
+        )
 
     def values(self) -> dict[str, int]:
         """All tallies by name."""

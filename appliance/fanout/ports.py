@@ -1,9 +1,11 @@
 """What fan-out needs of the flashblock log and of a socket, in its own terms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from appliance.domain.flashblocks import Entry
+from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.positions import Located, Resume
 
 
@@ -33,6 +35,32 @@ class LogView(Protocol):
         With ``skip_through`` set this host is behind what the subscriber has seen elsewhere: entries are
         passed over until the first one whose (block_number, index) is greater.
         """
+        ...
+
+
+class PayloadFacts(Protocol):
+    """What the log knows of a payload."""
+
+    @property
+    def block_number(self) -> int: ...
+
+
+class StateSource(Protocol):
+    """Where changes of payloads' states are heard of; the flashblock log is one."""
+
+    @property
+    def appended(self) -> int:
+        """The last position in the log, shown or not."""
+        ...
+
+    def watch_states(
+        self, on_state: Callable[[PayloadId, PayloadState, str | None], None], /
+    ) -> AbstractContextManager[None]:
+        """Call ``on_state`` with payload id, state and block hash after each change, while the block runs."""
+        ...
+
+    async def payload(self, payload_id: PayloadId, /) -> PayloadFacts | None:
+        """A payload that is held. Raises LogError."""
         ...
 
 

@@ -19,11 +19,12 @@ _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """Where to start, in which encoding, and what to leave out."""
+    """Where to start, in which encoding, what to leave out, and whether control messages are wanted."""
 
     resume: Resume
     variant: Variant
     filter: Filter | None = None
+    control: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ class _InvalidQueryError(Exception):
     pass
 
 
-_OWN_NAMES = frozenset({"block_number", "payload_id", "flashblock_index", "encoding", "addresses", "topics", "match"})
+_OWN_NAMES = frozenset(
+    {"block_number", "payload_id", "flashblock_index", "encoding", "control", "addresses", "topics", "match"}
+)
 
 
 def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
@@ -45,20 +48,20 @@ def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
 
     ``query`` is ``raw_query`` decoded.
     """
-    if raw_query.count("=") <= len(query):  # nearly always, and much cheaper to see
+    if raw_query.count("&") < len(query):  # as many parts as names: nearly always, and much cheaper to see
         return None
     names = Counter(name for name, _ in parse_qsl(raw_query, keep_blank_values=True))
     return next((name for name, times in names.items() if times > 1 and name in _OWN_NAMES), None)
 
 
 def parse_query(query: Mapping[str, str]) -> SubscribeRequest | BadRequest:
-    """Read `block_number`, `payload_id`, `flashblock_index`, `encoding` and the filter; other keys are ignored.
+    """Read `block_number`, `payload_id`, `flashblock_index`, `encoding`, `control` and the filter.
 
-    Numbers are decimal. Without `flashblock_index` the stream starts at index 0 of the block or payload
-    that is named, without either at index 0 of the current one (Base's publisher uses the same names).
+    Other keys are ignored. Numbers are decimal. Without `flashblock_index` the stream starts at index 0 of the
+    block or payload that is named, without either at index 0 of the current one (Base's publisher uses the same names).
     """
     try:
-        return SubscribeRequest(_resume(query), _variant(query), parse_filter(query))
+        return SubscribeRequest(_resume(query), _variant(query), parse_filter(query), _control(query))
     except (_InvalidQueryError, InvalidFilterError) as error:
         return BadRequest(str(error))
 
@@ -111,3 +114,10 @@ def _variant(query: Mapping[str, str]) -> Variant:
     if chosen is None:
         raise _InvalidQueryError(f"encoding must be {' or '.join(_ENCODINGS)}")
     return chosen
+
+
+def _control(query: Mapping[str, str]) -> bool:
+    text = query.get("control", "0")
+    if text not in ("0", "1"):
+        raise _InvalidQueryError("control must be 0 or 1")
+    return text == "1"

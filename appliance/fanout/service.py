@@ -8,7 +8,7 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Final
 
@@ -21,15 +21,18 @@ from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
 from appliance.fanout.catchup import CatchUp
 from appliance.fanout.door import Admitted, Door
+from appliance.fanout.drain import LAST_BROADCAST_S, send_away
 from appliance.fanout.frames import RunSync
 from appliance.fanout.framesets import FrameCache
 from appliance.fanout.gate import Gate
-from appliance.fanout.hub import Hub, HubSettings
+from appliance.fanout.herald import Herald
+from appliance.fanout.hub import NO_LONGER_ADMITTED, Hub, HubSettings
 from appliance.fanout.limits import Admission, ClientAddress
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics
-from appliance.fanout.pacing import Clock
-from appliance.fanout.ports import LogView
+from appliance.fanout.notices import Notices
+from appliance.fanout.pacing import Clock, Pace
+from appliance.fanout.ports import LogView, StateSource
 from appliance.fanout.session import Session
 from appliance.fanout.subscriber import abandon, converse, prepare_socket
 from appliance.fanout.turns import Turns
@@ -39,7 +42,6 @@ from appliance.telemetry.logging import get_logger
 log = get_logger("fanout")
 
 HTTP_IDLE_S: Final = 5.0  # a subscriber asks at once; who holds a connection silently takes it from others
-LAST_BROADCAST_S: Final = 1.0  # for what is committed when the host stops; then subscribers are closed without it
 SPARE_CONNECTIONS: Final = 256  # for health checks, and for saying no in words
 
 
@@ -58,7 +60,13 @@ class FanoutSettings:
     ping_interval_s: float = 15.0
     pong_timeout_s: float = 30.0
     close_timeout_s: float = 3.0
-    drain_timeout_s: float = 5.0
+    drain_s: float = 5.0  # over which all are sent away at the end
+    drain_timeout_s: float = 5.0  # after that, for the last ones' closing
+
+    @property
+    def stop_s(self) -> float:
+        """How long the end takes at most."""
+        return LAST_BROADCAST_S + self.drain_s + self.drain_timeout_s
 
     @property
     def sweep_tick_s(self) -> float:
@@ -75,6 +83,7 @@ class Fanout:
         log_view: LogView,
         metrics: FanoutMetrics,
         *,
+        states: StateSource | None = None,
         run_sync: RunSync = trio.to_thread.run_sync,
         clock: Clock = perf_counter,
         jitter: Callable[[], float] = random.random,
@@ -82,6 +91,7 @@ class Fanout:
         self._settings = settings
         self._log = log_view
         self._metrics = metrics
+        self._states = states
         self._run_sync = run_sync
         self._clock = clock
         self._jitter = jitter  # spreads the pings of subscribers that came together; 0 to 1
@@ -102,7 +112,10 @@ class Fanout:
         stopping: trio.Event,
         task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until ``stopping`` is set, then close everybody with 1001. ``started`` gets the server."""
+        """Serve until ``stopping`` is set, then send everybody away with 1001, at most ``drain_s`` long.
+
+        Meanwhile requests are answered with 503. ``started`` gets the server.
+        """
         async with trio.open_nursery() as workers:
             turns = Turns(self._clock)
             hub, broadcast = await self._create_hub(workers, turns)
@@ -110,10 +123,54 @@ class Fanout:
             sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
             workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
-            workers.start_soon(self._close_all_when, stopping, broadcast, sweeper)
-            server = self._server = self._create_server(hub, listener, stopping, turns)
+            if self._states is not None:
+                await workers.start(Herald(hub, broadcast, self._states, self._clock).run)
+            drained = trio.Event()
+            workers.start_soon(self._drain_when, stopping, broadcast, hub, drained)
+            server = self._server = self._create_server(hub, listener, stopping, drained, turns)
             await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
+
+    async def reload(self, settings: FanoutSettings) -> None:
+        """Take over the keys and the limits, and close with 1008 who came with a key that is none any more.
+
+        Other settings stay. Limits that are lower now close nobody.
+        """
+        self._settings = replace(
+            self._settings,
+            max_subscribers=settings.max_subscribers,
+            max_per_ip=settings.max_per_ip,
+            api_keys=settings.api_keys,
+            public_access=settings.public_access,
+        )
+        self._gate.change(
+            settings.api_keys,
+            public=settings.public_access,
+            max_subscribers=settings.max_subscribers,
+            max_per_ip=settings.max_per_ip,
+        )
+        if self._server is not None:
+            self._server.change_max_connections(settings.max_subscribers + SPARE_CONNECTIONS)
+        if self._hub is not None:
+            await self._close_strangers(self._hub)
+
+    async def _close_strangers(self, hub: Hub) -> None:
+        pace, closed = Pace(self._clock), 0
+        for session in list(hub.sessions):
+            closed += self._close_stranger(hub, session)
+            if pace.spent:
+                await pace.give_way()
+        if closed:
+            log.warning("subscribers closed: their keys are not valid any more", subscribers=closed)
+
+    def _close_stranger(self, hub: Hub, session: Session) -> bool:
+        grant = self._grants.get(session)
+        if self._gate.keys.holds(grant):
+            return False
+        hub.close(
+            session, NO_LONGER_ADMITTED, "API key needed" if grant is None else "API key removed", trio.current_time()
+        )
+        return True
 
     async def _create_hub(self, workers: trio.Nursery, turns: Turns) -> tuple[Hub, Broadcast]:
         settings, log_view = self._settings, self._log
@@ -137,7 +194,9 @@ class Fanout:
         workers.start_soon(catch_up.run)
         return hub, Broadcast(hub, log_view, cache, turns, self._run_sync)
 
-    def _create_server(self, hub: Hub, listener: socket.socket, stopping: trio.Event, turns: Turns) -> HttpServer:
+    def _create_server(
+        self, hub: Hub, listener: socket.socket, stopping: trio.Event, drained: trio.Event, turns: Turns
+    ) -> HttpServer:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
             await self._serve(hub, stopping, admitted, connection, data)
 
@@ -151,19 +210,20 @@ class Fanout:
                 max_body_bytes=1024,
                 idle_timeout_s=HTTP_IDLE_S,
             ),
-            stopping=stopping,
+            stopping=drained,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="fanout",
             accept_turn=turns.take,
+            may_connect=self._gate.may_connect,
         )
 
-    async def _close_all_when(self, stopping: trio.Event, broadcast: Broadcast, sweeper: Sweeper) -> None:
-        await stopping.wait()
+    async def _drain_when(self, stopping: trio.Event, broadcast: Broadcast, hub: Hub, drained: trio.Event) -> None:
+        await stopping.wait()  # the door says 503 from now on, also to health checks
         # What is committed now was promised: a flashblock of the last block may be the one that nobody repeats.
         with trio.move_on_after(LAST_BROADCAST_S):
             await broadcast.wait_delivered(self._log.head)
-        log.info("closing all subscribers", subscribers=self._gate.admission.taken)
-        await sweeper.close_all()
+        await send_away(hub, self._settings.drain_s, self._clock)
+        drained.set()
 
     async def _serve(
         self, hub: Hub, stopping: trio.Event, admitted: Admitted, connection: Connection, data: bytes
@@ -175,7 +235,7 @@ class Fanout:
         try:
             prepare_socket(connection.socket)
             with trio.CancelScope() as scope:
-                session = self._create_session(connection.socket, admitted, scope)
+                session = self._create_session(hub, connection.socket, admitted, scope)
                 with self._counted(session, admitted.grant):
                     await self._attend(hub, stopping, session, connection.socket, data)
         finally:
@@ -199,6 +259,7 @@ class Fanout:
     async def _attend(self, hub: Hub, stopping: trio.Event, session: Session, sock: socket.socket, data: bytes) -> None:
         hub.attach(session)
         try:
+            self._close_stranger(hub, session)  # its key may have gone while it was let in
             if stopping.is_set():  # it came in while the others were being closed
                 hub.go_away(session, trio.current_time())
             await converse(hub, session, sock, data)
@@ -207,17 +268,21 @@ class Fanout:
             if not session.close_sent:
                 abandon(sock)
 
-    def _create_session(self, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
-        located = admitted.located
-        return Session(
+    def _create_session(self, hub: Hub, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
+        located, request = admitted.located, admitted.request
+        session = Session(
             sock,
-            admitted.request.variant,
-            Mark(located.position, _key_of(admitted.request.resume)),
+            request.variant,
+            Mark(located.position, _key_of(request.resume)),
             located.skip_through,
             next_ping_at=trio.current_time() + self._jitter() * self._settings.ping_interval_s,
             drop=scope.cancel,
-            wanted=admitted.request.filter,
+            wanted=request.filter,
         )
+        if request.control:
+            behind = max(0, hub.mark.position - located.position)
+            session.notices = Notices(hub.board, request.resume, located.position, behind)
+        return session
 
     def statistics(self) -> dict[str, object]:
         """For the admin plane: where the subscribers stand, the limits, what was counted."""

@@ -9,8 +9,8 @@
 
 Frames must not interleave. The rule that keeps them apart: bytes that the kernel did not take become the
 *tail*; while there is a tail nothing else is written, and control frames wait in one place each (the
-latest pong, one ping, one close), so a subscriber can fill nothing. Only a writer task waits for the
-socket; everybody else writes at once or leaves it to that task.
+latest pong, one ping, one close; for notices a number on a board), so a subscriber can fill nothing. Only a
+writer task waits for the socket; everybody else writes at once or leaves it to that task.
 
 Pure: the socket is anything with a non-blocking `send`, time comes in as ``now`` (monotonic seconds).
 """
@@ -23,6 +23,7 @@ from appliance.fanout import frames
 from appliance.fanout.filters import Filter
 from appliance.fanout.frames import Variant
 from appliance.fanout.marks import Mark, describe
+from appliance.fanout.notices import Notices
 from appliance.fanout.ports import Wire
 
 
@@ -69,6 +70,7 @@ class Session:
         "mark",
         "next_due_at",
         "next_ping_at",
+        "notices",
         "skip",
         "stage",
         "variant",
@@ -92,6 +94,7 @@ class Session:
         self.skip = skip
         self.drop = drop
         self.filter = wanted
+        self.notices: Notices | None = None
         self.stage = Stage.CATCHING_UP
         self.has_writer = False
         self.allowed_lag = 0
@@ -175,6 +178,8 @@ class Session:
             data += frames.PING
         if self._close is not None:
             data += self._close
+        elif self.notices is not None and self.stage is not Stage.CLOSING:
+            data += self.notices.take(self.mark.position)
         self._pong, self._ping, self._close = None, False, None
         return memoryview(data) if data else None
 

@@ -72,6 +72,7 @@ def assemble(
         prev_randao=base.prev_randao,
         gas_limit=int(base.gas_limit, 16),
         withdrawals=tuple(bytes(withdrawal) for diff in diffs for withdrawal in diff.withdrawals),
+        extra_data=base.extra_data,
     )
 
 

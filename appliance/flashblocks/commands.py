@@ -110,5 +110,18 @@ class Sealed:
     missing: int
 
 
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """getPayload came for a build that began at ``since``: so many of its flashblocks were ``shown``.
+
+    ``builders`` are those that took part; ``reason`` is why nothing was shown, in words.
+    """
+
+    since: float
+    builders: tuple[str, ...]
+    shown: int
+    reason: str
+
+
 LogCommand = Append | SetState | Evidence
-Command = Validate | LogCommand | Dropped | Paused | Sealed | Fate
+Command = Validate | LogCommand | Dropped | Paused | Sealed | Fate | Fenced

@@ -42,6 +42,7 @@ class FlashblockMetrics:
     publish_seconds: Histogram
     landed: Counter
     payloads_dropped: Counter
+    stream_healthy: Gauge
 
     @classmethod
     def create(cls, registry: CollectorRegistry) -> "FlashblockMetrics":
@@ -128,6 +129,11 @@ class FlashblockMetrics:
             ),
             landed=Counter(
                 "flashblocks_landed", "Payloads shown to subscribers whose block became head", registry=registry
+            ),
+            stream_healthy=Gauge(
+                service + "stream_healthy",
+                "0 while block after block is built without a flashblock being shown",
+                registry=registry,
             ),
             payloads_dropped=Counter(
                 "flashblocks_dropped", "Payloads shown to subscribers whose block did not", registry=registry

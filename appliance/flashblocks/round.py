@@ -19,12 +19,14 @@ class Round:
 
     ``lead`` is the stream that is being validated or published; it is the ``owner`` from the moment its
     flashblock 0 is handed to the log, and then no other builder's stream can replace it (sticking).
-    ``handed`` counts the flashblocks given to the log, which is the moment that cannot be taken back.
+    ``handed`` counts the flashblocks given to the log, which is the moment that cannot be taken back. ``since`` is when
+    it began, in the clock's seconds.
     """
 
     parent_hash: str
     timestamp: int
     builders: tuple[str, ...]
+    since: float = 0.0
     builds: set[BuildId] = field(default_factory=set)
     live: set[BuildId] = field(default_factory=set)
     streams: dict[str, BuilderStream] = field(default_factory=dict)
@@ -95,6 +97,17 @@ class Round:
             return PayloadState.DROPPED
         reached = block_number is not None and block_number >= (self.block_number or 0)
         return PayloadState.DROPPED if reached else None
+
+    def silence(self) -> str:
+        """Why nothing was shown, in words."""
+        if self.paused is not None:
+            return f"the stream is paused ({self.paused})"
+        refused = [f"{name}: {stream.refused}" for name, stream in self.streams.items() if stream.refused]
+        if refused:
+            return ", ".join(refused)
+        if not any(stream.next_index for stream in self.streams.values()):
+            return "no flashblock came"
+        return "none was validated in time" if self.confirmed else "the execution client has not confirmed the build"
 
     def release(self) -> None:
         """Forget the flashblocks: after the fence only their block hashes matter."""

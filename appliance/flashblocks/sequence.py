@@ -32,6 +32,7 @@ from appliance.flashblocks.commands import (
     Dropped,
     Evidence,
     Fate,
+    Fenced,
     Paused,
     Reason,
     Sealed,
@@ -88,7 +89,7 @@ class FlashblockSequence:
         while len(self._rounds) >= MAX_ROUNDS:
             self._forget(self._rounds.pop(0))
         ids = {build.build_id}
-        started = Round(build.parent_hash.lower(), build.timestamp, build.builders, ids, set(ids))
+        started = Round(build.parent_hash.lower(), build.timestamp, build.builders, now, ids, set(ids))
         self._rounds.append(started)
         self._builds[build.build_id] = started
         self._current = started
@@ -124,6 +125,8 @@ class FlashblockSequence:
         found = self._builds.get(build_id)
         if found is None:
             return None
+        if not found.fenced:
+            self._commands.append(Fenced(found.since, tuple(found.streams), found.handed, found.silence()))
         self._fence(found)
         return found.sealed
 

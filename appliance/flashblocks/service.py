@@ -4,11 +4,13 @@ The engine calls the synchronous methods; none of them waits. Behind them one ta
 order, and each validation has a task of its own (the machine allows one per round).
 """
 
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Final
 
 import trio
@@ -16,6 +18,7 @@ import trio
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import EquivocationError, LogError, RemoteError, UnavailableError
 from appliance.domain.flashblocks import Entry, Flashblock
+from appliance.domain.health import HealthFact
 from appliance.domain.payloads import BuildId, PayloadId, PayloadState, PayloadStatus
 from appliance.flashblocks.commands import (
     Append,
@@ -23,6 +26,7 @@ from appliance.flashblocks.commands import (
     Dropped,
     Evidence,
     Fate,
+    Fenced,
     LogCommand,
     Paused,
     Reason,
@@ -34,6 +38,7 @@ from appliance.flashblocks.ingest import DATA_TIMEOUT_S, BuilderSource, Ingest
 from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.ports import BlockValidator, Build, Connect, FlashblockSink
 from appliance.flashblocks.sequence import FlashblockSequence
+from appliance.flashblocks.stream_health import MIN_BUILDING_S, StreamHealth
 from appliance.flashblocks.unfinished import MAX_UNFINISHED, Unfinished
 from appliance.net.websocket_client import messages
 from appliance.telemetry.logging import get_logger
@@ -43,6 +48,12 @@ log = get_logger("flashblocks")
 
 DRAIN_S: Final = 1.0
 """How long, in seconds, the end waits for a log that is slow: subscribers are to be told to leave after it."""
+
+PAUSED_EVERY_S: Final = 1.0
+"""The shortest time between two warnings about streams of one builder that subscribers do not follow."""
+
+MAX_FRAMES_PER_S: Final = 1000.0
+"""A builder sends some ten; a large message in fragments of 4 KiB has fifty. A thousand cost 5 % of a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,7 @@ class FlashblockSettings:
     pong_timeout_s: float = 1.5
     connect_timeout_s: float = 5.0
     data_timeout_s: float = DATA_TIMEOUT_S
+    min_building_s: float = MIN_BUILDING_S
 
 
 class FlashblockService:
@@ -81,6 +93,8 @@ class FlashblockService:
         self._metrics = metrics
         self._clock = clock
         self._execution = settings.execution
+        self._health = StreamHealth([source.name for source in sources], settings.min_building_s)
+        metrics.stream_healthy.set(1)
         connect = connect or _connector(settings, tls=_tls_for(sources))
         self._ingests = {
             source.name: Ingest(
@@ -100,6 +114,7 @@ class FlashblockService:
         self._log_wakeup = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._recovered = False
+        self._paused_at: dict[str, float] = {}  # of the last warning, by builder
 
     async def run(
         self,
@@ -184,6 +199,12 @@ class FlashblockService:
         self._sequence.head_changed(block_hash, block_number)
         self._carry_out()
 
+    def health(self) -> HealthFact:
+        """Whether subscribers are shown flashblocks of the blocks that are built here."""
+        fact = self._health.fact(self._connected(), self._clock())
+        self._metrics.stream_healthy.set(fact.healthy)
+        return fact
+
     # What the builders send.
 
     def flashblock_received(self, builder: str, flashblock: Flashblock) -> None:
@@ -212,12 +233,34 @@ class FlashblockService:
                 _log_dropped(command)
             case Paused():
                 self._metrics.count_paused(command)
-                _log_paused(command)
+                self._log_paused(command)
             case Sealed():
                 self._metrics.count_sealed(command)
             case Fate():
                 self._metrics.count_fate(command)
                 _log_fate(command)
+            case Fenced():
+                self._fenced(command)
+
+    def _log_paused(self, note: Paused) -> None:
+        """One warning a second for each builder: it can invent payloads faster than anybody reads."""
+        now = self._clock()
+        is_news = note.published or now - self._paused_at.get(note.builder, -inf) >= PAUSED_EVERY_S
+        self._paused_at[note.builder] = now if is_news else self._paused_at[note.builder]
+        level = logging.WARNING if is_news else logging.DEBUG
+        fields = {"builder": note.builder, "payload_id": note.payload_id, "index": note.index}
+        log.log(level, "flashblock stream paused", reason=str(note.reason), published=note.published, **fields)
+
+    def _fenced(self, build: Fenced) -> None:
+        if self._health.fenced(build, self._connected(), self._clock()):
+            fact = self.health()
+            if fact.healthy:
+                log.info("flashblock stream is healthy again", reason=fact.reason)
+            else:
+                log.warning("flashblock stream is unhealthy", reason=fact.reason)
+
+    def _connected(self) -> int:
+        return sum(ingest.is_connected for ingest in self._ingests.values())
 
     async def _feed_log(self) -> None:
         while True:
@@ -318,6 +361,7 @@ def _connector(settings: FlashblockSettings, *, tls: ssl.SSLContext | None) -> C
         pong_timeout_s=settings.pong_timeout_s,
         connect_timeout_s=settings.connect_timeout_s,
         max_message_bytes=MAX_MESSAGE_BYTES,
+        max_frames_per_s=MAX_FRAMES_PER_S,
         ssl_context=tls,
     )
 
@@ -341,7 +385,7 @@ def _unfinished(entry: Entry) -> Unfinished:
 
 def _log_fate(note: Fate) -> None:
     if note.state is PayloadState.LANDED:
-        log.debug("payload landed", payload_id=note.payload_id, number=note.block_number)
+        log.info("payload landed", payload_id=note.payload_id, number=note.block_number)
     else:
         log.warning("payload dropped", payload_id=note.payload_id, number=note.block_number)
 
@@ -354,15 +398,4 @@ def _log_dropped(note: Dropped) -> None:
         payload_id=note.payload_id,
         index=note.index,
         count=note.count,
-    )
-
-
-def _log_paused(note: Paused) -> None:
-    log.warning(
-        "flashblock stream paused",
-        reason=str(note.reason),
-        builder=note.builder,
-        payload_id=note.payload_id,
-        index=note.index,
-        published=note.published,
     )

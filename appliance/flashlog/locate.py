@@ -102,7 +102,8 @@ def _after_unknown_payload(index: LogIndex, resume: AfterPayload) -> Located:
     if mark is not None and mark.payload_id == resume.payload_id and resume.index >= mark.index:
         return Located(mark.position)
     number = index.waiting(resume.payload_id)
-    if number is None and resume.block_number is not None and _is_ahead(index, resume.block_number):
+    was_here = mark is not None and mark.payload_id == resume.payload_id
+    if number is None and not was_here and resume.block_number is not None and _is_ahead(index, resume.block_number):
         number = resume.block_number
     if number is not None:
         return Located(index.head, skip_through=(number, resume.index))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from appliance.domain.lb_nodes import AddedNode
 from appliance.domain.modes import ExecutionMode, ModeChange
 from appliance.flashlog.connection import connect, transaction, translated
 from appliance.flashlog.schema import STATE, identify, migrate
@@ -48,9 +49,7 @@ class OperatorState:
 
     def add_mode_change(self, change: ModeChange) -> None:
         """Keep one throw of the switch; it is on disk when this returns. LogError when the disk refuses."""
-        with translated("create", self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._opened("write") as connection, transaction(connection):
+        with self._written() as connection:
             connection.execute(
                 "INSERT INTO mode_changes (mode, before, at, who) VALUES (?, ?, ?, ?)",
                 (change.mode.value, change.before.value, change.at, change.who),
@@ -58,6 +57,37 @@ class OperatorState:
             connection.execute(
                 "DELETE FROM mode_changes WHERE id <= (SELECT max(id) FROM mode_changes) - ?", (MAX_CHANGES,)
             )
+
+    def lb_nodes(self) -> list[AddedNode]:
+        """The load balancer's added nodes, the oldest first; LogError for a file that cannot be read."""
+        with translated("read", self.path):
+            if not self.path.exists():
+                return []
+        with self._opened("read") as connection:
+            rows = connection.execute("SELECT url, workers, at, who FROM lb_nodes ORDER BY at, url").fetchall()
+        return [AddedNode(*row) for row in rows]
+
+    def keep_lb_node(self, node: AddedNode) -> None:
+        """Keep an added node, in the place of an older one with its URL. LogError when the disk refuses."""
+        with self._written() as connection:
+            connection.execute(
+                "INSERT INTO lb_nodes (url, workers, at, who) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (url) DO UPDATE SET workers = excluded.workers, at = excluded.at, who = excluded.who",
+                (node.url, node.workers, node.at, node.who),
+            )
+
+    def forget_lb_node(self, url: str) -> None:
+        """Keep an added node no longer. LogError when the disk refuses."""
+        with self._written() as connection:
+            connection.execute("DELETE FROM lb_nodes WHERE url = ?", (url,))
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; on disk afterwards."""
+        with translated("create", self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._opened("write") as connection, transaction(connection):
+            yield connection
 
     @contextlib.contextmanager
     def _opened(self, doing: str) -> Iterator[sqlite3.Connection]:

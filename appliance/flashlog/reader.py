@@ -83,6 +83,34 @@ class Reader:
         with translated("read", self.path):
             return rows.closed_at(self._connection, payload_id)
 
+    def recovering(self) -> bool:
+        """Whether this log has not voted yet."""
+        with translated("read", self.path):
+            (found,) = self._connection.execute("SELECT recovering FROM replication").fetchone()
+            return bool(found)
+
+    def given_through(self) -> int:
+        """The last position that was ever given; 0 in a log that never held anything."""
+        with translated("read", self.path):
+            row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
+            return int(row[0]) if row else 0
+
+    def closed(self) -> list[tuple[PayloadId, int]]:
+        """Every tombstone, oldest first; the store bounds them."""
+        with translated("read", self.path):
+            found = self._connection.execute("SELECT payload_id, at FROM closed ORDER BY id")
+            return [(PayloadId(row[0]), row[1]) for row in found]
+
+    def settled(self, limit: int) -> list[tuple[PayloadId, PayloadState, str | None]]:
+        """What became of the newest ``limit`` payloads that are no longer being built, in log order."""
+        with translated("read", self.path):
+            found = self._connection.execute(
+                "SELECT payload_id, state, block_hash FROM payloads WHERE state <> 'building'"
+                " ORDER BY first_position DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+            return [(PayloadId(row[0]), PayloadState(row[1]), row[2]) for row in reversed(found)]
+
     def locate(self, resume: Resume, head: int) -> Located:
         """Where ``resume`` goes on, by the rule of the module `locate`."""
         with translated("read", self.path), transaction(self._connection, "DEFERRED"):

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +17,7 @@ from appliance.domain.errors import LogError
 from appliance.domain.flashblocks import Entry, Flashblock
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.positions import Located, Resume
-from appliance.domain.replicas import Cursor, Receipt, Record, Replaced, Replica
+from appliance.domain.replicas import Cursor, Receipt, Record, Replaced, Replica, Verdict
 from appliance.flashlog import replica_jobs
 from appliance.flashlog.commit_point import CommitPoint
 from appliance.flashlog.files import OpenedLog, open_files
@@ -67,6 +67,7 @@ class FlashLog:
         self._housekeeping = housekeeping
         self._metrics = metrics
         self._clock = clock
+        self._cursors: dict[str, Cursor] = {}  # one for each peer that was followed since the last transaction
         self._branches: OrderedDict[PayloadId, tuple[int, bytes]] = OrderedDict()  # the last index, its prefix
         metrics.file_bytes.set_function(lambda: sum(files.sizes().values()))
 
@@ -102,16 +103,28 @@ class FlashLog:
             self._branches.popitem(last=False)
 
     async def _write(self, work: Callable[[Store], T], size: int = 0) -> T:
-        """Submit a job; a replicated log's commit point is made durable along with it."""
+        """Submit a job; a replicated log's commit point and cursors are made durable along with it."""
         if self._state.commit_on_append:
             return await self._writer.submit(work, size)
-        committed = self.head
+        note = self.progress_note()
 
-        def work_after_commit(store: Store) -> T:
-            replica_jobs.note_committed(store, committed)
+        def work_and_note(store: Store) -> T:
+            note(store)
             return work(store)
 
-        return await self._writer.submit(work_after_commit, size)
+        return await self._writer.submit(work_and_note, size)
+
+    def progress_note(self) -> Callable[[Store], None]:
+        """A job that makes durable what may lag behind: how far this log is committed, and others were followed."""
+        committed, cursors = self._state.committed, self._cursors
+        self._cursors = {}
+
+        def note(store: Store) -> None:
+            replica_jobs.note_committed(store, committed)
+            for peer, cursor in cursors.items():
+                replica_jobs.set_cursor(store, peer, cursor)
+
+        return note
 
     async def set_state(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None = None) -> None:
         """Record what became of a payload; LogError where the log does not know it or it cannot go back."""
@@ -124,14 +137,33 @@ class FlashLog:
 
     # --- other hosts ---
 
-    async def append_from(self, peer: str, replicas: Sequence[Replica], cursor: Cursor | None) -> list[Receipt]:
+    async def append_from(
+        self, peer: str, replicas: Sequence[Replica], cursor: Cursor | None, late: Collection[int] = frozenset()
+    ) -> list[Receipt]:
         """Take entries of ``peer``'s log, in its order, and note ``cursor``, in one transaction; a receipt for each.
 
-        When it returns all of that is on disk. LogError when the disk refuses: then nothing has happened.
+        What is new at the positions ``late`` is not taken, but closes its payload at that index.
+
+        When it returns all entries are on disk. LogError when the disk refuses: then nothing has happened. Where all of
+        them are here already, as every entry is that a second peer brings, nothing is written now: the cursor waits
+        for the next transaction. It may lag behind, since what comes twice is held.
         """
+        known = self._known(replicas)
+        if known is not None:
+            if cursor is not None:
+                self._cursors[peer] = cursor
+            await trio.lowlevel.checkpoint()
+            return known
+        if cursor is not None:
+            self._cursors.pop(peer, None)
         size = sum(len(replica.body or b"") for replica in replicas)
-        received = await self._write(lambda store: replica_jobs.append_from(store, peer, replicas, cursor), size)
+        received = await self._write(lambda store: replica_jobs.append_from(store, peer, replicas, cursor, late), size)
         return list(received.receipts)
+
+    def _known(self, replicas: Sequence[Replica]) -> list[Receipt] | None:
+        positions = [self._state.held(replica) for replica in replicas]
+        receipts = [Receipt(Verdict.HELD, position) for position in positions if position is not None]
+        return receipts if len(receipts) == len(positions) else None
 
     async def replace(
         self,
@@ -148,11 +180,21 @@ class FlashLog:
         refused before is fetched again.
         """
         size = sum(len(replica.body or b"") for replica in with_)
+        for host in cursors or {}:
+            self._cursors.pop(host, None)
         return self._replaced(
             await self._write(
                 lambda store: replica_jobs.replace(store, payload_id, from_index, peer, with_, cursors or {}), size
             )
         )
+
+    async def requeue(self, payload_id: PayloadId, from_index: int) -> None:
+        """Give a payload's entries from an index on new positions at the end; none of them may have been shown."""
+        await self._write(lambda store: replica_jobs.requeue(store, payload_id, from_index))
+
+    async def renew(self) -> None:
+        """Be another log to other hosts, without a vote: a peer has seen more of this one than it has."""
+        self.log_id = await self._write(replica_jobs.renew)
 
     async def close_payload(self, payload_id: PayloadId, at: int) -> Replaced:
         """End a payload before index ``at`` for good: what is held from there on becomes evidence."""
@@ -177,15 +219,43 @@ class FlashLog:
 
     async def set_cursor(self, peer: str, cursor: Cursor) -> None:
         """Note how far ``peer``'s log was followed, apart from entries."""
+        self._cursors.pop(peer, None)
         await self._write(lambda store: replica_jobs.set_cursor(store, peer, cursor))
 
     async def cursor_of(self, peer: str) -> Cursor | None:
         """How far ``peer``'s log was followed; None for one that never was."""
+        if peer in self._cursors:
+            return self._cursors[peer]
         return await self._readers.query(lambda reader: reader.cursor_of(peer))
 
     async def closed_at(self, payload_id: PayloadId) -> int | None:
         """The index from which a payload takes nothing more; None where it is not closed."""
         return await self._readers.query(lambda reader: reader.closed_at(payload_id))
+
+    async def recovering(self) -> bool:
+        """Whether this log has not voted yet."""
+        return await self._readers.query(lambda reader: reader.recovering())
+
+    async def set_recovering(self, *, recovering: bool) -> None:
+        """Make it durable that this host must not vote, or that it may again."""
+        await self._write(lambda store: replica_jobs.set_recovering(store, recovering=recovering))
+
+    async def closed(self) -> list[tuple[PayloadId, int]]:
+        """Every payload that was closed, with the index, oldest first."""
+        return await self._readers.query(lambda reader: reader.closed())
+
+    async def settled(self, limit: int) -> list[tuple[PayloadId, PayloadState, str | None]]:
+        """What became of the newest ``limit`` payloads that are no longer being built, in log order."""
+        return await self._readers.query(lambda reader: reader.settled(limit))
+
+    async def given_through(self) -> int:
+        """The last position that was ever given, also where nothing is any more."""
+        return await self._readers.query(lambda reader: reader.given_through())
+
+    async def pruned_through(self) -> int:
+        """The last position that retention has removed; 0 for none."""
+        mark = await self._readers.query(lambda reader: reader.mark())
+        return mark.position if mark else 0
 
     def recent_records(self, after: int, limit: int) -> list[Record] | None:
         """Up to ``limit`` records after ``after`` from memory, committed or not; None where they are older."""
@@ -220,9 +290,19 @@ class FlashLog:
         """Last position on this host's disk; ``head`` follows at once unless ``commit_on_append`` is off."""
         return self._state.point.appended
 
+    @property
+    def committed(self) -> int:
+        """Last position that is committed; ``head`` is beyond it only where the operators want to show more."""
+        return self._state.committed
+
     def commit_through(self, position: int) -> None:
-        """Make everything up to ``position`` visible, as far as it is on disk."""
+        """Make everything up to ``position`` committed and visible, as far as it is on disk."""
+        self._state.commit_through(position)
+
+    def show_through(self, position: int) -> None:
+        """Make everything up to ``position`` visible, committed or not, until the next start."""
         self._state.point.commit_through(position)
+        self._state.show()
 
     async def wait_past(self, position: int) -> None:
         """Return when ``head`` > ``position``; LogError when the log is closed first."""
@@ -269,6 +349,7 @@ class FlashLog:
         return {
             "log_id": self.log_id,
             "head": self.head,
+            "committed_position": self.committed,
             "appended_position": self.appended,
             **asdict(state.totals),
             **self._files.sizes(),
@@ -320,7 +401,8 @@ async def open_flashlog(
             try:
                 yield log
             finally:
-                _post_commit_point(writer, state)
+                if not commit_on_append:
+                    writer.post(log.progress_note())  # a log that is closed in order starts where it ended
                 writer.close()
                 state.point.close()
                 nursery.cancel_scope.cancel()  # the writer is shielded: it ends when its queue is empty
@@ -340,10 +422,3 @@ def _state_of(opened: OpenedLog, limits: TailLimits, metrics: FlashlogMetrics, *
         metrics,
         commit_on_append=commit_on_append,
     )
-
-
-def _post_commit_point(writer: Writer, state: LogState) -> None:
-    """A log that is closed in order starts where it ended."""
-    committed = state.point.committed
-    if not state.commit_on_append:
-        writer.post(lambda store: replica_jobs.note_committed(store, committed))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from appliance.domain.errors import EquivocationError, OutOfOrderError
 from appliance.domain.flashblocks import Entry
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.domain.replicas import Record, Verdict
+from appliance.domain.replicas import Record, Replica, Verdict
 from appliance.flashlog.commit_point import CommitPoint
 from appliance.flashlog.metrics import FlashlogMetrics
 from appliance.flashlog.replica_jobs import BranchChange, Received, Removal
@@ -17,6 +17,9 @@ from appliance.flashlog.store import Appended, Removed, StateSet
 from appliance.flashlog.tail import Tail
 
 OnState = Callable[[PayloadId, PayloadState, str | None], None]
+
+MAX_PLACES = 4096
+"""Entries whose prefixes are remembered: what one peer has brought comes from every other one a moment later."""
 
 
 class LogState:
@@ -36,6 +39,7 @@ class LogState:
         self.records = records
         self.point = point
         self.totals = totals
+        self.committed = point.committed
         self.appended = 0
         self.removed = Removed()
         self.equivocations = 0
@@ -45,7 +49,8 @@ class LogState:
         self.commit_on_append = commit_on_append
         self._metrics = metrics
         self._state_watchers: list[OnState] = []
-        self._show()
+        self._places: dict[tuple[PayloadId, int], tuple[bytes, int]] = {}
+        self.show()
 
     @contextlib.contextmanager
     def watch_states(self, on_state: OnState) -> Iterator[None]:
@@ -75,12 +80,24 @@ class LogState:
                 self.out_of_order += 1
                 self._metrics.out_of_order.inc()
         if self.commit_on_append:
-            self.point.commit_through(self.point.appended)
-        self._show()
+            self.commit_through(self.point.appended)
+        self.show()
+
+    def held(self, replica: Replica) -> int | None:
+        """The position of the same entry on the same branch, where memory has it; None says nothing."""
+        known = self._places.get((replica.payload_id, replica.index))
+        return known[1] if known and known[0] == replica.prefix else None
+
+    def _note_place(self, record: Record) -> None:
+        self._places[record.payload_id, record.index] = record.prefix, record.position
+        while len(self._places) > MAX_PLACES:
+            del self._places[next(iter(self._places))]
 
     def _note_record(self, record: Record) -> None:
         self.tail.extend([record.entry])
         self.records.extend([record])
+        if not self.commit_on_append:
+            self._note_place(record)
         self.point.append_through(record.position)
         self.appended += 1
         self.totals = replace(
@@ -101,6 +118,8 @@ class LogState:
 
     def _note_removal(self, removal: Removal) -> None:
         """A branch that lost: none of it was shown, but where the operators chose to show without a majority."""
+        gone = set(removal.positions)
+        self._places = {key: place for key, place in self._places.items() if place[1] not in gone}
         self.tail.discard(removal.positions)
         self.records.discard(removal.positions)
         self.replaced += removal.removed.entries
@@ -121,8 +140,15 @@ class LogState:
         self.removed += removed
         self.totals = left
         self._metrics.removed.inc(removed.entries)
-        self._show()
+        self.show()
 
-    def _show(self) -> None:
+    def commit_through(self, position: int) -> None:
+        """Everything up to ``position`` is committed, as far as it is on disk."""
+        self.committed = max(self.committed, min(position, self.point.appended))
+        self.point.commit_through(position)
+        self.show()
+
+    def show(self) -> None:
+        """Tell the metrics how far the log reaches."""
         self._metrics.head.set(self.point.committed)
         self._metrics.held_bytes.set(self.totals.bytes)

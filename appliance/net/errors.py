@@ -40,3 +40,7 @@ class ConnectionBroken(UnavailableError):
 
 class BadResponse(RemoteError, UnavailableError):
     """The answer breaks the protocol or a limit. Also a `RemoteError`: it is the other side's fault."""
+
+
+class AnswerTooLarge(BadResponse):
+    """The answer is larger than its receiver takes; asking again would not make it smaller."""

@@ -28,8 +28,8 @@ class Hangups:
         self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
 
     def forget(self, fd: int) -> None:
-        """Stop watching; to be called before ``fd`` is closed. Unknown ones are fine."""
-        if self._callbacks.pop(fd, None) is not None:
+        """Stop watching; to be called before ``fd`` is closed. Unknown ones are fine, also after the end of `run`."""
+        if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 
     async def run(self) -> None:

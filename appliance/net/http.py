@@ -1,10 +1,16 @@
 """HTTP messages as the server, the client and every handler see them: plain values, no I/O."""
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar, overload
 from urllib.parse import parse_qsl
 
 import msgspec
+
+if TYPE_CHECKING:
+    from appliance.net.early_answer import EarlyAnswer
+
+_T = TypeVar("_T")
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 """What callers may write for headers; names in any case."""
@@ -18,10 +24,13 @@ class Headers(Mapping[str, str]):
     the path of every request.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_lines", "_values")
 
-    def __init__(self, items: HeaderItems = ()) -> None:
-        self._values: dict[str, str] = {}
+    def __init__(self, items: HeaderItems = (), adopted: dict[str, str] | None = None) -> None:
+        self._lines: bytes | None = None
+        self._values: dict[str, str] = {} if adopted is None else adopted
+        if adopted is not None:
+            return  # several times for each message: not even asked what kind of items there are
         for name, value in items.items() if isinstance(items, Mapping) else items:
             lower = name.lower()
             before = self._values.get(lower)
@@ -30,8 +39,13 @@ class Headers(Mapping[str, str]):
     @classmethod
     def adopt(cls, values: dict[str, str]) -> "Headers":
         """Take over a dict whose names are lower-case already; the caller gives it up."""
-        headers = cls()
-        headers._values = values
+        return cls((), values)
+
+    @classmethod
+    def encoded(cls, lines: bytes) -> "Headers":
+        """Lines that are to be sent as they are, each with its CRLF; nobody looks them up."""
+        headers = cls((), {})
+        headers._lines = lines
         return headers
 
     def __getitem__(self, name: str) -> str:
@@ -46,6 +60,22 @@ class Headers(Mapping[str, str]):
     def __contains__(self, name: object) -> bool:
         return name in self._values
 
+    @overload
+    def get(self, name: str) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: str | _T) -> str | _T: ...
+
+    def get(self, name: str, default: object = None) -> object:
+        """The dict's own: the mixin's one raises and catches for each name that is not there."""
+        return self._values.get(name, default)
+
+    def lines(self, encode: Callable[["Headers"], bytes]) -> bytes:
+        """What ``encode`` makes of these headers, made once: a constant's or an upstream's serve many messages."""
+        if self._lines is None:
+            self._lines = encode(self)
+        return self._lines
+
     def items(self) -> ItemsView[str, str]:
         """The dict's own view: the mixin's one looks every name up again."""
         return self._values.items()
@@ -59,6 +89,8 @@ class HttpRequest(msgspec.Struct, frozen=True, dict=True):
 
     ``target`` is the request target as it came (origin form or absolute form). ``peer`` is the IP address
     of the other end, without port; an IPv4 address that came over an IPv6 socket is in dotted form.
+    ``early`` lets a handler begin its answer before all of it is there; None where no server is behind it.
+    ``admitted`` says that the server's `OnHead` has seen this head and let it pass.
     ``keep_alive`` says whether the client will go on with this connection. ``upgrade`` says that it asks
     for a websocket, so that the handler may answer with `Upgrade`.
     """
@@ -70,6 +102,8 @@ class HttpRequest(msgspec.Struct, frozen=True, dict=True):
     peer: str = ""
     keep_alive: bool = True
     upgrade: bool = False
+    admitted: bool = False
+    early: "EarlyAnswer | None" = None
 
     @property
     def path(self) -> str:

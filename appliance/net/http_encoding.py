@@ -1,6 +1,6 @@
 """The bytes of request and response heads. Pure; bodies are never copied here."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -12,9 +12,16 @@ BUSY: Final = (
 )
 """A whole answer, for connections over the limit."""
 
+TOO_OFTEN: Final = (
+    b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 5\r\n"
+    b"content-type: application/json\r\ncontent-length: 54\r\n\r\n"
+    b'{"message": "too many connections from this address"}\n'
+)
+"""A whole answer, for an address that connects too often."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _STATUS_WITHOUT_BODY: Final = frozenset({204, 304})
 
 # They speak of one connection, so each hop writes its own (RFC 9110, 7.6.1).
@@ -37,40 +44,32 @@ def response_head(status: int, headers: Headers, body_size: int, *, close: bool)
 
     Raises `ValueError` for a name or value that would break out of its line.
     """
-    lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"]
-    _add_fields(lines, headers)
-    if status not in _STATUS_WITHOUT_BODY:
-        lines.append(f"content-length: {body_size}\r\n")
-    if close:
-        lines.append("connection: close\r\n")
-    return _encode(lines)
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    length = b"" if status in _STATUS_WITHOUT_BODY else b"content-length: %d\r\n" % body_size
+    return b"".join((line, headers.lines(_fields), length, b"connection: close\r\n\r\n" if close else b"\r\n"))
 
 
 def switching_head(headers: Headers) -> bytes:
     """The head of `101 Switching Protocols` to websocket with ``headers`` (Sec-WebSocket-Accept, …)."""
-    lines = [_STATUS_LINES[101], "connection: Upgrade\r\n", "upgrade: websocket\r\n"]
-    _add_fields(lines, headers)
-    return _encode(lines)
+    return b"%bconnection: Upgrade\r\nupgrade: websocket\r\n%b\r\n" % (_STATUS_LINES[101], headers.lines(_fields))
 
 
 def request_head(method: str, target: str, headers: Headers, body_size: int) -> bytes:
     """Request line and header fields; ``headers`` holds Host. Raises `ValueError` as `response_head` does."""
     if " " in target or not target:
         raise ValueError(f"request target {target!r}")
-    lines = [f"{method} {target} HTTP/1.1\r\n"]
-    _add_fields(lines, headers)
-    if body_size or method in ("POST", "PUT", "PATCH"):
-        lines.append(f"content-length: {body_size}\r\n")
-    return _encode(lines)
+    line = _encode([f"{method} {target} HTTP/1.1\r\n"])
+    with_length = body_size or method in ("POST", "PUT", "PATCH")
+    length = b"content-length: %d\r\n" % body_size if with_length else b""
+    return b"".join((line, headers.lines(_fields), length, b"\r\n"))
 
 
-def _add_fields(lines: list[str], headers: Headers) -> None:
-    lines.extend(f"{name}: {value}\r\n" for name, value in headers.items() if name not in _HOP_BY_HOP)
+def _fields(headers: Headers) -> bytes:
+    return _encode([f"{name}: {value}\r\n" for name, value in headers.items() if name not in _HOP_BY_HOP])
 
 
-def _encode(lines: Iterable[str]) -> bytes:
-    lines = list(lines)
+def _encode(lines: Sequence[str]) -> bytes:
     text = "".join(lines)
     if text.count("\r") != len(lines) or text.count("\n") != len(lines):
         raise ValueError("a header field holds a line break")
-    return (text + "\r\n").encode("latin-1")
+    return text.encode("latin-1")

@@ -7,14 +7,20 @@ come out; bytes that are no HTTP raise `ParseError` and nothing else.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from httptools import HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from appliance.net.body_budget import BodyBudget
+from appliance.net.body_buffer import BodyBuffer
+from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.net.message_parser import LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
 
 __all__ = ["MAX_HEADERS", "HeadAnswered", "OnHead", "ParseError", "RequestParser", "ResponseParser", "Stage"]
+
+LARGE_BODY_BYTES: Final = 64 * 1024
+"""Of a response; more than this still to come is read into its place. Less comes with one read most often."""
 
 OnHead = Callable[[str, str, Headers], HttpResponse | None]
 """(method, target, headers) of a head that is whole: its answer, if the body need not be read. Quick, never waits."""
@@ -32,9 +38,9 @@ class HeadAnswered(ParseError):
 class RequestParser(MessageParser[HttpRequestParser]):
     """Requests of one connection.
 
-    Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body, 417 Expect, 431 header, 501 transfer
-    coding, 503 no room in ``bodies``, 505 version; and `HeadAnswered` when ``on_head`` answers. Who takes a
-    request out gives its body's room back with `release_body`.
+    Statuses of `ParseError`: 400 grammar, 405 CONNECT, 413 body (or ``too_large``: status, text), 417 Expect,
+    431 header, 501 transfer coding, 503 no room in ``bodies``, 505 version; and `HeadAnswered` when ``on_head``
+    answers. Who takes a request out gives its body's room back with `release_body`.
     After a request with ``upgrade`` the parser is done; what followed it is in ``rest``.
     """
 
@@ -47,12 +53,16 @@ class RequestParser(MessageParser[HttpRequestParser]):
         peer: str = "",
         on_head: OnHead | None = None,
         bodies: BodyBudget | None = None,
+        early: EarlyAnswer | None = None,
+        too_large: tuple[int, str] | None = None,
     ) -> None:
         super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
         self.rest = b""
         self._parser = HttpRequestParser(self)
         self._peer = peer
+        self._too_large = too_large
         self._on_head = on_head
+        self._early = early
         self._bodies = BodyBudget(max_body_bytes) if bodies is None else bodies
         self._pending_bytes = 0  # of the body that is coming in; what was taken out is its taker's to give back
         self._finished: list[HttpRequest] = []
@@ -89,6 +99,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
             self.release_body(request)
         self._finished = []
         self._on_head = None  # may refer to the session, which refers to us
+        self._early = None  # so does this
         super().close()
 
     def release_body(self, request: HttpRequest) -> None:
@@ -205,6 +216,9 @@ class RequestParser(MessageParser[HttpRequestParser]):
         self._bodies.give_back(self._pending_bytes)
         self._pending_bytes = 0
 
+    def _body_too_large(self) -> ParseError:
+        return super()._body_too_large() if self._too_large is None else self._fail(*self._too_large)
+
     def _no_room(self) -> ParseError:
         return self._fail(503, "too many large bodies at a time")
 
@@ -222,8 +236,16 @@ class RequestParser(MessageParser[HttpRequestParser]):
                 self._peer,
                 self._keep_alive,
                 self._websocket,
+                admitted=self._on_head is not None,
+                early=self._early,
             )
         )
+
+
+# What a read of 256 KiB may hold: ten thousand interim responses, or forty thousand chunks of a byte, take 27 ms each.
+_MAX_HEADS: Final = 9
+_FREE_CHUNKS: Final = 1024
+_LEAST_CHUNK_BYTES: Final = 64
 
 
 class ResponseParser(MessageParser[HttpResponseParser]):
@@ -242,12 +264,20 @@ class ResponseParser(MessageParser[HttpResponseParser]):
     ) -> None:
         super().__init__(max_header_bytes=max_header_bytes, max_body_bytes=max_body_bytes, max_headers=max_headers)
         self.keep_alive = False
+        self.renewable = True  # unless llhttp was left in the middle of a message
         self._parser = HttpResponseParser(self)
         self._head_only = method == "HEAD"
         self._response: HttpResponse | None = None
         self._status = 0
         self._over = False
         self._until_end = False
+        self._heads = 0
+        self._chunks = 0
+
+    def renew(self) -> None:
+        """Go on with the next response of the same connection; only after a whole one with ``keep_alive``."""
+        self.keep_alive = self._over = self._until_end = False
+        self._heads = self._chunks = 0
 
     def feed(self, data: bytes | bytearray) -> list[HttpResponse]:
         """The response, once ``data`` completes it; at most one. Raises `ParseError`.
@@ -260,6 +290,40 @@ class ResponseParser(MessageParser[HttpResponseParser]):
             return []
         self._parse(data)
         return self._take()
+
+    @property
+    def status(self) -> int:
+        """Of the response whose head has come."""
+        return self._status
+
+    def has_large_body(self) -> bool:
+        """Whether a body of known length has begun, and what is to come of it is worth reading past the parser."""
+        if self.stage is not Stage.BODY or self._over or "transfer-encoding" in self._fields:
+            return False
+        return "content-length" in self._fields and self.body_size - self._body_bytes > LARGE_BODY_BYTES
+
+    @property
+    def body_size(self) -> int:
+        """Of a body whose length is known."""
+        return int(self._fields["content-length"])
+
+    def body_so_far(self) -> memoryview:
+        """What has come of it, in one piece most often; else the first one."""
+        return memoryview(self._parts[0] if self._parts else b"")
+
+    def open_body(self) -> BodyBuffer:
+        """Room for the whole body, with what has come of it; the parser sees nothing of the rest.
+
+        The length was checked with the head, so the memory is bounded by ``max_body_bytes``.
+        """
+        parts, self._parts = self._parts, []
+        return BodyBuffer(self.body_size, parts)
+
+    def close_body(self, body: BodyBuffer) -> HttpResponse:
+        """All of the body has come. Nothing behind it was read: it is exactly as long as the head said."""
+        self._over = True
+        self.renewable = False
+        return HttpResponse(self._status, body.take(), Headers.adopt(self._fields))
 
     def feed_eof(self) -> list[HttpResponse]:
         """The other side closed: the response, when its end is the end of the connection, else none."""
@@ -280,7 +344,15 @@ class ResponseParser(MessageParser[HttpResponseParser]):
     def on_message_begin(self) -> None:
         if self._over:
             raise self._fail(502, "bytes behind the response")
+        self._heads += 1
+        if self._heads > _MAX_HEADS:
+            raise self._fail(502, f"more than {_MAX_HEADS - 1} interim responses")
         super().on_message_begin()
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > _FREE_CHUNKS + self._body_bytes // _LEAST_CHUNK_BYTES:
+            raise self._fail(502, "a body in chunks that are too small")
 
     def on_headers_complete(self) -> None:
         self._moved = True
@@ -288,6 +360,7 @@ class ResponseParser(MessageParser[HttpResponseParser]):
         self._take_fields(LINE_OVERHEAD)
         self._check_head(self._parser.get_http_version())
         if self._status in (204, 304) or (self._head_only and self._status >= 200):
+            self.renewable = False
             # No body, whatever Content-Length says (RFC 9112, 6.3). llhttp may wait for one all the
             # same, so it sees nothing after this, and the connection serves no other request.
             self._finish()

@@ -8,6 +8,7 @@ import errno
 import socket
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -50,6 +51,7 @@ class HttpServer:
     a second. When none has, the new one gets 503: in a flood newcomers do not close one another at once.
 
     Each few clients are accepted inside of ``accept_turn()``: so who has much else to do, does one thing at a time.
+    ``may_connect`` is asked with each client's address before anything else; whom it does not want gets 429.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class HttpServer:
         cancel_on_disconnect: bool = False,
         on_head: OnHead | None = None,
         accept_turn: AcceptTurn = nullcontext,
+        may_connect: Callable[[str], bool] | None = None,
     ) -> None:
         self.name = name
         self.address = _address_of(listener)
@@ -75,6 +78,7 @@ class HttpServer:
         self._cancel_on_disconnect = cancel_on_disconnect
         self._on_head = on_head
         self._accept_turn = accept_turn
+        self._may_connect = may_connect
         self._hangups: Hangups | None = None
         self._bodies = BodyBudget(limits.max_body_bytes_in_flight)
         self._connections = 0
@@ -88,7 +92,7 @@ class HttpServer:
         return f"<HttpServer {self.name} on {self.address}, {self._connections} connections>"
 
     def statistics(self) -> dict[str, object]:
-        """Connections now, and since the start: accepted, refused (over the limit), requests, what went wrong."""
+        """Connections now, and since the start: accepted, refused (over a limit), requests, what went wrong."""
         return {
             "address": self.address,
             "connections": self._connections,
@@ -98,6 +102,10 @@ class HttpServer:
             "body_bytes": self._bodies.taken,
             **self._counters.statistics(),
         }
+
+    def change_max_connections(self, max_connections: int) -> None:
+        """Another limit from now on. Where there are more, nobody is closed, and nobody new comes in."""
+        self._limits = replace(self._limits, max_connections=max_connections)
 
     async def run(self, *, task_status: trio.TaskStatus["HttpServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve; returns when stopped and drained. ``started`` gets the server once it accepts."""
@@ -161,9 +169,13 @@ class HttpServer:
         return True
 
     def _admit(self, accepted: socket.socket, peer: str, nursery: trio.Nursery) -> None:
+        if self._may_connect is not None and not self._may_connect(peer):
+            self._refused += 1
+            _refuse(accepted, http_encoding.TOO_OFTEN)
+            return
         if self._connections >= self._limits.max_connections and not self._make_room():
             self._refused += 1
-            _refuse(accepted)
+            _refuse(accepted, http_encoding.BUSY)
             return
         self._accepted += 1
         self._connections += 1
@@ -276,11 +288,11 @@ def _prepare(accepted: socket.socket) -> None:
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _refuse(accepted: socket.socket) -> None:
-    """Say 503 and close, without a task: under a flood this must cost less than serving."""
+def _refuse(accepted: socket.socket, answer: bytes) -> None:
+    """Say why and close, without a task: under a flood this must cost less than serving."""
     try:
         accepted.setblocking(False)
-        accepted.send(http_encoding.BUSY)
+        accepted.send(answer)
         accepted.shutdown(socket.SHUT_WR)
         accepted.recv(65536)  # closing over an unread request would make a reset of it, and lose the 503
     except OSError:

@@ -16,6 +16,7 @@ import trio
 
 from appliance.net import http_encoding, socket_io
 from appliance.net.body_budget import BodyBudget
+from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import HeaderItems, Headers, HttpRequest, HttpResponse
 from appliance.net.http_parser import MAX_HEADERS, HeadAnswered, OnHead, ParseError, RequestParser, Stage
 from appliance.telemetry.logging import get_logger
@@ -46,6 +47,7 @@ class HttpLimits:
     431, a body over ``max_body_bytes`` 413 (before it is read, when Content-Length says so). All bodies that
     are coming in or being handled hold at most ``max_body_bytes_in_flight`` (the first 64 KiB of each are not
     counted); one that does not fit gets 503 with Retry-After.
+    ``too_large`` is what a body over ``max_body_bytes`` is answered with instead of 413 and the parser's words.
     ``header_timeout_s`` runs from the first byte of a request to the end of its head, ``body_timeout_s`` from there
     to the end of its body; past either it is 408. ``idle_timeout_s`` is the wait for a request's first byte (for
     that of a connection's first request, ``first_request_timeout_s`` if shorter) and
@@ -62,6 +64,7 @@ class HttpLimits:
     max_headers: int = MAX_HEADERS
     first_request_timeout_s: float = 10.0
     max_body_bytes_in_flight: int = 256 * 1024 * 1024
+    too_large: tuple[int, str] | None = None
 
     def __post_init__(self) -> None:
         if self.max_body_bytes_in_flight < self.max_body_bytes:
@@ -159,6 +162,8 @@ class Session:
         self._stopping = stopping
         self._counters = counters
         self._name = name
+        self._early = EarlyAnswer(connection)
+        self._closes = False  # whether the answer to the request that is being handled ends the connection
         self._parser = RequestParser(
             max_header_bytes=limits.max_header_bytes,
             max_body_bytes=limits.max_body_bytes,
@@ -166,6 +171,8 @@ class Session:
             peer=peer,
             on_head=None if on_head is None else partial(self._judge_head, on_head),
             bodies=bodies,
+            early=self._early,
+            too_large=limits.too_large,
         )
         self._scope = trio.CancelScope()
         self._phase = _Phase.WAITING
@@ -281,6 +288,9 @@ class Session:
         self._phase = _Phase.HANDLING
         self._timed_stage = None
         self.deadline = math.inf
+        # Behind the refusal of an upgrade a client may have sent frames already: no way back to HTTP.
+        self._closes = not request.keep_alive or request.upgrade or self._stopping.is_set()
+        self._early.reset(usable=request.method != "HEAD" and not request.upgrade, close=self._closes)
         if self._client_gone:
             self._scope.cancel()
         try:
@@ -309,13 +319,31 @@ class Session:
 
     async def _answer(self, request: HttpRequest, response: HttpResponse) -> bool:
         """Send the response; true when the connection goes on."""
-        # Behind the refusal of an upgrade a client may have sent frames already: no way back to HTTP.
-        close = not request.keep_alive or request.upgrade or self._stopping.is_set()
-        head, body = self._encode(response, close=close)
-        await self._send(head, b"" if request.method == "HEAD" else body)
-        if close and request.keep_alive:
+        if self._early.begun:
+            if not await self._end_early(response):
+                return False
+        else:
+            self._closes = self._closes or self._stopping.is_set()
+            head, body = self._encode(response, close=self._closes)
+            await self._send(head, b"" if request.method == "HEAD" else body)
+        if self._closes and request.keep_alive:
             await self._linger()
-        return not close
+        return not self._closes
+
+    async def _end_early(self, response: HttpResponse) -> bool:
+        """Send what is left of an answer that has begun; false when it cannot be ended as it began.
+
+        Then the client sees the connection end in the middle of an answer: that is all that can still be said.
+        """
+        try:
+            rest = self._early.rest(response)
+        except ValueError:
+            self._counters.handler_failures += 1
+            log.exception("an answer that has begun cannot be ended", server=self._name)
+            return False
+        if rest:
+            await self._send_rest(rest)
+        return True
 
     def _encode(self, response: HttpResponse, *, close: bool) -> tuple[bytes, bytes]:
         body = b"" if response.status in (204, 304) else response.body
@@ -331,18 +359,16 @@ class Session:
 
         The turn comes with the next receive, at the latest.
         """
-        joined = len(body) <= _JOIN_BYTES
-        data = head + body if joined else head
-        sent = socket_io.send_now(self._connection, data)
-        if sent < len(data) or not joined:
-            await self._send_rest(data[sent:], b"" if joined else body)
+        parts = [head + body] if len(body) <= _JOIN_BYTES else [head, body]
+        rest = socket_io.send_parts_now(self._connection, parts)
+        if rest:
+            await self._send_rest(rest)
 
-    async def _send_rest(self, data: bytes, body: bytes) -> None:
+    async def _send_rest(self, rest: list[bytes | memoryview]) -> None:
         self._phase = _Phase.ANSWERING
         self._timed_stage = None
         self.deadline = trio.current_time() + self._limits.write_timeout_s
-        await socket_io.send_all(self._connection, data)
-        await socket_io.send_all(self._connection, body)
+        await socket_io.send_all(self._connection, *rest)
 
     def _judge_cancelled(self) -> ParseError | None:
         """The scope was cancelled: by whom, and what to say to the client."""

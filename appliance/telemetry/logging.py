@@ -7,6 +7,7 @@ the standard library's `logging` comes out in the same form.
 
 import logging
 import sys
+from dataclasses import dataclass
 from typing import Literal, TextIO, cast
 
 import structlog
@@ -14,6 +15,23 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogTarget:
+    """Where lines go since `configure`, for those who render their own (`request_lines`)."""
+
+    stream: TextIO
+    json: bool
+    shows_info: bool
+
+
+_targets: list[LogTarget] = []  # the last one counts; the log is the process's
+
+
+def current_target() -> LogTarget | None:
+    """None before `configure`."""
+    return _targets[-1] if _targets else None
 
 
 def get_logger(plane: str) -> FilteringBoundLogger:
@@ -34,6 +52,7 @@ def configure(level: LogLevel = "info", log_format: LogFormat = "text", stream: 
         cache_logger_on_first_use=False,
     )
     _configure_libraries(number, shared, renderers, stream)
+    _targets[:] = [LogTarget(stream, log_format == "json", number <= logging.INFO)]
 
 
 def _shared_processors() -> list[Processor]:

@@ -6,7 +6,7 @@ import msgspec
 
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.payloads import PayloadId
-from appliance.wire.engine import NEW_PAYLOAD_VERSIONS, BuiltPayload, decode_part
+from appliance.wire.engine import NEW_PAYLOAD_VERSIONS, NO_REQUESTS, BuiltPayload, decode_part
 from appliance.wire.jsonrpc import encode_request, encode_result
 
 _OUR_ID: Final = b"1"  # of calls that are ours alone: each has its own HTTP exchange, so none is confused
@@ -16,7 +16,7 @@ class _Slices(msgspec.Struct, rename="camel"):
     """The parts of an envelope that newPayload takes, as they came."""
 
     execution_payload: msgspec.Raw
-    execution_requests: msgspec.Raw = msgspec.Raw(b"[]")
+    execution_requests: msgspec.Raw = NO_REQUESTS
 
 
 _slices_decoder = msgspec.json.Decoder(_Slices)
@@ -40,7 +40,7 @@ def forkchoice_without_build(identifier: bytes, head: str) -> bytes:
 
 
 def new_payload_request(payload: BuiltPayload, parent_beacon_block_root: str | None) -> bytes:
-    """newPayload for a block that getPayload answered; one pass and one copy: 1.4 ms for 3 MB.
+    """newPayload for a block that getPayload answered; one copy, and a pass where decoding did not find its parts.
 
     ``parent_beacon_block_root`` is the attributes'; the answer's own counts where there is none. OP blocks
     have no blobs, so versionedHashes is `[]`. Raises DecodeError: the body is read again, on another stack.
@@ -48,9 +48,13 @@ def new_payload_request(payload: BuiltPayload, parent_beacon_block_root: str | N
     version = NEW_PAYLOAD_VERSIONS[payload.version]
     if payload.version == 1:
         return _new_payload(version, payload.result, None, b"[]")
-    slices = decode_part(_slices_decoder, payload.result, "getPayload answer")
     root = parent_beacon_block_root or payload.parent_beacon_block_root
-    return _new_payload(version, slices.execution_payload, root, slices.execution_requests)
+    if payload.new_payload_parts is not None:
+        execution_payload, requests = payload.new_payload_parts
+    else:
+        slices = decode_part(_slices_decoder, payload.result, "getPayload answer")
+        execution_payload, requests = slices.execution_payload, slices.execution_requests
+    return _new_payload(version, execution_payload, root, requests)
 
 
 def new_payload_request_of_assembled(assembled: AssembledPayload) -> bytes:

@@ -2,11 +2,13 @@
 
 -- One row. `log_id` names this file to other hosts: positions mean something only together with it.
 -- `committed` is the last position that was known to be committed, NULL while the log is not replicated: then
--- all of it is. It is written with the next transaction, so it may lag behind what was shown.
+-- all of it is. It is written with the next transaction, so it may lag behind what was shown. `recovering` is 1 while
+-- this log has not voted yet: the host is new, or lost the log that it voted with.
 CREATE TABLE replication (
-    id        INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    log_id    TEXT    NOT NULL,
-    committed INTEGER
+    id         INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    log_id     TEXT    NOT NULL,
+    committed  INTEGER,
+    recovering INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 
 INSERT INTO replication (id, log_id, committed) VALUES (1, lower(hex(randomblob(16))), NULL);
@@ -18,7 +20,7 @@ CREATE TABLE cursors (
     position INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Payloads that end before `at`, because no body for that index can ever have a majority.
+-- Payloads that end before `at`: this host takes nothing of them from there on, unless it is committed elsewhere.
 CREATE TABLE closed (
     id         INTEGER NOT NULL PRIMARY KEY,
     payload_id TEXT    NOT NULL UNIQUE,

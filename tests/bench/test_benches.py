@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench import engine, engine_hanging, fanout
+from bench import engine, engine_hanging, fanout, replication
+from bench.fanout_settings import STEADY, STORM, Settings
 from bench.output import write_json
 
 pytestmark = pytest.mark.slow
@@ -24,17 +25,35 @@ def written(console: Console) -> str:
 
 
 def test_fanout_counts_every_delivery(tmp_path: pathlib.Path) -> None:
-    settings = fanout.Settings(subscribers=20, size=4096, rate=50.0, seconds=0.2, rounds=1, receivers=2)
+    settings = Settings(
+        parts=(STEADY,), subscribers=21, stuck=1, size=4096, rate=50.0, seconds=0.2, rounds=1, receivers=2
+    )
     console = quiet()
     result = fanout.run(settings, console)
-    for side in (result.appliance, result.floor):
+    assert result.storm is None
+    assert result.steady is not None
+    for side in (result.steady.appliance, result.steady.floor):
         assert side.deliveries.count == 20 * 10
         assert side.deliveries.faults == 0
         assert 0 < side.deliveries.delay_ms.p50 <= side.deliveries.delay_ms.max
     fanout.show(result, console)
     assert "CPU per delivery" in written(console)
     write_json(tmp_path / "new" / "fanout.json", result)
-    assert json.loads((tmp_path / "new" / "fanout.json").read_text())["settings"]["subscribers"] == 20
+    assert json.loads((tmp_path / "new" / "fanout.json").read_text())["settings"]["subscribers"] == 21
+
+
+def test_storms_bring_everybody_back_without_a_loss() -> None:
+    settings = Settings(
+        parts=(STORM,), subscribers=20, stuck=0, size=2048, rate=20.0, receivers=2, movers=5, storms=1, quiet_slots=3
+    )
+    console = quiet()
+    result = fanout.run(settings, console)
+    storm = result.storm
+    assert storm is not None
+    assert [one.subscribers for one in (*storm.partial_returned, *storm.whole_returned)] == [5, 20]
+    assert storm.quiet_deliveries.faults == 0
+    fanout.show(result, console)
+    assert "storms of returns" in written(console)
 
 
 def test_engine_measures_every_request_alone_and_loaded() -> None:
@@ -85,3 +104,21 @@ def test_engine_measures_a_builder_that_hangs_and_a_burst() -> None:
     engine.show(result, console)
     assert "one hangs" in written(console)
     assert "came to: execution client 50" in " ".join(written(console).split())
+
+
+def test_replication_commits_on_a_majority_and_catches_up(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[2]))
+    settings = replication.Settings(rounds=1, count=5, size=2048, interval_s=0.0, away=100)
+    console = quiet()
+    result = replication.run(settings, console)
+    for measured in (result.all_up, result.one_down):
+        assert measured.committed.count == measured.on_disk.count == measured.bare.count == 5
+        assert measured.on_disk.p50 <= measured.committed.p50
+    assert result.nobody.count == 5
+    assert result.catch_up.entries == 100
+    replication.show(result, console)
+    assert "committed by 2 of 3" in written(console)
+    assert list(tmp_path.iterdir()) == []

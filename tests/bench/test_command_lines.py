@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from bench import engine, engine_burst, engine_hanging, fanout
-from bench.fanout import Memory
+from bench import engine, engine_burst, engine_hanging, fanout, replication
+from bench.fanout_settings import QUICK, STEADY, Settings
+from bench.fanout_steady import Memory, Side, Steady
+from bench.fanout_storm import Engine, Returned, Storms
 from bench.percentiles import Summary
 from bench.subscribers import Deliveries
 
@@ -16,15 +18,17 @@ def deliveries(*, latest_ms: float = 1.0, lost: int = 0) -> Deliveries:
 
 
 def test_defaults_and_quick() -> None:
-    assert fanout.parse([]) == (fanout.Settings(), None)
-    assert fanout.parse(["--quick"])[0] == fanout.QUICK
+    assert fanout.parse([]) == (Settings(), None)
+    assert fanout.parse(["--quick"])[0] == QUICK
     assert engine.parse([]) == (engine.Settings(), None)
     assert engine.parse(["--quick"])[0] == engine.QUICK
+    assert replication.parse([]) == (replication.Settings(), None)
+    assert replication.parse(["--quick", "--away", "9"])[0].away == 9
 
 
 def test_what_is_given_wins_over_quick() -> None:
     settings, file = fanout.parse(["--quick", "--subscribers", "7", "--json", "out.json"])
-    assert (settings.subscribers, settings.rounds) == (7, fanout.QUICK.rounds)
+    assert (settings.subscribers, settings.rounds) == (7, QUICK.rounds)
     assert file == pathlib.Path("out.json")
     assert engine.parse(["--sizes", "1", "2", "--subscribers", "0"])[0].sizes == (1, 2)
 
@@ -37,11 +41,42 @@ def test_help_says_what_there_is(parse: Callable[[Sequence[str]], object], capsy
     assert "--subscribers" in capsys.readouterr().out
 
 
+def test_what_is_given_several_times_is_a_list() -> None:
+    settings = fanout.parse(["--parts", "steady", "--encodings", "text", "deflate"])[0]
+    assert (settings.parts, settings.encodings) == ((STEADY,), ("text", "deflate"))
+
+
 def test_fanout_targets() -> None:
-    good = fanout.judge(deliveries(), 1.2, Memory(8000, 9000))
-    assert [check.verdict for check in good] == ["met"] * 4
-    bad = fanout.judge(deliveries(latest_ms=201, lost=1), 1.6, Memory(31_000, 0))
-    assert [check.verdict for check in bad] == ["missed"] * 4
+    passes = Summary(9, 100.0, 101.0, 102.0)
+
+    def steady(p99: float, ratio: float, memory: float, lost: int) -> Steady:
+        side = Side(10.0, Deliveries(10, Summary(10, 1.0, p99, p99), lost, 0, 0))
+        return Steady(side, side, passes, ratio, 1000.0, Memory(memory, memory))
+
+    assert [check.met for check in fanout.judge_steady(steady(150.0, 1.3, 30_000, 0))] == [True] * 4
+    assert [check.met for check in fanout.judge_steady(steady(151.0, 1.31, 30_001, 1))] == [False] * 4
+
+
+def test_targets_of_a_storm() -> None:
+    direct = Summary(9, 1.0, 2.0, 3.0)
+
+    def storms(seconds: float, p99: float, lost: int) -> Storms:
+        engine_then = Engine(direct, Summary(9, 1.0, p99, p99))
+        returned = [Returned(20, 0.1, 0.2, 0.1), Returned(20, 0.1, seconds, 0.1)]
+        quiet = deliveries(lost=lost)
+        return Storms(engine_then, quiet, engine_then, returned, quiet, engine_then, returned)
+
+    assert [check.met for check in fanout.judge_storm(storms(6.0, 7.0, 0))] == [True] * 5
+    assert [check.met for check in fanout.judge_storm(storms(6.1, 7.1, 1))] == [False] * 5
+
+
+def test_replication_targets() -> None:
+    bare, disk = Summary(9, 1.0, 2.0, 3.0), Summary(9, 1.0, 2.0, 3.0)
+    good = replication.Measured(bare, disk, Summary(9, 4.9, 9.0, 9.0))
+    slow = replication.Measured(bare, disk, Summary(9, 5.1, 9.0, 9.0))
+    held = Summary(9, 1.2, 2.0, 3.0)
+    assert [check.met for check in replication.judge(good, slow, held)] == [True, False, True]
+    assert [check.measured for check in replication.judge(good, slow, held)] == ["4.9 x", "5.1 x", "1.2 x"]
 
 
 def test_engine_targets_are_about_small_payloads() -> None:

@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.frames import (
-    BINARY,
     CLOSE,
     PING,
     FrameReader,
     client_payload,
     client_pong,
+    encoded_frame,
     handshake,
     server_frame,
     server_pong,
 )
-from bench.messages import numbered
+from bench.messages import ENCODINGS, numbered
 
 Frame = tuple[str, int]
 frames = st.lists(st.tuples(st.sampled_from(["message", "ping"]), st.integers(0, 3000)), max_size=8)
@@ -46,8 +46,15 @@ def test_every_message_is_counted_once_however_the_bytes_are_cut(sent: list[Fram
 
 @pytest.mark.parametrize("size", [0, 70_000])
 def test_short_and_long_lengths_are_read_byte_by_byte(size: int) -> None:
-    data = server_frame(numbered(5, size), BINARY)
+    data = server_frame(numbered(5, size))
     assert read(FrameReader(), data, list(range(len(data)))) == [5]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_number_of_a_message_is_found_in_every_encoding(encoding: str) -> None:
+    reader = FrameReader()
+    data = b"".join(encoded_frame(encoding, numbered(number, 2000)) for number in (5, 6, 5))
+    assert read(reader, data, [1, 40, 700, 2500]) == [5, 6, 5]
 
 
 def test_a_close_is_seen() -> None:

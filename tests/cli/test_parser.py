@@ -3,7 +3,7 @@ import pytest
 from appliance.cli.parser import build_parser
 
 
-@pytest.mark.parametrize("command", ["run", "check-config", "dev", "status", "tail", "log"])
+@pytest.mark.parametrize("command", ["run", "check-config", "dev", "status", "tail", "log", "node"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         build_parser().parse_args([command, "--help"])
@@ -39,7 +39,7 @@ def test_comparing_logs_has_help_and_takes_two(capsys: pytest.CaptureFixture[str
         [],
         ["log", "compare", "one"],
         ["nonsense"],
-        ["run"],
+        ["node"],
         ["check-config"],
         ["check-config", "a", "--sample"],
         ["log"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from appliance.domain.assembled import AssembledPayload
+from appliance.domain.health import HealthFact
 from appliance.domain.payloads import BuildId, PayloadId
 from appliance.engine.ports import Build
 from appliance.net.http import HttpRequest, HttpResponse
@@ -136,6 +137,7 @@ class RecordingStream:
     """The engine's view of the flashblock plane, as a list of calls."""
 
     assembled: AssembledPayload | None = None
+    fact: HealthFact | None = None
     calls: list[tuple[object, ...]] = field(default_factory=list)
 
     def build_started(self, build: Build) -> None:
@@ -160,6 +162,9 @@ class RecordingStream:
     def head_changed(self, block_hash: str, block_number: int | None) -> None:
         self.calls.append(("head_changed", block_hash, block_number))
 
+    def health(self) -> HealthFact | None:
+        return self.fact
+
     def names(self) -> list[object]:
         return [call[0] for call in self.calls]
 
@@ -171,4 +176,7 @@ class BrokenStream(RecordingStream):
         raise ZeroDivisionError("a bug")
 
     def seal(self, build_id: BuildId) -> AssembledPayload | None:
+        raise ZeroDivisionError("a bug")
+
+    def health(self) -> HealthFact | None:
         raise ZeroDivisionError("a bug")

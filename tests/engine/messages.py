@@ -39,6 +39,7 @@ class Block:
     gas_limit: int | None = GAS_LIMIT
     withdrawals: tuple[str, ...] | None = ()
     beacon_root: str | None = ROOT
+    extra_data: str | None = None
 
     @property
     def hash(self) -> str:
@@ -53,7 +54,7 @@ class Block:
             "blockNumber": hex(self.number),
             "timestamp": hex(self.timestamp),
             "gasUsed": hex(self.gas_used),
-            "extraData": "0x" + "00" * self.padding,
+            "extraData": self.extra_data or "0x" + "00" * self.padding,
             "transactions": [*self.deposits, *self.transactions],
             "feeRecipient": self.fee_recipient,
             "prevRandao": self.prev_randao,
@@ -98,6 +99,7 @@ class Block:
             withdrawals=None
             if self.withdrawals is None
             else tuple(b'"%b"' % each.encode() for each in self.withdrawals),
+            extra_data=self.extra_data,
         )
 
 

@@ -9,6 +9,7 @@ import trio
 import trio.lowlevel
 from prometheus_client import CollectorRegistry
 
+from appliance.domain.health import Health
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.ports import FlashblockStream
 from appliance.engine.service import Engine, EngineSettings
@@ -85,6 +86,12 @@ class Rig:
         """As op-conductor does."""
         return await self.client.request("GET", path, timeout_s=20)
 
+    async def healthy(self) -> None:
+        """Wait until /healthz answers 200."""
+        with trio.fail_after(10):
+            while self.engine.health() is not Health.OK:
+                await trio.lowlevel.checkpoint()
+
     async def order_build(self) -> None:
         """A build; who has joined it is another matter."""
         await self.ask(m.build())
@@ -96,6 +103,8 @@ class Rig:
                 await trio.lowlevel.checkpoint()
 
     def metric(self, name: str, **labels: str) -> float:
+        """As a scrape a moment later has it: what is counted after the answer is counted here."""
+        self.engine.statistics()
         return self.registry.get_sample_value(name, labels) or 0.0
 
 

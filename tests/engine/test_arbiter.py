@@ -140,6 +140,83 @@ def test_an_order_that_is_over_keeps_nobody_away(how: str) -> None:
     assert play.all_of(ev.OrderTurnedAway) == []
 
 
+# --- a sequencer that lags ---
+
+OLD, PARENT = m.Block("old", number=5), m.Block("parent", number=6)
+
+
+def leading() -> PoolPlaybook:
+    """The leader's build on block 6 runs; a follower has shown block 5."""
+    play = PoolPlaybook()
+    for block in (OLD, PARENT):
+        play.ask(m.new_payload(block))
+        play.answer("alpha", m.verdict())
+        play.answer("beta", m.verdict())
+    play.ask(m.build(head=PARENT.hash))
+    play.join("alpha", "beta")
+    return play
+
+
+def test_a_sequencer_that_lags_does_not_take_the_leaders_build_from_the_builders() -> None:
+    """It would take their heads back, end the stream that subscribers see, and let a second order in."""
+    play = leading()
+    sent = len(play.all_of(SendInOrder))
+    ticket = play.ask(m.forkchoice(OLD.hash, identifier=3))
+    assert payload_id_of(play, ticket) is None
+    assert answer_of(play, ticket)["id"] == 3
+    assert len(play.all_of(SendInOrder)) == sent
+    assert play.all_of(BuildAbandoned) == []
+    assert [each.head for each in play.all_of(ev.HeadTurnedAway)] == [OLD.hash]
+    ticket = play.ask(other_build(PARENT.hash))
+    assert payload_id_of(play, ticket) is None
+
+
+@pytest.mark.parametrize("how", ["level", "higher", "unknown", "getPayload", "time"])
+def test_any_other_head_goes_to_the_builders(how: str) -> None:
+    play = leading()
+    heads = {"level": PARENT.hash, "higher": m.block_hash("higher"), "unknown": m.block_hash("unknown")}
+    if how == "higher":
+        play.ask(m.new_payload(m.Block("higher", number=7)))
+    elif how == "getPayload":
+        play.ask(m.get_payload("0x0a"))
+    elif how == "time":
+        play.pass_time(BUILDING_S)
+    sent = len(play.all_of(SendInOrder))
+    play.ask(m.forkchoice(heads.get(how, OLD.hash)))
+    assert len(play.all_of(SendInOrder)) == sent + 2
+    assert play.all_of(ev.HeadTurnedAway) == []
+
+
+def test_a_leader_that_goes_back_takes_the_builders_along_with_its_order() -> None:
+    play = leading()
+    play.ask(m.forkchoice(OLD.hash))
+    ticket = play.ask(m.build(head=OLD.hash, timestamp=m.TIMESTAMP - 1))
+    play.join("alpha", payload_id="0x0d")
+    assert payload_id_of(play, ticket) == "0x0d"
+    assert play.all_of(BuildAbandoned) == [BuildAbandoned(BuildId(1))]
+
+
+def test_an_order_whose_get_payload_found_no_block_keeps_nobody_away() -> None:
+    play = PoolPlaybook()
+    play.built()
+    play.ask(m.get_payload("0x0a"))
+    play.fail("alpha")
+    play.fail("beta")
+    ticket = play.ask(other_build())
+    play.join("beta", payload_id="0x0d")
+    assert payload_id_of(play, ticket) == "0x0d"
+
+
+@pytest.mark.parametrize("value", ["1e999", "9" * 5000])
+def test_an_order_with_a_number_that_nobody_can_read_is_an_order(value: str) -> None:
+    body = m.build().replace(b'"timestamp"', b'"x": %b, "timestamp"' % value.encode())
+    play = PoolPlaybook()
+    first, second = play.ask(body), play.ask(body)
+    play.join("alpha", "beta")
+    assert payload_id_of(play, first) == payload_id_of(play, second) == "0x0a"
+    assert len(play.all_of(SendInOrder)) == 2
+
+
 def test_builders_that_were_absent_are_asked_again_by_the_same_order() -> None:
     play = PoolPlaybook()
     play.ask(m.build())
@@ -147,6 +224,15 @@ def test_builders_that_were_absent_are_asked_again_by_the_same_order() -> None:
     play.join("beta")
     play.ask(m.build())
     assert [order.builder for order in play.all_of(SendInOrder)] == ["alpha", "beta", "alpha"]
+
+
+def test_a_builder_that_only_declines_is_well() -> None:
+    play = PoolPlaybook()
+    play.ask(m.build())
+    play.answer("alpha", m.forkchoice_answer(None))
+    play.answer("beta", m.forkchoice_answer(None, "SYNCING"))
+    assert [(each.upstream, each.ok) for each in play.all_of(ev.Produced)] == [("beta", False)]
+    assert len(play.all_of(ev.BuilderAbsent)) == 2
 
 
 def test_when_nobody_builds_the_best_answer_goes_back_and_the_same_order_begins_anew() -> None:

@@ -110,6 +110,7 @@ async def test_a_rival_order_reaches_no_builder_and_is_counted() -> None:
         await it.result(m.build())
         assert payload_id(await it.result(m.build(timestamp=m.TIMESTAMP + 2))) is None
         assert len(it.builders["alpha"].bodies("engine_forkchoiceUpdatedV3")) == 1
+        it.listen.statistics()  # what is counted after the answer is counted when somebody looks
         assert it.registry.get_sample_value("builder_listen_orders_turned_away_total") == 1
 
 

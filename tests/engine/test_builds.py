@@ -1,7 +1,7 @@
 """The book of builds: found by number and by the EL's payload id, bounded."""
 
 from appliance.domain.payloads import BuildId, PayloadId
-from appliance.engine.builds import MAX_BUILDS, BuildBook, BuildRecord
+from appliance.engine.builds import MAX_BUILDS, BuildBook, BuildRecord, Phase
 from appliance.wire.engine import Attributes, ForkchoiceUpdated
 from tests.engine import messages as m
 
@@ -66,3 +66,25 @@ def test_numbers_of_blocks_are_bounded() -> None:
         book.remember_block(m.block_hash(str(number)), number)
     assert book.number_of(m.block_hash("0")) is None
     assert book.number_of(m.block_hash(str(MAX_BUILDS))) == MAX_BUILDS
+
+
+def test_a_build_whose_block_is_being_chosen_is_not_forgotten() -> None:
+    """Its deadline is told by number: op-node would wait for the slowest builder's timeout."""
+    book = BuildBook()
+    choosing, idle = start(book), start(book)
+    choosing.phase = Phase.CHOOSING
+    for _ in range(MAX_BUILDS - 1):
+        start(book)
+    assert len(book) == MAX_BUILDS
+    assert book.by_id(choosing.build_id) is choosing
+    assert book.by_id(idle.build_id) is None
+
+
+def test_when_all_are_being_chosen_the_oldest_goes() -> None:
+    book = BuildBook()
+    oldest = start(book)
+    for record in (oldest, *(start(book) for _ in range(MAX_BUILDS - 1))):
+        record.phase = Phase.SEALING
+    start(book)
+    assert len(book) == MAX_BUILDS
+    assert book.by_id(oldest.build_id) is None

@@ -13,6 +13,7 @@ from appliance.domain.payloads import PayloadId
 from appliance.engine.events import Reply, Ticket
 from appliance.engine.frontend import MAX_BATCH, Frontend
 from appliance.engine.metrics import EngineMetrics
+from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from appliance.wire.engine import Call, GetPayload, Other
@@ -30,7 +31,7 @@ class Machine:
         self.asked: list[tuple[Call, bytes, bytes]] = []
         self.replies: dict[bytes, Reply] = {}
 
-    async def ask(self, call: Call, identifier: bytes, body: bytes) -> Reply:
+    async def ask(self, call: Call, identifier: bytes, body: bytes, early: EarlyAnswer | None) -> Reply:
         self.asked.append((call, identifier, body))
         return self.replies.get(body) or Reply(Ticket(1), m.result("ok", json.loads(identifier or b"null")))
 

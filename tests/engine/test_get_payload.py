@@ -582,6 +582,16 @@ def test_a_block_that_op_node_was_told_is_invalid_is_not_returned_again(status: 
     assert play.body_for(ticket) == LOCAL.answer()
 
 
+def test_a_choice_meets_its_deadline_also_when_many_orders_come_meanwhile() -> None:
+    play = building(("alpha",))
+    ticket = play.ask(m.get_payload())
+    play.answer(EL, LOCAL.answer())
+    for number in range(MAX_BUILDS + 1):
+        play.ask(m.build(timestamp=m.TIMESTAMP + 1 + number))
+    play.pass_time(1.0)
+    assert play.body_for(ticket) == LOCAL.answer()
+
+
 def test_builders_are_barred_one_after_the_other_and_for_this_slot_alone() -> None:
     play = rejected()
     play.ask(m.build())

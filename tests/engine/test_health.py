@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.domain.health import Health, HealthFact
+from appliance.domain.hysteresis import Track
 from appliance.engine.events import EL
-from appliance.engine.health import BUILDER_PATIENCE, MAX_LAG, QUIET_S, RECHECK_S, HealthMachine, Track
+from appliance.engine.health import BUILDER_PATIENCE, MAX_LAG, QUIET_S, RECHECK_S, HealthMachine
 from appliance.wire.engine import LatestBlock
 
 NOW = 1_700_000_000
@@ -335,25 +336,35 @@ def observe(clinic: Clinic, kind: str, good: bool) -> None:
 def test_no_status_follows_from_fewer_than_three_bad_ones_and_no_return_from_fewer_than_three_good_ones(
     events: list[tuple[str, bool, float]],
 ) -> None:
+    """Of each track for itself: what strikes one has, it keeps while the other one falls ill and returns."""
     clinic = Clinic("alpha")
     clinic.seen(EL, "alpha")
-    bad_since_well, good_since_bad, last_bad = 0, 0, 0.0
+    builder = clinic.machine._builders["alpha"]
+    tracks = {"probe": builder.head, "work": builder.work}
+    bad_since_well, good_since_bad, last_bad = (
+        dict.fromkeys(tracks, 0),
+        dict.fromkeys(tracks, 0),
+        dict.fromkeys(tracks, 0.0),
+    )
     for kind, good, seconds in events:
         clinic.now += seconds
-        before = clinic.status()
+        before = {each: track.ill for each, track in tracks.items()}
         observe(clinic, kind, good)
-        bad_since_well += not good
-        good_since_bad = good_since_bad + 1 if good else 0
-        last_bad = last_bad if good else clinic.now
-        if before is Health.OK and clinic.status() is Health.PARTIAL:
-            assert not good
-            assert bad_since_well >= 3
-        if before is Health.PARTIAL and clinic.status() is Health.OK:
-            # A good probe in a quiet time is a good word about the work too, so it may count twice.
-            assert good
-            assert good_since_bad >= 3
-            assert clinic.now - last_bad >= RETURN_S
-            bad_since_well = 0
+        if good:  # a good probe in a quiet time is a good word about the work too
+            good_since_bad = {each: count + 1 for each, count in good_since_bad.items()}
+        else:
+            bad_since_well[kind] += 1
+            good_since_bad[kind], last_bad[kind] = 0, clinic.now
+        for each, track in tracks.items():
+            if track.ill and not before[each]:
+                assert (each, good) == (kind, False)
+                assert bad_since_well[each] >= 3
+            if before[each] and not track.ill:
+                assert good
+                assert good_since_bad[each] >= 3
+                assert clinic.now - last_bad[each] >= RETURN_S
+                bad_since_well[each] = 0
+        assert clinic.status() is (Health.PARTIAL if any(track.ill for track in tracks.values()) else Health.OK)
 
 
 @given(st.lists(st.tuples(st.sampled_from([EL, "alpha"]), EVENTS), max_size=60))

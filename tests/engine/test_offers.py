@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from appliance.engine.events import EL
 from appliance.engine.offers import BuildOrder, Offer, starts_with
 from appliance.wire.engine import decode_payload
+from appliance.wire.extra_data import FeeRules
 from tests.engine import messages as m
 
 ORDER = BuildOrder(m.PARENT, m.TIMESTAMP, m.ROOT, (b'"%b"' % m.DEPOSIT.encode(),))
@@ -90,3 +91,16 @@ def test_an_offer_says_how_it_stands() -> None:
     assert Offer(EL, 1).is_local
     assert not Offer("alpha", 0, "alpha").is_assembled
     assert Offer("alpha", 0).gas_used is None
+
+
+def test_a_block_with_other_fee_rules_is_not_the_one_that_was_asked_for() -> None:
+    """The EL calls it VALID; whoever derives the chain would get another block."""
+    order = replace(ORDER, fees=FeeRules("000000fa00000006", 5))
+    for extra, objection in (
+        ("0x01000000fa00000006" + f"{5:016x}", None),
+        ("0x01000000fb00000006" + f"{5:016x}", "eip1559Params 0x000000fb00000006, asked for 0x000000fa00000006"),
+        ("0x01000000fa00000006" + f"{6:016x}", "minBaseFee 0x0000000000000006, asked for 5"),
+    ):
+        block = m.Block("fees", extra_data=extra)
+        assert order.objection(block.assembled()) == objection
+        assert order.objection(decode_payload(block.answer(), 4)) == objection

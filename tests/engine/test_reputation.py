@@ -4,6 +4,8 @@ import pytest
 
 from appliance.engine import events as ev
 from appliance.engine.events import EL
+from appliance.engine.health import HealthMachine
+from appliance.engine.reputation import after_all
 from tests.engine import messages as m
 from tests.engine.playbook import Playbook
 from tests.engine.test_get_payload import ALPHA, BETA, LOCAL, building
@@ -30,6 +32,72 @@ def test_a_block_that_the_el_calls_invalid_is_one_bad_word_and_no_good_one() -> 
     play.ask(m.get_payload())
     play.answer("alpha", ALPHA.answer())
     play.judge(m.verdict("INVALID"))
+    play.answer(EL, LOCAL.answer())
+    assert words(play) == [("alpha", False)]
+
+
+def test_a_block_that_is_invalid_after_all_is_a_bad_word_on_balance() -> None:
+    play = building(("alpha",))
+    play.ask(m.get_payload())
+    play.answer("alpha", ALPHA.answer())
+    play.judge(m.verdict())
+    play.answer(EL, LOCAL.answer())
+    assert words(play) == [("alpha", True)]
+    play.ask(m.new_payload(ALPHA))
+    play.answer(EL, m.verdict("INVALID", "bad root"))
+    assert words(play)[1:] == [("alpha", False), ("alpha", False)]
+    assert play.all_of(ev.Produced)[-1].reason == "INVALID after all: l2 said INVALID to op-node: bad root"
+
+
+def test_a_builder_whose_blocks_are_invalid_after_all_falls_ill() -> None:
+    """Its good words, slot after slot, would have kept it well for ever."""
+    machine = HealthMachine(["alpha"], 10.0)
+    for now in range(2):
+        assert not machine.unhealthy()
+        machine.produced("alpha", ok=True, reason="", now=now)
+        for word in after_all("alpha", "bad root", completed=False):
+            assert isinstance(word, ev.Produced)
+            machine.produced(word.upstream, ok=word.ok, reason=word.reason, now=now)
+    assert machine.unhealthy() == {"alpha"}
+
+
+def test_what_the_el_filled_in_itself_is_not_held_against_the_builder() -> None:
+    assert after_all("alpha", "bad root", completed=True) == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (m.forkchoice_answer(None), []),
+        (m.forkchoice_answer(None, "SYNCING"), [("alpha", False)]),
+        (m.error(), [("alpha", False)]),
+    ],
+)
+def test_a_builder_that_only_declines_is_well(answer: bytes, expected: list[tuple[str, bool]], late: bool) -> None:
+    """So answers a builder listener that builds for another sequencer: that must not cost the leader its health."""
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    if not late:
+        play.answer("alpha", answer)
+    ticket = play.ask(m.get_payload())
+    if late:
+        play.answer("alpha", answer)
+    play.answer(EL, LOCAL.answer())
+    assert play.body_for(ticket) == LOCAL.answer()
+    assert words(play) == expected
+
+
+def test_who_declined_once_and_is_silent_when_asked_again_is_not() -> None:
+    play = Playbook(("alpha",))
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.answer("alpha", m.forkchoice_answer(None))
+    play.ask(m.build())
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    play.fail("alpha")
+    play.ask(m.get_payload())
     play.answer(EL, LOCAL.answer())
     assert words(play) == [("alpha", False)]
 

@@ -8,6 +8,7 @@ import trio.testing
 from prometheus_client import CollectorRegistry
 
 from appliance.domain.health import Health
+from appliance.domain.payloads import BuildId
 from appliance.engine import events as ev
 from appliance.engine.events import EL, Send
 from appliance.engine.frontend import Frontend
@@ -77,6 +78,34 @@ def test_it_waits_while_any_order_is_open_but_for_none_that_has_been_answered() 
     assert [json.loads(call.body)["method"] for call in play.calls(EL)] == ["engine_forkchoiceUpdatedV3"]
     play.answer(EL, m.forkchoice_answer("0x0f"))
     assert [json.loads(call.body)["method"] for call in play.calls(EL)] == ["engine_getPayloadV4"]
+
+
+def test_a_known_id_waits_for_the_same_order_that_is_open_again_and_fences_that_build() -> None:
+    """Else the new build's stream would go on, and show flashblocks of a block that was answered already."""
+    play = Playbook(("alpha",))
+    for timestamp, payload_id in ((m.TIMESTAMP, "0x0e"), (m.TIMESTAMP + 2, "0x0f")):
+        play.ask(m.build(timestamp=timestamp))
+        play.answer(EL, m.forkchoice_answer(payload_id))
+        play.answer("alpha", m.forkchoice_answer("0x0a"))
+    play.ask(m.build())
+    ticket = play.ask(m.get_payload("0x0e"))
+    assert play.all_of(ev.Seal) == []
+    play.answer(EL, m.forkchoice_answer("0x0e"))
+    assert play.all_of(ev.Seal) == [ev.Seal(BuildId(3))]
+    play.answer(EL, m.Block("local").answer())
+    play.fail("alpha")
+    assert play.reply_to(ticket) is not None
+
+
+def test_when_the_same_order_fails_the_build_before_it_answers() -> None:
+    play = Playbook(("alpha",))
+    for timestamp, payload_id in ((m.TIMESTAMP, "0x0e"), (m.TIMESTAMP + 2, "0x0f")):
+        play.ask(m.build(timestamp=timestamp))
+        play.answer(EL, m.forkchoice_answer(payload_id))
+    play.ask(m.build())
+    play.ask(m.get_payload("0x0e"))
+    play.fail(EL)
+    assert play.all_of(ev.Seal) == [ev.Seal(BuildId(1))]
 
 
 def test_a_version_of_the_future_passes_before_during_and_after_the_order() -> None:

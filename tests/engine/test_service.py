@@ -9,6 +9,8 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from appliance.domain.errors import ConfigError
+from appliance.domain.health import STREAM, HealthFact
+from appliance.domain.modes import ExecutionMode
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.service import Engine, EngineSettings
 from appliance.engine.upstream import Upstream
@@ -42,6 +44,7 @@ async def test_the_returning_block_line_is_what_operators_grep_for() -> None:
             await it.order_build()
             await it.joined(stream, "alpha")
             await it.ask(m.get_payload(EL_ID))
+            it.engine.statistics()  # the line is written after the answer, or when somebody looks
         (line,) = [line for line in lines if line["event"] == "returning block"]
         assert line["hash"] == block_of("alpha").hash
         assert line["number"] == 7
@@ -90,6 +93,9 @@ async def test_new_payload_and_forkchoice_reach_builders_in_order() -> None:
         alpha = it.builders["alpha"]
         await alpha.wait_for("engine_newPayloadV4")
         await alpha.wait_for("engine_forkchoiceUpdatedV3")
+        with trio.fail_after(10):
+            while m.build(LOCAL.hash) not in alpha.requests:
+                await trio.lowlevel.checkpoint()
         order = [body for body in alpha.requests if b"eth_getBlockByNumber" not in body]
         assert order[0] == m.new_payload(LOCAL)
         assert order[-1] == m.build(LOCAL.hash)
@@ -230,3 +236,30 @@ async def test_an_unknown_policy_is_a_config_error() -> None:
     el = Upstream("l2", "http://127.0.0.1:1", SECRET, metrics)
     with pytest.raises(ConfigError, match=r"engine\.policy: 'best' is none of builder, gas_used"):
         Engine(EngineSettings(SECRET, policy="best"), el, (), RecordingStream(), metrics)
+
+
+async def test_a_silent_flashblock_stream_is_told_and_does_not_change_the_status() -> None:
+    """op-conductor takes 206 for unhealthy and moves the leadership: for that, blocks would have to be missing."""
+    stream = RecordingStream(fact=HealthFact(STREAM, healthy=False, reason="no flashblock came"))
+    async with rig("alpha", stream=stream) as host:
+        await host.healthy()
+        response = await host.get("/healthz")
+        assert response.status == 200
+        assert b"\nstream: not well, no flashblock came" in response.body
+        assert host.engine.facts()[-1] == stream.fact
+        told = json.dumps(host.engine.statistics()["facts"])
+        assert '{"name": "stream", "healthy": false, "reason": "no flashblock came"}' in told
+
+
+@pytest.mark.parametrize("mode", [ExecutionMode.DRY_RUN, ExecutionMode.DISABLED])
+async def test_where_no_flashblocks_are_shown_their_stream_is_no_fact(mode: ExecutionMode) -> None:
+    stream = RecordingStream(fact=HealthFact(STREAM, healthy=False, reason="no flashblock came"))
+    async with rig("alpha", stream=stream) as host:
+        host.engine._set_mode(mode)
+        assert STREAM not in [fact.name for fact in host.engine.facts()]
+
+
+async def test_a_bug_in_the_fact_about_the_stream_costs_this_fact_alone() -> None:
+    async with rig("alpha", stream=BrokenStream()) as host:
+        await host.healthy()
+        assert (await host.get("/healthz")).status == 200

@@ -73,7 +73,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @initialize(policy=st.sampled_from(["builder", "gas_used"]))
     def begin(self, policy: str) -> None:
-        self.play = Stream(policy)
+        self.play: Stream = self.make_play(policy)
         self.mode = ENABLED
         self.valid: set[str] = set()
         self.own = {own_block(slot).hash for slot in SLOTS}
@@ -83,6 +83,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.era = 0
         self.answers: dict[int, str] = {}
         self.blocks = self.read = self.builds = 0
+
+    def make_play(self, policy: str) -> Stream:
+        """The machine and its flashblock stream."""
+        return Stream(policy)
 
     # --- op-node ---
 

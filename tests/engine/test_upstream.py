@@ -10,6 +10,8 @@ from appliance.engine.upstream import Upstream
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpLimits, HttpServer, open_listener
 from appliance.wire import jwt
+from tests.engine import messages as m
+from tests.engine.fakes import FakeUpstream, answers
 
 SECRET = b"\x11" * 32
 
@@ -75,3 +77,13 @@ async def test_a_failure_names_the_upstream_and_its_url_and_is_counted() -> None
 def test_a_url_that_is_none_is_a_config_error() -> None:
     with pytest.raises(ConfigError):
         Upstream("l2", "ftp://x", SECRET, EngineMetrics.create(CollectorRegistry()))
+
+
+async def test_an_answer_over_the_bound_is_none(nursery: trio.Nursery) -> None:
+    fake = FakeUpstream("alpha", behaviours={"eth_chainId": answers(b"0" * 2000)})
+    await nursery.start(fake.run)
+    metrics = EngineMetrics.create(CollectorRegistry())
+    async with Upstream("alpha", fake.url, fake.secret, metrics, max_answer_bytes=1000) as upstream:
+        with pytest.raises(UnavailableError, match="body larger than 1000 bytes"):
+            await upstream.post(m.request("eth_chainId", []))
+        assert (await upstream.post(m.request("eth_chainId", []), pass_through=True)).status == 200

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from appliance.fanout.metrics import FanoutMetrics
-from appliance.fanout.ports import LogView
+from appliance.fanout.ports import LogView, StateSource
 from appliance.fanout.service import Fanout, FanoutSettings
 from appliance.net.listening import open_listener
 from tests.fanout.fakes import ParsedFrame, parse_frames
@@ -59,10 +59,12 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(log: LogView, settings: FanoutSettings | None = None) -> AsyncIterator[Serving]:
+async def serving(
+    log: LogView, settings: FanoutSettings | None = None, *, states: StateSource | None = None
+) -> AsyncIterator[Serving]:
     """Run the plane on a free port; the end stops it by its own way and waits for it."""
     metrics = FanoutMetrics.create(CollectorRegistry())
-    fanout = Fanout(settings or FanoutSettings(), log, metrics, jitter=lambda: 1.0)
+    fanout = Fanout(settings or FanoutSettings(), log, metrics, states=states, jitter=lambda: 1.0)
     listener = open_listener("127.0.0.1:0")
     running = Serving(fanout, metrics, listener.getsockname()[1])
 

@@ -1,5 +1,6 @@
 """A hub with fake subscribers, driven step by step without an event loop."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from appliance.fanout.framesets import FrameCache, FrameSet
 from appliance.fanout.hub import Hub, HubSettings
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.notices import Notice, Notices
 from appliance.fanout.pacing import Pace
 from appliance.fanout.rounds import Round
 from appliance.fanout.session import Session, Stage
@@ -52,6 +54,7 @@ class Subscriber:
     position: int
     skip: tuple[int, int] | None
     drops: list[Session] = field(default_factory=list)
+    fates_before: int = 0
     backlog: deque[FrameSet] = field(default_factory=deque)
 
     def expected(self, entries: Iterable[Entry]) -> list[Entry]:
@@ -71,7 +74,13 @@ class Subscriber:
 
     @property
     def received(self) -> list[bytes]:
-        return messages(self.wire.sent)
+        """The data messages, control messages left out."""
+        return [message for message in messages(self.wire.sent) if not message.startswith(b'{"control"')]
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """The control messages."""
+        return [json.loads(message) for message in messages(self.wire.sent) if message.startswith(b'{"control"')]
 
 
 def _text(entry: Entry) -> bytes:
@@ -102,6 +111,8 @@ class Stand:
         variant: Variant = Variant.TEXT,
         choose: Callable[[int], int] = lambda size: size,
         wanted: Filter | None = None,
+        *,
+        control: bool = False,
     ) -> Subscriber:
         """A new subscriber; its socket takes as much as ``choose`` says."""
         located = self.log.place_of(resume or CurrentPayload())
@@ -115,6 +126,9 @@ class Stand:
             drop=lambda: drops.append(session),
             wanted=wanted,
         )
+        if control:
+            behind = max(0, self.hub.mark.position - located.position)
+            session.notices = Notices(self.hub.board, resume or CurrentPayload(), located.position, behind)
         subscriber = Subscriber(session, wire, variant, located.position, located.skip_through, drops)
         self.subscribers.append(subscriber)
         self.hub.attach(session)
@@ -146,8 +160,19 @@ class Stand:
             data = b"".join(item.make(variant) for item in part)
             self.rounds.append(Round(self.hub, members, data, entries=len(part), before=before, after=self.hub.mark))
 
+    def announce(self, data: bytes, position: int | None = None) -> None:
+        """What the herald does with the fate of a payload that ended here."""
+        self.hub.board.post(Notice(self.log.head if position is None else position, data))
+        self.tell()
+
+    def tell(self) -> None:
+        """What the herald does again when the broadcast has come as far as the news."""
+        for session in list(self.hub.listeners):
+            self.hub.write_control(session)
+
     def close_lagging(self) -> None:
-        """What the sweep does about those beyond the bound."""
+        """What the sweep does about those beyond the bound, and half of it."""
+        self.hub.warn_lagging()
         for session in self.hub.beyond_bound():
             self.hub.end_if_beyond(session, self.now)
 
@@ -203,6 +228,7 @@ class Stand:
             self.deliver()
             for subscriber in self.subscribers:
                 self.write(subscriber)
+        self.tell()
 
     def publish(self, *keys: tuple[int, int]) -> list[Entry]:
         """Append entries and broadcast them; writers do not run."""

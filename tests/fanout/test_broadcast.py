@@ -10,6 +10,7 @@ import trio
 from appliance.domain.positions import AfterBlock, CurrentPayload
 from appliance.fanout.broadcast import BATCH_BYTES, BATCH_ENTRIES, Broadcast, Sweeper
 from appliance.fanout.catchup import Turns
+from appliance.fanout.drain import send_away
 from appliance.fanout.frames import Variant
 from appliance.fanout.hub import HubSettings
 from appliance.fanout.session import Stage
@@ -174,7 +175,7 @@ async def test_everybody_is_told_that_the_host_goes_away() -> None:
     stand = Stand()
     subscribers = [stand.connect() for _ in range(50)]
     stand.publish((4, 2))
-    await Sweeper(stand.hub, 1.0, perf_counter).close_all()
+    await send_away(stand.hub, 0.0, perf_counter)
     for subscriber in subscribers:
         frames, _ = parse_frames(subscriber.wire.sent)
         assert close_of(frames[-1]) == (
@@ -194,3 +195,15 @@ async def test_those_who_wait_for_news_come_to_the_head_without_a_writer_each() 
     expected = [entry.body for entry in stand.log.entries][3:]
     assert all(messages(traveller.wire.sent) == expected for traveller in travellers)
     assert not stand.writers
+
+
+async def test_positions_whose_entries_lost_their_place_are_passed_over() -> None:
+    stand = Stand()
+    subscriber = stand.connect()
+    async with broadcasting(stand):
+        stand.log.append(1, 0)
+        stand.log.append(1, 1)
+        del stand.log.entries[:]  # shown without a majority, and then another host's branch had one
+        await trio.testing.wait_all_tasks_blocked()
+        stand.log.append(2, 0)
+    assert messages(subscriber.wire.sent) == [entry.body for entry in stand.log.entries]

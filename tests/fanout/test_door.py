@@ -146,5 +146,12 @@ async def test_a_parameter_that_is_given_twice_is_refused_by_name(name: str) -> 
     assert (status, message.partition(" ")[0]) == (400, name)
 
 
+@pytest.mark.parametrize("query", ["addresses=a&addresses=b&x", "addresses=a&addresses", "control=1&control=0&&"])
+async def test_empty_parts_hide_no_parameter_that_is_given_twice(query: str) -> None:
+    """Only one half of the addresses would be served, and nobody told of the other."""
+    status, message = await House().refused(f"/ws?{query}")
+    assert (status, message.partition(" ")[0]) == (400, query.partition("=")[0])
+
+
 async def test_a_parameter_that_is_not_ours_may_come_as_often_as_it_likes() -> None:
     assert isinstance(await House().ask("/ws?a=1&a=2"), Upgrade)

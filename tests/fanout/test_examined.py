@@ -81,7 +81,19 @@ def test_a_long_search_is_made_in_steps_and_its_verdict_is_kept() -> None:
 def test_verdicts_are_bounded() -> None:
     found = Examined(entry())
     found.make()
-    for number in range(REMEMBERED + 10):
-        found.verdict(Filter([number.to_bytes(20, "big")]))
+    wanted = [Filter([number.to_bytes(20, "big")]) for number in range(REMEMBERED + 10)]
+    for each in wanted:
+        found.verdict(each)
     assert len(found._verdicts) == REMEMBERED
+    assert wanted[0] not in found._verdicts
+    assert wanted[-1] in found._verdicts
     assert examined.REMEMBERED == REMEMBERED
+
+
+def test_a_verdict_goes_with_its_filter() -> None:
+    found = Examined(entry())
+    wanted = [Filter([number.to_bytes(20, "big")]) for number in range(10)]
+    for each in wanted:
+        found.verdict(each)
+    del each, wanted[1:]
+    assert list(found._verdicts) == wanted

@@ -9,6 +9,7 @@ import trio
 
 from appliance.domain.positions import AfterBlock
 from appliance.fanout import filters
+from appliance.fanout.contents import Contents
 from appliance.fanout.filtered import Filtered
 from appliance.fanout.filters import Filter
 from appliance.fanout.frames import Variant
@@ -214,3 +215,17 @@ def test_a_filtered_subscriber_that_lags_keeps_its_place_between_two_that_pass()
     stand.settle()
     assert messages(slow.wire.sent) == [stand.log.entries[0].body, stand.log.entries[3].body]
     assert slow.session.resume_from.endswith("block_number=1 flashblock_index=3")
+
+
+async def test_hundreds_of_filters_that_look_for_the_same_many_addresses_are_matched_in_steps() -> None:
+    """780 subscribers of one address with 256 addresses each, all of them in every flashblock: 10 ms in one go."""
+    shared = [number.to_bytes(20, "big") for number in range(1, 201)]
+    stand = Stand()
+    wanted = [Filter([*shared, (1000 + number).to_bytes(20, "big")]) for number in range(50)]
+    for each in wanted:
+        stand.hub.filters.add(each)
+    found: set[Filter] = set()
+    contents = Contents(frozenset(shared), frozenset(), ())
+    begun = [len(found) for _ in stand.hub.filters.matching(contents, shared, found)]
+    assert len(begun) == 2 * len(shared)  # each step is one address
+    assert found == set(wanted)

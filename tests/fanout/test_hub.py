@@ -359,6 +359,7 @@ def test_statistics_say_where_everybody_stands() -> None:
         "waiting": 1,
         "catching_up": 1,
         "max_lag": 2,
+        "lag": {"p50": 0, "p90": 0, "p99": 0, "max": 0},
     }
 
 

@@ -2,7 +2,8 @@
 
 A simulated world of subscribers whose sockets take any number of bytes at a time, with connects, resumes,
 slow readers, drops, pings, closes, reorgs and holes in the log's positions, against the simplest oracle:
-what a subscriber has received is a prefix of the log's entries after the place that it asked for.
+what a subscriber has received is a prefix of the log's entries after the place that it asked for, those that pass its
+filter. Control messages come only to those who asked for them, and behind what they are about.
 
 Twice: as a state machine, whose failures shrink to a few steps, and as long crowded histories, which reach
 the rare coincidences.
@@ -56,6 +57,7 @@ class Subscribers(RuleBasedStateMachine):
 
     @rule(rng=RANDOM)
     def control_frames(self, rng: random.Random) -> None:
+        self.world.fate(rng)
         self.world.ping_us(rng)
         self.world.time_passes(rng)
 
@@ -91,6 +93,7 @@ def test_a_long_crowded_history_keeps_the_promise(rng: random.Random) -> None:
         world.connect: 4,
         world.change_pace: 6,
         world.ping_us: 6,
+        world.fate: 4,
         world.time_passes: 1,
         world.leave: 1,
     }

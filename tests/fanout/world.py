@@ -6,12 +6,14 @@ import random
 import brotli
 
 from appliance.domain.flashblocks import Encoding, Entry
+from appliance.domain.payloads import PayloadState
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
 from appliance.fanout.filters import Filter
 from appliance.fanout.frames import Variant
 from appliance.fanout.hub import HubSettings
+from appliance.fanout.notices import fate
 from appliance.fanout.session import Session, Stage
-from tests.fanout.fakes import fitful, parse_frames, payload_id
+from tests.fanout.fakes import ParsedFrame, fitful, parse_frames, payload_id
 from tests.fanout.support import Stand, Subscriber
 
 ADDRESSES = [bytes([number]) * 20 for number in range(3)]
@@ -24,6 +26,7 @@ class World:
     def __init__(self) -> None:
         self.stand = Stand(HubSettings(max_lag=6, ping_interval_s=15, pong_timeout_s=40, close_timeout_s=3))
         self.block, self.index, self.payload = 1, -1, 1
+        self.fates: list[int] = []  # the positions at which the fates were told, by their number from 1
 
     def someone(self, rng: random.Random) -> Subscriber | None:
         """A subscriber whose connection is not over, if there is one."""
@@ -69,6 +72,14 @@ class World:
             self.payload += 1
             self.block, self.index = max(1, self.block + rng.choice([1, 1, 0, -1])), -1
 
+    def fate(self, rng: random.Random) -> None:
+        """A payload lands or is dropped; the entries up to now are those of before."""
+        position = self.stand.log.head
+        state = rng.choice([PayloadState.LANDED, PayloadState.DROPPED])
+        number = len(self.fates) + 1
+        self.fates.append(position)
+        self.stand.announce(fate(payload_id(number), state, self.block, None), position)
+
     def broadcast(self, rng: random.Random) -> None:
         if self.stand.delivering:
             self.stand.deliver(rng.randint(1, 3))
@@ -104,7 +115,9 @@ class World:
             resume = AfterPayload(payload_id(self.payload), rng.randint(-1, self.index))
         steady = rng.random() < 0.4
         choose = (lambda size: size) if steady else fitful(random.Random(rng.random()))
-        self.stand.connect(resume, rng.choice(list(Variant)), choose, self._filter(rng))
+        wanted, control = self._filter(rng), rng.random() < 0.5
+        subscriber = self.stand.connect(resume, rng.choice(list(Variant)), choose, wanted, control=control)
+        subscriber.fates_before = len(self.fates)
 
     def change_pace(self, rng: random.Random) -> None:
         """Somebody stops reading, goes on slowly, or reads as it comes."""
@@ -145,6 +158,22 @@ class World:
             expected = [_text(entry) for entry in subscriber.expected(self.stand.log.entries)]
             received = _received(subscriber)
             assert received == expected[: len(received)]
+            self._check_notices(subscriber)
+
+    def _check_notices(self, subscriber: Subscriber) -> None:
+        """They come to those who asked, each once, in order, behind everything that they are about."""
+        data = _data(subscriber)
+        notices = [(number, json.loads(frame.payload)) for number, frame in enumerate(data) if _is_notice(frame)]
+        if subscriber.session.notices is None:
+            assert not notices
+            return
+        assert [number for number, notice in notices if notice["control"] == "resumed-from"] in ([], [0])
+        fates = [(at, int(item["payload_id"], 16)) for at, item in notices if item["control"] in ("landed", "dropped")]
+        assert [number for _, number in fates] == sorted({number for _, number in fates})
+        due = subscriber.expected(self.stand.log.entries)
+        for at, number in fates:
+            before = sum(not _is_notice(frame) for frame in data[:at])
+            assert before >= sum(entry.position <= self.fates[number - 1] for entry in due)
 
     def check_groups(self) -> None:
         """Everybody is in the group of its stage, and nothing is half sent where only whole frames go."""
@@ -176,8 +205,17 @@ class World:
             if subscriber.at(Stage.HEAD) or subscriber.at(Stage.WAITING):
                 expected = subscriber.expected(self.stand.log.entries)
                 assert _received(subscriber) == [_text(entry) for entry in expected]
+                self._check_all_fates(subscriber)
             else:
                 assert subscriber.at(Stage.GONE) or subscriber.at(Stage.CLOSING)
+
+    def _check_all_fates(self, subscriber: Subscriber) -> None:
+        """Whoever is still there has been told everything that happened behind its place since it came."""
+        if subscriber.session.notices is not None:
+            found = [json.loads(frame.payload) for frame in _data(subscriber) if _is_notice(frame)]
+            told = {int(item["payload_id"], 16) for item in found if item["control"] in ("landed", "dropped")}
+            behind = {number for number, at in enumerate(self.fates, 1) if at > subscriber.position}
+            assert told >= {number for number in behind if number > subscriber.fates_before}
 
 
 def _text(entry: Entry) -> bytes:
@@ -185,14 +223,24 @@ def _text(entry: Entry) -> bytes:
 
 
 def _received(subscriber: Subscriber) -> list[bytes]:
-    """The JSON texts that arrived whole; checks that nothing follows a close."""
+    """The JSON texts that arrived whole."""
+    return [_unpacked(subscriber, frame) for frame in _data(subscriber) if not _is_notice(frame)]
+
+
+def _unpacked(subscriber: Subscriber, frame: ParsedFrame) -> bytes:
+    assert frame.opcode == (0x2 if subscriber.variant is Variant.BROTLI else 0x1)
+    assert frame.rsv1 == (subscriber.variant is Variant.DEFLATE)
+    return brotli.decompress(frame.text) if subscriber.variant is Variant.BROTLI else frame.text
+
+
+def _data(subscriber: Subscriber) -> list[ParsedFrame]:
+    """The messages that arrived whole; checks that nothing follows a close."""
     frames, rest = parse_frames(subscriber.wire.sent)
     closes = [number for number, frame in enumerate(frames) if frame.opcode == 0x8]
     assert closes in ([], [len(frames) - 1])
     assert not (closes and rest)
-    expected_opcode = 0x2 if subscriber.variant is Variant.BROTLI else 0x1
-    data = [frame for frame in frames if frame.opcode < 0x8]
-    assert all(frame.opcode == expected_opcode for frame in data)
-    unpack = brotli.decompress if subscriber.variant is Variant.BROTLI else bytes
-    assert all(frame.rsv1 == (subscriber.variant is Variant.DEFLATE) for frame in data)
-    return [unpack(frame.text) for frame in data]
+    return [frame for frame in frames if frame.opcode < 0x8]
+
+
+def _is_notice(frame: ParsedFrame) -> bool:
+    return frame.opcode == 0x1 and not frame.rsv1 and frame.payload.startswith(b'{"control"')

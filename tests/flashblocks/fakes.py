@@ -35,7 +35,7 @@ class FakeBuilders:
         await trio.lowlevel.checkpoint()
         if url in self.refuse:
             raise UnavailableError(f"{url} refused the connection")
-        send, receive = trio.open_memory_channel[tuple[bytes, bool] | None](1000)
+        send, receive = trio.open_memory_channel[tuple[bytes, bool] | None](10_000)
         self._connections[url] = send
         self._notify()
         try:

@@ -20,6 +20,8 @@ from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.flashblocks.ingest import (
     BUDGET_BURST_BYTES,
     BUDGET_BYTES_PER_S,
+    CONNECTION_COST_BYTES,
+    LEAST_COST_BYTES,
     BuilderSource,
     ByteBudget,
     DataDeadline,
@@ -277,7 +279,7 @@ async def test_a_builder_that_sends_too_much_is_dropped_and_its_next_connection_
             run.builders.send(URL, large, is_binary=True)
         with trio.fail_after(20):
             await run.builders.wait_for(lambda: not run.builders._connections)
-            assert run.count("last_error") == "more flashblock bytes than a builder may send"
+            assert run.count("last_error") == "more flashblock bytes or messages than a builder may send"
             delivered = len(run.delivered)
             assert delivered >= BUDGET_BURST_BYTES // MAX_MESSAGE_BYTES
             await run.builders.wait_connected(URL)
@@ -293,6 +295,53 @@ async def test_what_cannot_be_unfolded_is_paid_for_too() -> None:
         with trio.fail_after(20):
             await run.builders.wait_for(lambda: not run.builders._connections)
     assert run.delivered == []
+
+
+async def test_a_flood_of_tiny_messages_is_dropped_and_reconnected_to_ever_more_slowly(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Each counts as much as its decoding costs: 80,000 a second took a whole core."""
+    async with running() as run:
+        for _ in range(2):
+            for _ in range(BUDGET_BURST_BYTES // LEAST_COST_BYTES + 100):
+                run.builders.send(URL, b"{}")
+            await run.builders.wait_for(lambda: not run.builders._connections)
+            assert run.count("last_error") == "more flashblock bytes or messages than a builder may send"
+            await run.builders.wait_connected(URL)
+        assert run.metric("messages_received") < BUDGET_BURST_BYTES // LEAST_COST_BYTES + 500
+        await trio.sleep(1)
+        run.builders.send(URL, unichain_messages()[0])
+        await run.wait_delivered(1)
+
+
+async def test_a_builder_that_hangs_up_after_each_message_is_not_reconnected_to_for_ever_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Each message made the next reconnect a quick one: a hundred handshakes a second."""
+    async with running() as run:
+        begin, until = trio.current_time(), 60.0
+        while trio.current_time() < begin + until:
+            await run.builders.wait_connected(URL)
+            run.builders.send(URL, b"{}")
+            run.builders.hang_up(URL)
+            await run.builders.wait_for(lambda: not run.builders._connections)
+        bound = (BUDGET_BURST_BYTES + until * BUDGET_BYTES_PER_S) / CONNECTION_COST_BYTES
+        assert len(run.builders.attempts) <= bound + 1
+        assert len(run.builders.attempts) >= 100, "but it is reconnected to"
+
+
+def _spent(size: int, now: float) -> ByteBudget:
+    budget = ByteBudget()
+    assert budget.spend(size, now)
+    return budget
+
+
+def test_a_budget_that_is_nearly_spent_is_not_ample() -> None:
+    assert _spent(1, 0.0).is_ample
+    budget = _spent(BUDGET_BURST_BYTES, 0.0)
+    assert not budget.is_ample
+    assert budget.spend(1, 2.0)
+    assert budget.is_ample, "4 MiB a second come back"
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, MAX_MESSAGE_BYTES)), max_size=40))

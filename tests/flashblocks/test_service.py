@@ -26,7 +26,7 @@ from appliance.flashblocks import service as service_module
 from appliance.flashblocks.assembly import assemble
 from appliance.flashblocks.ingest import BuilderSource
 from appliance.flashblocks.ports import FlashblockSink, Messages
-from appliance.flashblocks.service import FlashblockService, FlashblockSettings
+from appliance.flashblocks.service import PAUSED_EVERY_S, FlashblockService, FlashblockSettings
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.net.websocket_client import messages
 from tests.flashblocks.fakes import FakeBuilders, FakeLog, FakeValidator, new_metrics
@@ -579,3 +579,17 @@ async def test_from_a_real_websocket_into_the_real_log(tmp_path: Path) -> None:
     assert [entry.body for entry in entries] == expected
     assert sealed is not None
     assert json.loads(sealed.execution_payload) == payload
+
+
+async def test_a_builder_that_invents_payloads_does_not_fill_the_log_with_warnings(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as plane:
+        with capture_logs() as lines:
+            for _ in range(3):
+                for number in range(100):
+                    plane.receive(5, payload_id(1000 + number))
+                await trio.sleep(PAUSED_EVERY_S)
+    paused = [line["log_level"] for line in lines if line["event"] == "flashblock stream paused"]
+    assert len(paused) == 300
+    assert paused.count("warning") == 3

@@ -1,11 +1,13 @@
 """state.db: the switch outlives everything, and a file that is not ours is left alone."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from appliance.domain.errors import LogError
+from appliance.domain.lb_nodes import AddedNode
 from appliance.domain.modes import ExecutionMode, ModeChange
 from appliance.flashlog import operator_state
 from appliance.flashlog.operator_state import OperatorState
@@ -70,6 +72,33 @@ def test_it_is_a_state_file_and_of_one_schema(tmp_path: Path) -> None:
     state.add_mode_change(change(DISABLED))
     with sqlite3.connect(state.path) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (0x41535441,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
     connection.close()
     assert repr(state) == f"<OperatorState {tmp_path}/state.db>"
+
+
+def test_added_nodes_are_kept_changed_and_forgotten(tmp_path: Path) -> None:
+    state = OperatorState(tmp_path / "new")
+    assert state.lb_nodes() == []
+    first, second = AddedNode("http://a", None, 1.0, "cli"), AddedNode("http://b", 4, 2.0, "nodes api 10.0.0.1")
+    state.keep_lb_node(second)
+    state.keep_lb_node(first)
+    assert OperatorState(tmp_path / "new").lb_nodes() == [first, second]
+    changed = AddedNode("http://a", 9, 3.0, "cli")
+    state.keep_lb_node(changed)
+    assert state.lb_nodes() == [second, changed]
+    state.forget_lb_node("http://b")
+    state.forget_lb_node("http://never")
+    assert state.lb_nodes() == [changed]
+
+
+def test_a_file_of_before_the_nodes_is_taken_up(tmp_path: Path) -> None:
+    old = OperatorState(tmp_path)
+    old.add_mode_change(ModeChange(ExecutionMode.DISABLED, ExecutionMode.ENABLED, 1.0, "cli"))
+    with contextlib.closing(sqlite3.connect(old.path)) as connection:
+        connection.execute("DROP TABLE lb_nodes")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0002_lb_nodes'")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    assert OperatorState(tmp_path).lb_nodes() == []
+    assert OperatorState(tmp_path).last_mode_change() is not None

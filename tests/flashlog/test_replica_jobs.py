@@ -136,7 +136,7 @@ def test_each_peer_has_a_cursor_and_a_new_log_of_its_begins_anew(store: Store, r
 def test_another_body_is_refused_and_kept_with_the_name_of_who_brought_it(store: Store, reader: Reader) -> None:
     store_append(store, flashblock(1, 0), builder="mine")
     other = replicas([flashblock(1, 0, text="other")])
-    assert take(store, other) == [Receipt(Verdict.REFUSED)]
+    assert take(store, other) == [Receipt(Verdict.REFUSED, is_sibling=True)]
     (refused,) = reader.evidence()
     assert (refused.builder, refused.body) == ("a@b", other[0].body)
     assert refused.received_at == other[0].received_at
@@ -147,9 +147,9 @@ def test_another_body_is_refused_and_kept_with_the_name_of_who_brought_it(store:
 def test_what_follows_a_refused_body_is_refused_although_its_key_is_free(store: Store, reader: Reader) -> None:
     store_append(store, flashblock(1, 0))
     other = replicas([flashblock(1, 0, text="other"), flashblock(1, 1), flashblock(1, 2)])
-    assert verdicts(take(store, other)) == [Verdict.REFUSED, Verdict.REFUSED, Verdict.OUT_OF_ORDER]
+    assert verdicts(take(store, other)) == [Verdict.REFUSED] * 3
     assert keys(reader) == [(payload_id(1), 0)]
-    assert {item.index for item in reader.evidence()} == {0, 1}
+    assert {item.index for item in reader.evidence()} == {0, 1, 2}
 
 
 def test_a_body_that_is_not_what_its_prefix_says_is_refused(store: Store) -> None:
@@ -388,3 +388,59 @@ def test_sqlite_errors_of_damaged_rows_are_not_hidden(store: Store) -> None:
         replace(store, 1, 0)
     with pytest.raises(sqlite3.OperationalError):
         store.connection.execute("SELECT nonsense")
+
+
+def test_what_gives_way_gets_new_positions_and_keeps_its_life(store: Store, reader: Reader) -> None:
+    for payload, index in [(1, 0), (1, 1), (1, 2), (2, 0)]:
+        store_append(store, flashblock(payload, index))
+    run(store, lambda s: s.set_state(payload_id(1), PayloadState.SEALED, "0x1", 5.0))
+    before = reader.payload(payload_id(1))
+    for from_index, positions in [(1, [1, 4, 5, 6]), (0, [4, 7, 8, 9])]:
+        change = run(store, lambda s, index=from_index: replica_jobs.requeue(s, payload_id(1), index))  # type: ignore[misc]
+        assert isinstance(change, BranchChange)
+        assert len(change.received.appended) == 3 - from_index
+        assert [record.position for record in reader.records(0, MAX, MAX, MAX)] == positions
+        assert reader.payload(payload_id(1)) == before
+        assert reader.evidence() == []
+        report = verify(store.path)
+        assert report.ok, report.problems
+    assert keys(reader) == [(payload_id(2), 0), *((payload_id(1), index) for index in range(3))]
+    assert reader.given_through() == 9
+
+
+def test_what_is_late_ends_its_payload_but_what_is_held_is_not(store: Store, reader: Reader) -> None:
+    sent = replicas([flashblock(1, index) for index in range(3)])
+    assert verdicts(take(store, sent[:1])) == [Verdict.NEW]
+    received = run(store, lambda s: replica_jobs.append_from(s, "b", sent, None, {1, 2, 3}))
+    assert isinstance(received, Received)
+    assert received.receipts == (
+        Receipt(Verdict.HELD, 1),
+        Receipt(Verdict.CLOSED, is_sibling=True),
+        Receipt(Verdict.CLOSED),
+    )
+    assert reader.closed_at(payload_id(1)) == 1
+    assert {(item.index, item.builder) for item in reader.evidence()} == {(1, "a@b")}
+    assert reader.cursor_of("b") is None
+
+
+def test_a_committed_branch_lifts_a_tombstone_that_is_not_before_it(store: Store, reader: Reader) -> None:
+    close(store, 1, 1)
+    replace(store, 1, 2)
+    assert reader.closed_at(payload_id(1)) == 1
+    replace(store, 1, 1)
+    assert reader.closed_at(payload_id(1)) is None
+
+
+def test_a_log_that_was_set_back_is_another_one_without_a_vote(store: Store, reader: Reader) -> None:
+    before = reader.log_id()
+    run(store, lambda s: replica_jobs.set_recovering(s, recovering=False))
+    assert not reader.recovering()
+    assert run(store, replica_jobs.renew) == reader.log_id() != before
+    assert reader.recovering()
+
+
+def test_the_last_position_given_is_known_when_nothing_is_there_any_more(store: Store, reader: Reader) -> None:
+    assert reader.given_through() == 0
+    store_append(store, flashblock(1, 0))
+    replace(store, 1, 0)
+    assert (reader.head(), reader.given_through()) == (0, 1)

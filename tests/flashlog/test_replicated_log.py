@@ -44,6 +44,40 @@ async def test_what_is_appended_is_not_shown_until_it_is_committed(log: FlashLog
     assert await log.locate(AfterPayload(payload_id(1), 2)) == Located(2, skip_through=(1001, 2))
 
 
+async def test_what_is_only_shown_is_not_committed_after_the_next_start(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await append(log, 1, 3)
+        log.commit_through(1)
+        log.show_through(2)
+        assert (log.committed, log.head) == (1, 2)
+        await append(log, 2, 1)
+    async with opened(tmp_path) as log:
+        assert (log.committed, log.head, log.appended) == (1, 1, 4)
+
+
+async def test_a_log_remembers_that_its_host_must_not_vote(tmp_path: Path) -> None:
+    for expected in (True, False, True):
+        async with opened(tmp_path) as log:
+            assert await log.recovering() is expected
+            await log.set_recovering(recovering=not expected)
+
+
+async def test_what_a_new_peer_is_told_of_payloads(log: FlashLog) -> None:
+    for payload in (1, 2, 3):
+        await append(log, payload, 1)
+    await log.set_state(payload_id(3), PayloadState.SEALED)
+    await log.set_state(payload_id(1), PayloadState.LANDED, "0x1")
+    assert await log.settled(9) == [
+        (payload_id(1), PayloadState.LANDED, "0x1"),
+        (payload_id(3), PayloadState.SEALED, None),
+    ]
+    assert await log.settled(1) == [(payload_id(3), PayloadState.SEALED, None)]
+    await log.close_payload(payload_id(2), 0)
+    await log.close_payload(payload_id(7), 3)
+    assert await log.closed() == [(payload_id(2), 0), (payload_id(7), 3)]
+    assert await log.pruned_through() == 0
+
+
 async def test_a_host_that_follows_has_the_same_bytes(log: FlashLog) -> None:
     receipts = await log.append_from("b", replicas([flashblock(1, 0), flashblock(1, 1)]), Cursor("x", 2))
     assert receipts == [Receipt(Verdict.NEW, 1), Receipt(Verdict.NEW, 2)]

@@ -80,13 +80,18 @@ class ReplicatedLogMachine(RuleBasedStateMachine):
         if sent.index >= self.closed.get(sent.payload_id, 99):
             return Verdict.CLOSED
         if sent.index > len(have):
-            return Verdict.OUT_OF_ORDER
+            refused_before = any(key[0] == sent.payload_id and key[1] < sent.index for key in self.evidence())
+            return Verdict.REFUSED if refused_before else Verdict.OUT_OF_ORDER
         assert sent.body is not None
         extended = replicas([flashblock_of(sent, body, index) for index, body in enumerate([*have, sent.body])])
         if extended[-1].prefix != sent.prefix:
             return Verdict.REFUSED
         self.held.setdefault(sent.payload_id, []).append(sent.body)
         return Verdict.NEW
+
+    def evidence(self) -> set[tuple[PayloadId, int]]:
+        found = self.loop.call(lambda log: log.evidence())
+        return {(item.payload_id, item.index) for item in found}
 
     @rule(payload=numbers, text=texts, from_index=numbers, length=st.integers(0, 4))
     def replace(self, payload: int, text: str, from_index: int, length: int) -> None:
@@ -96,9 +101,26 @@ class ReplicatedLogMachine(RuleBasedStateMachine):
         cursors = {"": Cursor("back", 1)}
         self.loop.call(lambda log: log.replace(payload_id(payload), from_index, with_=sent, cursors=cursors))
         self.cursors |= cursors
+        if self.closed.get(payload_id(payload), -1) >= from_index:
+            del self.closed[payload_id(payload)]
         self.cut_off(payload, from_index)
         for item in sent:
             self.expect(item)
+
+    @rule(payload=numbers, from_index=numbers)
+    def requeue(self, payload: int, from_index: int) -> None:
+        if not self.touches_what_is_committed(payload, from_index):
+            self.loop.call(lambda log: log.requeue(payload_id(payload), from_index))
+
+    @rule(payload=numbers, text=texts, split=numbers)
+    def take_what_is_late(self, payload: int, text: str, split: int) -> None:
+        have = self.held.get(payload_id(payload), [])
+        sent = replicas(branch(payload, text, split, len(have) + 1))
+        (receipt,) = self.loop.call(lambda log: log.append_from("b", sent[-1:], None, {sent[-1].position}))
+        if receipt.verdict is Verdict.CLOSED:
+            self.closed[payload_id(payload)] = min(len(have), self.closed.get(payload_id(payload), 99))
+        else:
+            assert receipt.verdict is Verdict.REFUSED
 
     @rule(payload=numbers, at=numbers)
     def close(self, payload: int, at: int) -> None:

@@ -306,3 +306,15 @@ async def test_mutual_tls_takes_who_has_a_certificate() -> None:
         async with dial(f"wss://{there.address}", ssl_context=known) as duplex:
             await duplex.send(b"known")
             assert await duplex.receive() == b"known"
+
+
+async def test_an_error_that_comes_with_a_cancellation_is_still_the_bodys_own() -> None:
+    async def cancel_and_fail(url: str) -> None:
+        with trio.CancelScope() as scope:
+            async with dial(url):
+                scope.cancel()
+                raise KeyError("ours")
+
+    async with serving() as there:
+        with pytest.raises(KeyError):
+            await cancel_and_fail(there.url)

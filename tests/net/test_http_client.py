@@ -417,3 +417,22 @@ def test_what_is_no_url_is_a_configuration_error(url: str) -> None:
 
     assert str(caught.value).startswith("URL: ")
     assert "\n" not in str(caught.value)
+
+
+async def test_what_is_not_repeatable_goes_out_once_on_a_fresh_connection() -> None:
+    requests = 0
+
+    async def script(conversation: Conversation) -> None:
+        nonlocal requests
+        await conversation.request()
+        await conversation.answer(b"")
+        await conversation.request()
+        requests += 1
+
+    async with upstream(script) as there, client_of(there.address) as client:
+        await ask(client)
+        answer = await client.request("POST", None, (), b"x", timeout_s=5, repeatable=False)
+
+        assert answer.status == 200
+        assert requests == 0
+        assert client.statistics()["opened"] == 2

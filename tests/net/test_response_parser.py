@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from appliance.net.http import HttpResponse
@@ -140,3 +142,51 @@ def test_bad_responses_are_errors_that_say_why(data: bytes, text: str) -> None:
         parser().feed(data)
 
     assert text in caught.value.text
+
+
+@pytest.mark.parametrize(
+    ("flood", "reason"),
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "more than 8 interim responses"),
+        (b"1\r\nx\r\n", "a body in chunks that are too small"),
+    ],
+)
+def test_a_flood_of_little_parts_ends_at_once(flood: bytes, reason: str) -> None:
+    """One read full of them held the loop for 27 ms, and the next one again."""
+    under_test = ResponseParser(method="POST", max_header_bytes=1000, max_body_bytes=10_000_000)
+    if flood.startswith(b"1"):
+        under_test.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    before = time.perf_counter()
+    with pytest.raises(ParseError, match=reason):
+        under_test.feed(flood * (256 * 1024 // len(flood)))
+    assert time.perf_counter() - before < 0.02
+
+
+def test_a_large_body_in_ordinary_chunks_is_taken() -> None:
+    under_test = ResponseParser(method="POST", max_header_bytes=1000, max_body_bytes=10_000_000)
+    under_test.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(20_000):
+        assert under_test.feed(b"40\r\n" + b"x" * 64 + b"\r\n") == []
+    (response,) = under_test.feed(b"0\r\n\r\n")
+    assert len(response.body) == 64 * 20_000
+
+
+def test_a_body_that_comes_byte_by_byte_is_not_one_in_small_chunks() -> None:
+    body = b"x" * 5000
+    for head, tail in (
+        (b"Content-Length: 5000\r\n\r\n", b""),
+        (b"Transfer-Encoding: chunked\r\n\r\n1388\r\n", b"\r\n0\r\n\r\n"),
+    ):
+        under_test = ResponseParser(method="POST", max_header_bytes=1000, max_body_bytes=10_000)
+        found = [
+            each for byte in b"HTTP/1.1 200 OK\r\n" + head + body + tail for each in under_test.feed(bytes([byte]))
+        ]
+        assert [response.body for response in found] == [body]
+
+
+def test_each_response_of_a_connection_may_have_its_own_interim_ones() -> None:
+    under_test = parser()
+    for _ in range(20):
+        under_test.feed(b"HTTP/1.1 100 Continue\r\n\r\n" * 8)
+        assert len(under_test.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")) == 1
+        under_test.renew()

@@ -119,7 +119,7 @@ async def test_looking_behind_the_answer_takes_no_time() -> None:
         (connection,) = client._pool.clear()
         with trio.CancelScope() as scope:
             scope.cancel()
-            drained = await connection._is_drained()
+            drained = await connection._wire.is_drained()
 
         assert drained
         connection.close()

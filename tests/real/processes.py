@@ -52,6 +52,12 @@ class ChildProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the process, and of its group."""
+        assert self._process is not None, f"{self.name} does not run"
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL: no goodbye, as when the machine takes it."""
         self._end(signal.SIGKILL, timeout_s=10.0)

@@ -13,12 +13,14 @@ import pytest
 import trio
 
 from appliance.devnet import execution_client
+from appliance.devnet.builder import SimulatedBuilder
 from appliance.devnet.endpoints import Endpoint, secret_in
 from appliance.devnet.engine_client import open_engine_client
 from appliance.devnet.faults import Fault
 from appliance.devnet.messages import forkchoice_json
 from appliance.devnet.network import Devnet, DevnetSettings
 from appliance.domain.errors import UnavailableError
+from appliance.supervisor import Appliance
 from appliance.wire.jwt import load_secret
 from tests.scenarios.test_builder_load_balancer import BehindPool
 from tests.support.conductor import Conductor, Site, another_el
@@ -82,7 +84,8 @@ async def test_leaders_appliance_fails(nursery: trio.Nursery, tmp_path: Path) ->
     assert conductor.elections == 1
     moved = conductor.leaders.index(1)
     assert conductor.leaders == [0] * moved + [1] * (SLOTS - moved)
-    assert {report.source for report in conductor.reports[moved + 2 :]} <= {"alpha", "beta"}
+    built = [report.source for report in conductor.reports[moved + 2 :]]
+    assert built.count("el") <= len(built) // 5, built
 
 
 async def test_leaders_el_fails(nursery: trio.Nursery, tmp_path: Path) -> None:
@@ -123,7 +126,20 @@ async def test_followers_appliance_fails(nursery: trio.Nursery, tmp_path: Path) 
         hosts.cancel_scope.cancel()
     assert_every_slot_has_its_block(conductor.reports)
     assert conductor.leaders == [0] * SLOTS
-    assert [report.source for report in conductor.reports].count("el") <= 2
+    assert [report.source for report in conductor.reports].count("el") <= SLOTS // 5
+
+
+def assert_one_order_at_a_time(builder: SimulatedBuilder) -> None:
+    """Never a second order on a parent while the first is being built: until its getPayload."""
+    building, orders = "", 0
+    for call in builder.calls.calls:
+        if call.method.startswith("engine_getPayload"):
+            building = ""
+        elif call.method.startswith("engine_forkchoiceUpdated") and call.params[1] is not None:
+            parent = call.params[0]["headBlockHash"]
+            assert parent != building, "two orders on one parent"
+            building, orders = parent, orders + 1
+    assert orders >= 50
 
 
 async def test_two_sequencers_send_fcu_with_attributes(nursery: trio.Nursery, tmp_path: Path) -> None:
@@ -131,6 +147,13 @@ async def test_two_sequencers_send_fcu_with_attributes(nursery: trio.Nursery, tm
     devnet, rng = Devnet(tmp_path, SETTINGS), random.Random(SEED)
     pool_files = PoolFiles(tmp_path / "pool", devnet)
     (tmp_path / "one").mkdir()
+
+    ills: set[str] = set()
+
+    async def watch(host: Appliance) -> None:
+        while True:
+            ills.update(fact.reason for fact in host.health()[1] if not fact.healthy)
+            await trio.sleep(0.02)
 
     async def intrude(url: str) -> None:
         last = ""
@@ -155,16 +178,17 @@ async def test_two_sequencers_send_fcu_with_attributes(nursery: trio.Nursery, tm
         async with hosted(files.write()) as host:
             node = await devnet.start_node(f"http://{host.listening['engine']}", files.secret)
             await node.wait_slots(3)
-            async with trio.open_nursery() as running:
-                running.start_soon(intrude, f"http://{pool.listening['builder_listen']}")
-                reports = await node.wait_slots(SLOTS)
+            async with trio.open_nursery() as watching:
+                watching.start_soon(watch, host)
+                async with trio.open_nursery() as running:
+                    running.start_soon(intrude, f"http://{pool.listening['builder_listen']}")
+                    reports = await node.wait_slots(SLOTS)
+                watching.cancel_scope.cancel()
     assert_every_slot_has_its_block(reports)
     # Whichever came second, the leader or the intruder.
     turned_away = pool.registry.get_sample_value("builder_listen_orders_turned_away_total")
     assert turned_away is not None
     assert turned_away >= 5
+    assert [ill for ill in ills if "no payload id" in ill] == [], "that another one was first is no fault of builders"
     for builder in devnet.builders:
-        orders = [call for call in builder.calls.of("engine_forkchoiceUpdated") if call.params[1] is not None]
-        parents = [call.params[0]["headBlockHash"] for call in orders]
-        assert len(parents) >= 50
-        assert len(set(parents)) == len(parents), "one order on each parent"
+        assert_one_order_at_a_time(builder)

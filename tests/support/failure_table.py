@@ -20,8 +20,9 @@ from tests.support.in_process import hosted
 SLOTS = 52
 SLOT_S = 0.2
 DEADLINE_S = 0.1
-SLACK_S = 0.25
-"""What the machine may add to the deadline: it is shared, and a validation may have begun."""
+SLACK_S = 0.6
+"""What the machine may add to the deadline: it is shared, and a validation may have begun. Who waited for a builder
+past its deadline would wait for its timeout, 1 s."""
 
 
 @dataclass
@@ -77,7 +78,7 @@ def assert_every_slot_has_its_block(reports: list[SlotReport]) -> None:
     assert [report.error for report in reports if report.error] == []
     assert [report.number for report in reports] == list(range(reports[0].number, reports[0].number + len(reports)))
     late = [(report.number, report.latency_s) for report in reports if report.latency_s > DEADLINE_S + SLACK_S]
-    assert late == []
+    assert late == [], late  # pytest explains asserts in test modules only
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.fanout.handshake import NotAWebsocket, accept, accept_key
+from appliance.net.websocket_handshake import NotAWebsocket, accept, accept_key
 
 GOOD = {
     "upgrade": "websocket",

@@ -1,0 +1,67 @@
+"""`appliance node`: the load balancer's nodes from a terminal."""
+
+import argparse
+from typing import Any
+
+import msgspec
+import trio
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from appliance.cli.admin_client import fetch
+from appliance.cli.mode import user_name
+from appliance.net.http_client import HttpClient
+
+_PATH = "/api/v1/lb/nodes"
+_STYLES = {"healthy": "green", "returning": "yellow"}
+
+
+def node_list(arguments: argparse.Namespace) -> int:
+    """Print the nodes."""
+    answer = msgspec.json.decode(trio.run(_talk, arguments, "GET", b""))
+    Console().print(render(answer))
+    return 0
+
+
+def node_add(arguments: argparse.Namespace) -> int:
+    """Add one, after its check."""
+    wanted: dict[str, object] = {"uri": arguments.uri, "via": "cli", "user": user_name()}
+    if arguments.workers is not None:
+        wanted["workers"] = arguments.workers
+    node = msgspec.json.decode(trio.run(_talk, arguments, "POST", msgspec.json.encode(wanted)))
+    print(f"{node['uri']}: {node['workers']} workers, {node['explain']['state']}")
+    return 0
+
+
+def node_remove(arguments: argparse.Namespace) -> int:
+    """Take one out; its running requests finish."""
+    wanted = {"uri": arguments.uri, "via": "cli", "user": user_name()}
+    trio.run(_talk, arguments, "DELETE", msgspec.json.encode(wanted))
+    print("removed")
+    return 0
+
+
+async def _talk(arguments: argparse.Namespace, method: str, body: bytes) -> bytes:
+    async with HttpClient(arguments.url) as client:
+        return await fetch(client, arguments, method, _PATH, body, section="lb")
+
+
+def render(answer: dict[str, Any]) -> Table:
+    """A row for each node: where it stands, and why."""
+    uri = Column("node", no_wrap=True, overflow="fold")  # `remove` wants it whole: other columns give way
+    table = Table(uri, "from", "workers", "in flight", "state", "why", box=None, pad_edge=False, header_style="bold")
+    for node in answer["nodes"]:
+        explain = node["explain"]
+        state = explain["state"]
+        table.add_row(
+            escape(node["uri"]),
+            node["source"],
+            f"{explain['capacity']}/{node['workers']}",
+            str(node["in_flight"]),
+            f"[{_STYLES.get(state, 'red')}]{state}[/]",
+            escape(explain["reason"]),
+        )
+    if answer["problem"]:
+        table.caption = f"[red]{escape(answer['problem'])}[/red]"
+    return table

@@ -1,0 +1,174 @@
+"""Whether a node may get requests, and how many at a time: a machine of four states. Pure.
+
+    state      gets                       leaves it
+    ---------  -------------------------  ------------------------------------------------------------------
+    healthy    up to all of its workers   `max_fails` failures in a row (of requests, or of checks) -> ejected
+    ejected    nothing                    its pause is over -> probing
+    probing    checks alone               a check fails -> ejected, for twice as long; RETURN_CHECKS pass -> returning
+    returning  first one request at a     a failure -> ejected, for twice as long; `slow_return_s` is over -> healthy
+               time, then more and more
+
+Failures of requests are transport errors, timeouts (a node that hangs) and statuses of 500 and above. A status of
+4xx is the request's own: it is no failure, and no success either. Requests and checks are counted apart, since a node
+that answers checks may still fail requests, and the other way round.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+RETURN_CHECKS: Final = 2
+"""Checks in a row that a node passes before it gets requests again."""
+
+PROBE_INTERVAL_S: Final = 1.0
+MAX_EJECTION_S: Final = 60.0
+"""However often it relapses, a node is probed once a minute."""
+
+
+class NodeState(StrEnum):
+    """Where a node stands."""
+
+    HEALTHY = "healthy"
+    EJECTED = "ejected"
+    PROBING = "probing"
+    RETURNING = "returning"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRules:
+    """``ejection_s`` is the first pause; ``check_interval_s`` is between checks of a node that gets requests."""
+
+    max_fails: int = 3
+    ejection_s: float = 5.0
+    check_interval_s: float = 5.0
+    slow_return_s: float = 10.0
+
+
+class NodeHealth:
+    """The machine of one node with ``workers`` slots. Times are seconds of one monotonic clock."""
+
+    def __init__(self, rules: HealthRules, workers: int, now: float) -> None:
+        self.state = NodeState.HEALTHY
+        self.workers = workers
+        self._rules = rules
+        self._since = now
+        self._reason = "no failure since it was added"
+        self._fails = self._check_fails = self._checks_passed = 0
+        self._ejection_s = rules.ejection_s
+        self._until = 0.0  # of the pause, in EJECTED; of the slow return, in RETURNING
+        self._next_check = now
+        self._last_problem: tuple[float, str] | None = None
+        self.ejections = 0
+
+    def __repr__(self) -> str:
+        return f"<NodeHealth {self.state}: {self._reason}>"
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state."""
+        return self._reason
+
+    @property
+    def usable(self) -> bool:
+        """Whether it gets requests at all."""
+        return self.state is NodeState.HEALTHY or self.state is NodeState.RETURNING
+
+    def capacity(self, now: float) -> int:
+        """How many requests it may have at a time."""
+        if self.state is NodeState.HEALTHY:
+            return self.workers
+        if self.state is not NodeState.RETURNING:
+            return 0
+        passed = 1.0 - (self._until - now) / self._rules.slow_return_s
+        return min(self.workers, 1 + int(self.workers * max(passed, 0.0)))
+
+    def next_event(self, now: float) -> float:
+        """When `tick` has something to do, or a check is due."""
+        if self.state is NodeState.RETURNING:
+            return min(self._next_check, now + self._rules.slow_return_s / self.workers, self._until)
+        return self._until if self.state is NodeState.EJECTED else self._next_check
+
+    def tick(self, now: float) -> bool:
+        """Let time pass; whether a check is to be made now."""
+        if self.state is NodeState.EJECTED and now >= self._until:
+            self._enter(NodeState.PROBING, now, f"the pause of {self._ejection_s:g} s is over: checks decide")
+            self._checks_passed = 0
+            self._next_check = now
+        elif self.state is NodeState.RETURNING and now >= self._until:
+            self._enter(NodeState.HEALTHY, now, f"no failure for {self._rules.slow_return_s:g} s after its return")
+            self._ejection_s = self._rules.ejection_s
+        return self.state is not NodeState.EJECTED and now >= self._next_check
+
+    def request_succeeded(self) -> None:
+        """A node's answer came."""
+        self._fails = 0
+
+    def request_failed(self, problem: str, now: float) -> None:
+        """A transport error, a timeout or a status of 500 and above."""
+        self._last_problem = (now, problem)
+        if not self.usable:
+            return  # sent before the ejection
+        self._fails += 1
+        if self.state is NodeState.RETURNING:
+            self._eject(now, f"failed while it was returning: {problem}")
+        elif self._fails >= self._rules.max_fails:
+            self._eject(now, f"{self._fails} requests in a row failed, the last one: {problem}")
+
+    def check_passed(self, now: float) -> None:
+        """The node answered a check."""
+        self._check_fails = 0
+        self._plan_check(now)
+        if self.state is not NodeState.PROBING:
+            return
+        self._checks_passed += 1
+        if self._checks_passed >= RETURN_CHECKS:
+            self._fails = 0
+            self._enter(NodeState.RETURNING, now, f"passed {self._checks_passed} checks in a row")
+            self._until = now + self._rules.slow_return_s
+
+    def check_failed(self, problem: str, now: float) -> None:
+        """The node did not answer a check, or with a status of 400 and above."""
+        self._last_problem = (now, f"check: {problem}")
+        self._check_fails += 1
+        self._plan_check(now)
+        if self.state is NodeState.PROBING:
+            self._eject(now, f"a check failed: {problem}")
+        elif self.state is NodeState.RETURNING or (self.usable and self._check_fails >= self._rules.max_fails):
+            self._eject(now, f"{self._check_fails} checks in a row failed, the last one: {problem}")
+
+    def explain(self, now: float) -> dict[str, object]:
+        """Why it stands where it stands, for the operator; ages in seconds."""
+        problem = self._last_problem
+        return {
+            "state": str(self.state),
+            "for_s": round(now - self._since, 3),
+            "reason": self._reason,
+            "failed_in_a_row": self._fails,
+            "checks_failed_in_a_row": self._check_fails,
+            "ejected_after": self._rules.max_fails,
+            "ejections": self.ejections,
+            "capacity": self.capacity(now),
+            "next_check_in_s": round(max(self._next_check_at() - now, 0.0), 3),
+            "last_problem": None if problem is None else problem[1],
+            "last_problem_age_s": None if problem is None else round(now - problem[0], 3),
+        }
+
+    def _next_check_at(self) -> float:
+        return self._until if self.state is NodeState.EJECTED else self._next_check
+
+    def _plan_check(self, now: float) -> None:
+        probing = self.state is NodeState.PROBING
+        self._next_check = now + (
+            min(PROBE_INTERVAL_S, self._rules.check_interval_s) if probing else self._rules.check_interval_s
+        )
+
+    def _eject(self, now: float, reason: str) -> None:
+        if self.state is not NodeState.HEALTHY:
+            self._ejection_s = min(self._ejection_s * 2, max(MAX_EJECTION_S, self._rules.ejection_s))
+        self._enter(NodeState.EJECTED, now, reason)
+        self._until = now + self._ejection_s
+        self._fails = self._check_fails = 0
+        self.ejections += 1
+
+    def _enter(self, state: NodeState, now: float, reason: str) -> None:
+        self.state, self._since, self._reason = state, now, reason

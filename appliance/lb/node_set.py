@@ -1,0 +1,233 @@
+"""Which nodes there are: those that the configuration names, and those that were added while the process ran.
+
+    named by the configuration   declarative: there as long as it names them, and nothing else removes them
+    added (admin API, /nodes)    kept in state.db: there until they are removed, also after a restart
+
+A node is one URL, whatever its number of workers. When the configuration comes to name one that was added, it
+is the configuration's from then on.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from appliance.domain.errors import ApplianceError, LogError
+from appliance.domain.lb_nodes import AddedNode
+from appliance.domain.node_uri import MAX_WORKERS, NodeUri, NodeUriError, parse_node_uri
+from appliance.lb.attestation import AttestationUnavailable, Verifiers, verifier_for
+from appliance.lb.checks import Checker
+from appliance.lb.dispatch import Dispatcher
+from appliance.lb.node import Node, NodeSettings
+from appliance.lb.relay import Relay, Waiting
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("lb")
+
+MAX_NODES: Final = 256
+"""Each dispatch looks at every node, and each node is checked."""
+
+
+class NodeStore(Protocol):
+    """Where added nodes are kept; its calls block, so they are made in a thread. All raise LogError."""
+
+    def lb_nodes(self) -> list[AddedNode]:
+        """Those that are kept."""
+
+    def keep_lb_node(self, node: AddedNode) -> None:
+        """Keep one, or the one with its URL anew."""
+
+    def forget_lb_node(self, url: str) -> None:
+        """Keep it no longer."""
+
+
+class NodeRefused(ApplianceError):
+    """What was asked of the node set cannot be done; the text is for who asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredNode:
+    """A node that the configuration names; ``workers`` None is what its URL says, or the default."""
+
+    url: str
+    workers: int | None = None
+
+
+class NodeSet:
+    """The nodes of one run of the load balancer. Changes happen one after the other."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher[Waiting, Node],
+        relay: Relay,
+        checker: Checker,
+        settings: NodeSettings,
+        *,
+        store: NodeStore | None,
+        verifiers: Verifiers,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.problem: str | None = None
+        self._dispatcher = dispatcher
+        self._relay = relay
+        self._checker = checker
+        self._settings = settings
+        self._store = store
+        self._verifiers = verifiers
+        self._wall_clock = wall_clock
+        self._nodes: dict[str, Node] = {}
+        self._changing = trio.Lock()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All of them, the configuration's first."""
+        return list(self._nodes.values())
+
+    def uris(self) -> list[str]:
+        """As they are shown, with the number of workers where it is not the default."""
+        default = self._settings.default_workers
+        return [
+            node.name if node.health.workers == default else f"{node.name}?_workers={node.health.workers}"
+            for node in self._nodes.values()
+        ]
+
+    def explain(self) -> list[dict[str, object]]:
+        """Each node with its state and why."""
+        now = trio.current_time()
+        return [node.explain(now) for node in self._nodes.values()]
+
+    async def run(
+        self, declared: Iterable[DeclaredNode], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Take up the nodes and check them until cancelled. Raises `NodeUriError` for a declared URL that is none."""
+        async with trio.open_nursery() as self._nursery:
+            for node in declared:
+                self._start(self._make(parse_node_uri(node.url), "file", node.workers))
+            await self._load()
+            task_status.started()
+            await trio.sleep_forever()  # open for those who come
+
+    async def add(self, text: str, workers: int | None, who: str) -> Node:
+        """Check a node and add it, then keep it; of one that is there already the workers may change.
+
+        Raises `NodeUriError` for its form, `NodeRefused` when it fails its check or there are too many.
+        """
+        uri = parse_node_uri(text)
+        verifier_for(uri, self._verifiers)
+        workers = workers or uri.workers
+        if workers is not None and not 1 <= workers <= MAX_WORKERS:
+            raise NodeUriError(f"a whole number from 1 to {MAX_WORKERS}", "workers")
+        async with self._changing:
+            node = self._nodes.get(uri.url)
+            if node is None:
+                node = await self._add_new(uri, workers)
+            elif not self._resized(node, workers):
+                return node
+            log.info("node added", node_uri=node.name, workers=node.health.workers, who=who)
+            await self._keep(AddedNode(uri.url, workers, self._wall_clock(), who))
+            return node
+
+    async def remove(self, text: str, who: str) -> None:
+        """Take a node out, given as it was added or as it is shown; its running requests finish.
+
+        Raises `NodeRefused` when there is none such, or the configuration names it.
+        """
+        async with self._changing:
+            node = self._find(text)
+            if node.source == "file":
+                raise NodeRefused(f"{node.name} is named by the configuration: remove it there, and restart")
+            del self._nodes[node.uri.url]
+            self._dispatcher.remove(node)
+            node.retire()
+            self._relay.settle_all(trio.current_time())
+            log.info("node removed", node_uri=node.name, who=who, running=node.in_flight)
+            await self._forget(node.uri.url)
+
+    def _find(self, text: str) -> Node:
+        shown = text.partition("?_workers=")[0].rstrip("/")
+        for node in self._nodes.values():
+            if node.name == shown:
+                return node
+        try:
+            found = self._nodes.get(parse_node_uri(text).url)
+        except NodeUriError:
+            found = None
+        if found is None:
+            raise NodeRefused("node not found")
+        return found
+
+    async def _add_new(self, uri: NodeUri, workers: int | None) -> Node:
+        if len(self._nodes) >= MAX_NODES:
+            raise NodeRefused(f"there are {MAX_NODES} nodes already")
+        node = self._make(uri, "added", workers)
+        problem = await self._checker.check_once(node)
+        if problem is not None:
+            raise NodeRefused(f"health check of {node.name} failed: {problem}")
+        self._start(node)
+        return node
+
+    def _resized(self, node: Node, workers: int | None) -> bool:
+        """Whether that changed anything. The configuration's number is the configuration's."""
+        if workers is None or workers == node.health.workers or node.source == "file":
+            return False
+        now = trio.current_time()
+        node.health.workers = workers
+        self._relay.settle(node, now)
+        return True
+
+    def _make(self, uri: NodeUri, source: str, workers: int | None) -> Node:
+        verifier = verifier_for(uri, self._verifiers)
+        return Node(uri, source, self._settings, trio.current_time(), verifier=verifier, workers=workers)
+
+    def _start(self, node: Node) -> None:
+        if self._nursery is None:
+            raise AssertionError("nodes are added while the set runs")
+        self._nodes[node.uri.url] = node
+        self._dispatcher.add(node)
+        self._nursery.start_soon(self._checker.watch, node, self._relay.settle)
+        self._relay.wake_ready(trio.current_time())
+
+    async def _load(self) -> None:
+        if self._store is None:
+            return
+        try:
+            kept = await trio.to_thread.run_sync(self._store.lb_nodes)
+        except LogError as error:
+            self.problem = str(error)
+            log.error("added nodes not readable: only those of the configuration are used", reason=str(error))
+            return
+        for added in kept:
+            if added.url in self._nodes:
+                await self._forget(added.url)
+            else:
+                self._take_up(added)
+
+    def _take_up(self, added: AddedNode) -> None:
+        """It was well once; whether it still is, its checks say."""
+        try:
+            self._start(self._make(parse_node_uri(added.url), "added", added.workers))
+        except (NodeUriError, AttestationUnavailable) as error:
+            self.problem = f"a kept node is not used: {error}"
+            log.error("a kept node is not used", reason=str(error))
+
+    async def _keep(self, node: AddedNode) -> None:
+        if self._store is not None:
+            await self._write(self._store.keep_lb_node, node)
+
+    async def _forget(self, url: str) -> None:
+        if self._store is not None:
+            await self._write(self._store.forget_lb_node, url)
+
+    async def _write(self, write: Callable[..., None], what: object) -> None:
+        """The node set is what counts now; a disk that refuses is said, and makes nothing undone."""
+        with trio.CancelScope(shield=True):  # who hangs up does not take the change back
+            try:
+                await trio.to_thread.run_sync(write, what)
+            except LogError as error:
+                self.problem = f"not kept, a restart forgets it: {error}"
+                log.error("change of nodes not kept: a restart forgets it", reason=str(error))
+            else:
+                self.problem = None

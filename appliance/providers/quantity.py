@@ -1,0 +1,16 @@
+"""Numbers in an endpoint's answers. Pure."""
+
+import re
+from typing import Final
+
+from appliance.domain.errors import DecodeError
+
+# What is larger fits into no metric and no date, and has no meaning as a block number, a time or a nonce.
+_QUANTITY: Final = re.compile(r"0x[0-9A-Fa-f]{1,16}")
+
+
+def decode_quantity(text: str) -> int:
+    """A number of at most 64 bits, as hex with 0x before it (execution-apis, QUANTITY). Raises DecodeError."""
+    if not _QUANTITY.fullmatch(text):
+        raise DecodeError(f"expected a number of at most 64 bits as 0x…, found {text[:40]!r}")
+    return int(text, 16)

@@ -1,0 +1,147 @@
+"""The side of a link that follows a peer's log. Pure.
+
+The cursor goes to disk with the commit point. It is before every entry of the peer that is not settled here, be it
+held, refused or ended here: after a restart those come again, with what the peer knows by then. So votes are never
+stored.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from appliance.domain.errors import RemoteError
+from appliance.domain.payloads import PayloadId
+from appliance.domain.replicas import Cursor, Receipt, Replica, Verdict
+from appliance.replication.commands import Link, Store
+from appliance.replication.places import Key, Place
+from appliance.wire.replication import Ack
+
+MAX_REFUSED: Final = 1024
+"""Payloads of which a branch was refused on a link; of one that is forgotten a gap is seen where there is none, and the
+peer's log is followed from its start again."""
+
+
+class Gap(RemoteError):
+    """An entry came whose predecessor is not here: this peer's log has to be followed from its start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One entry of a batch that is stored: what this log made of it."""
+
+    place: Place
+    verdict: Verdict
+    position: int | None
+    is_sibling: bool
+    committed: bool
+
+
+class FollowerLink:
+    """This host's following of one peer, once it was welcomed. ``votes``: what the peer has on its disk counts."""
+
+    def __init__(
+        self, peer: str, cursor: Cursor, is_open: Callable[[Key], bool], *, votes: bool, keeps_cursor: bool
+    ) -> None:
+        """``keeps_cursor`` is off for a voter without its vote: who knew another log of it is to go on saying so."""
+        self.peer = peer
+        self.keeps_cursor = keeps_cursor
+        self.log_id = cursor.log_id
+        self.votes = votes
+        self.received = self.position = cursor.position
+        self.saved = cursor.position
+        self.issued = self.done = 0
+        self._is_open = is_open
+        self._unsettled: deque[tuple[int, Key]] = deque()
+        self._in_doubt: deque[tuple[int, Key]] = deque()
+        self._refused: OrderedDict[PayloadId, None] = OrderedDict()
+        self.source_appended = 0
+
+    def __repr__(self) -> str:
+        return f"<FollowerLink of {self.peer} at {self.position}>"
+
+    @property
+    def is_storing(self) -> bool:
+        """Whether entries are on their way to the disk; what came after them has to wait."""
+        return self.done < self.issued
+
+    @property
+    def behind(self) -> int:
+        """Positions of the source's log that are not on this host's disk, as far as is known."""
+        return max(0, self.source_appended - self.position)
+
+    def pruned(self, through: int) -> int:
+        """How many positions of the source's log are gone that were never seen here."""
+        missed = max(0, through - self.received)
+        self.received = max(self.received, through)
+        if not self.is_storing:
+            self.position = max(self.position, through)
+        return missed
+
+    def store(self, link: Link, entries: tuple[Replica, ...], late: frozenset[int], committed: frozenset[int]) -> Store:
+        """The command that puts the next entries into this host's log."""
+        self.issued += 1
+        self.received = entries[-1].position
+        self.source_appended = max(self.source_appended, self.received)
+        self.saved = self.cursor().position
+        cursor = Cursor(self.log_id, self.saved) if self.keeps_cursor else None
+        return Store(link, self.peer, entries, cursor, late, committed)
+
+    def stored(self, store: Store, receipts: Sequence[Receipt]) -> tuple[Ack, list[Heard]]:
+        """After this host's fsync: what to answer, and what the entries are to the votes. Raises `Gap`."""
+        self.done += 1
+        heard = [
+            Heard(
+                Place(entry.payload_id, entry.index, entry.prefix),
+                receipt.verdict,
+                receipt.position,
+                receipt.is_sibling,
+                entry.position in store.committed,
+            )
+            for entry, receipt in zip(store.entries, receipts, strict=True)
+        ]
+        refused, ended = [], []
+        for entry, each in zip(store.entries, heard, strict=True):
+            self._check_gap(each)
+            self._unsettled.append((entry.position, each.place.key))
+            if each.verdict in (Verdict.REFUSED, Verdict.OUT_OF_ORDER):
+                refused.append(entry.position)
+                self._remember_refused(each.place.payload_id)
+            elif each.verdict is Verdict.CLOSED or (each.verdict is Verdict.PASSED and not each.committed):
+                ended.append(entry.position)
+        self._in_doubt.extend(
+            (entry.position, each.place.key)
+            for entry, each in zip(store.entries, heard, strict=True)
+            if each.verdict not in (Verdict.NEW, Verdict.HELD)
+        )
+        self.position = max(self.position, store.entries[-1].position)
+        return Ack(store.entries[-1].position, refused, ended), heard
+
+    def _check_gap(self, heard: Heard) -> None:
+        is_behind_refused = heard.place.payload_id in self._refused
+        if heard.verdict is Verdict.NEED_BODY or (heard.verdict is Verdict.OUT_OF_ORDER and not is_behind_refused):
+            place = heard.place
+            raise Gap(f"flashblock {place.index} of payload {place.payload_id} came without its predecessor")
+
+    def _remember_refused(self, payload_id: PayloadId) -> None:
+        self._refused[payload_id] = None
+        self._refused.move_to_end(payload_id)
+        if len(self._refused) > MAX_REFUSED:
+            self._refused.popitem(last=False)
+
+    def cursor(self) -> Cursor:
+        """How far the source's log is settled here; as durable as the commit point that is written with it."""
+        return Cursor(self.log_id, self._before_open(self._unsettled))
+
+    def undoubted(self) -> int:
+        """How far this host holds the source's log, or knows better."""
+        return self._before_open(self._in_doubt)
+
+    def _before_open(self, waiting: deque[tuple[int, Key]]) -> int:
+        while waiting and not self._is_open(waiting[0][1]):
+            waiting.popleft()
+        return waiting[0][0] - 1 if waiting else self.position
+
+    def has_in_doubt(self, payload_id: PayloadId, from_index: int) -> bool:
+        """Whether something of a payload was refused here that is not settled."""
+        return any(key[0] == payload_id and key[1] >= from_index for _, key in self._in_doubt)

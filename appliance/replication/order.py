@@ -1,0 +1,146 @@
+"""How far this host's log is committed: in its own order, because readers read up to one position. Pure.
+
+An entry that is decided waits for those before it. One that is undecided and contested could wait for a host that is
+away, and hold the whole stream: it is moved behind what is committed (`blocked`), for nobody was shown it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from appliance.domain.payloads import PayloadId
+from appliance.replication.places import Key, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An entry beyond the commit point. ``since``: on this disk; ``born``: at its origin, both monotonic seconds."""
+
+    position: int
+    place: Place
+    since: float
+    born: float
+
+
+class CommitOrder:
+    """``committed`` may be said to others, ``shown`` to subscribers, ``seen`` is how far the log was looked at."""
+
+    def __init__(self, committed: int, publish_after_s: float | None) -> None:
+        self.committed = self.shown = self.seen = committed
+        self._publish_after_s = publish_after_s
+        self._open: dict[int, Waiting] = {}  # in the order of positions
+        self._position_of: dict[Key, int] = {}
+        self._decided: set[Key] = set()
+        self._awaited: dict[Key, tuple[int, float]] = {}  # position that was left, until when
+        self.frozen: set[PayloadId] = set()
+        """Payloads whose entries are being moved or removed: the commit point does not pass them meanwhile."""
+
+    def __repr__(self) -> str:
+        return f"<CommitOrder committed {self.committed}, {len(self._open)} open>"
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def oldest(self) -> Waiting | None:
+        """The entry that the commit point waits for."""
+        return next(iter(self._open.values()), None)
+
+    def at(self, position: int) -> Waiting | None:
+        """What is at a position beyond the commit point; None where nothing is, or not any more."""
+        return self._open.get(position)
+
+    def is_committed(self, position: int, key: Key) -> bool:
+        """Whether an entry of this log is committed, be it in order or ahead of it."""
+        return position <= self.committed or key in self._decided
+
+    def held(self, waiting: Waiting) -> bool:
+        """The log's next entry; positions only grow. False for one that is known, and has been moved there."""
+        self.seen = waiting.position
+        self._awaited.pop(waiting.place.key, None)
+        before = self._position_of.get(waiting.place.key)
+        if before is not None:
+            del self._open[before]
+        self._open[waiting.position] = waiting
+        self._position_of[waiting.place.key] = waiting.position
+        return before is None
+
+    def decide(self, key: Key) -> Place:
+        """An entry is committed."""
+        self._decided.add(key)
+        return self._open[self._position_of[key]].place
+
+    def removed(self, payload_id: PayloadId, from_index: int) -> list[int]:
+        """The payload's entries from there on are not in the log any more; where they were."""
+        gone = [key for key in self._position_of if key[0] == payload_id and key[1] >= from_index]
+        positions = [self._position_of.pop(key) for key in gone]
+        for position in positions:
+            del self._open[position]
+        self._decided.difference_update(gone)
+        return positions
+
+    def wait_for(self, key: Key, position: int, until: float) -> None:
+        """Pass nothing behind a position before what takes its place has come, or it is too late."""
+        self._awaited[key] = position, until
+
+    def give_up_waiting(self, now: float) -> None:
+        """For what has not come in time."""
+        if self._awaited:
+            self._awaited = {key: (position, until) for key, (position, until) in self._awaited.items() if until > now}
+
+    def advance(self) -> Iterator[Waiting]:
+        """Move the commit point over what is decided, and return that."""
+        while (first := self.oldest) is not None and self._may_pass(first):
+            self.committed = first.position
+            self.shown = max(self.shown, first.position)
+            del self._open[first.position], self._position_of[first.place.key]
+            self._decided.discard(first.place.key)
+            yield first
+
+    def pass_holes(self) -> bool:
+        """Where nothing waits, move the commit point to the end of the log; whether it moved."""
+        if self._open or self.committed >= self.seen:
+            return False
+        self.committed = self.seen
+        self.shown = max(self.shown, self.seen)
+        return True
+
+    def _may_pass(self, first: Waiting) -> bool:
+        if first.place.key not in self._decided or first.place.payload_id in self.frozen:
+            return False
+        return all(first.position < position for position, _ in self._awaited.values())
+
+    def show_overdue(self, now: float) -> int | None:
+        """The position up to which entries have waited too long and may be shown; None for no news."""
+        if self._publish_after_s is None:
+            return None
+        before = self.shown
+        for position, waiting in self._open.items():
+            if waiting.since + self._publish_after_s > now:
+                break
+            self.shown = max(self.shown, position)
+        return self.shown if self.shown > before else None
+
+    def blocked(self) -> Waiting | None:
+        """The first entry, where it is undecided, was not shown, and one behind it is decided already."""
+        first = self.oldest
+        if first is None or not self._decided or first.position <= self.shown or not self._is_undecided(first):
+            return None
+        return first
+
+    def undecided(self) -> list[Waiting]:
+        """All that is, in log order."""
+        return [waiting for waiting in self._open.values() if self._is_undecided(waiting)]
+
+    def _is_undecided(self, waiting: Waiting) -> bool:
+        return waiting.place.key not in self._decided
+
+    def younger(self, than: Waiting, by_s: float) -> list[Waiting]:
+        """Entries of other payloads that stand before one that is older than they are, in log order."""
+        found = []
+        for waiting in reversed(self._open.values()):
+            if waiting.position >= than.position or waiting.place.payload_id == than.place.payload_id:
+                continue
+            if waiting.born <= than.born + by_s or waiting.position <= self.shown:
+                break
+            found.append(waiting)
+        return found[::-1]

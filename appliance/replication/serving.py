@@ -1,0 +1,84 @@
+"""Somebody follows this host's log."""
+
+from typing import Final
+
+from appliance.net.duplex import Duplex
+from appliance.replication.connection import Connection
+from appliance.replication.metrics import LEARNERS
+from appliance.replication.runner import Runner
+from appliance.replication.source_link import SourceLink
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("replication")
+
+TOLD_STATES: Final = 64
+
+
+class Serving(Connection):
+    """One connection of a follower."""
+
+    def __init__(self, runner: Runner, duplex: Duplex) -> None:
+        super().__init__(runner, duplex)
+        self._counted = (0, 0)
+        self._is_counted = False
+        self.peer = ""
+
+    @property
+    def link(self) -> SourceLink | None:
+        """Where it stands, once it was welcomed."""
+        return self._runner.core.serving(self.name)
+
+    @property
+    def label(self) -> str:
+        """The follower's name where it is configured, else `LEARNERS`."""
+        return self.peer if self.peer in self._runner.membership.voters else LEARNERS
+
+    async def run(self) -> None:
+        """Serve until the connection ends."""
+        runner = self._runner
+        runner.connections[self.name] = self
+        with runner.flashlog.watch_states(self.tell_state):
+            for settled in await runner.flashlog.settled(TOLD_STATES):
+                self.tell_state(*settled)
+            runner.core.pruned(await runner.flashlog.pruned_through())
+            await runner.tell(lambda now: runner.core.source_opened(self.name, now))
+            try:
+                await self.converse()
+            finally:
+                if self.peer:
+                    runner.metrics.followers.labels(self.label).dec()
+        say = log.warning if self.failed else log.info
+        say("a follower has gone", peer=self.peer, address=self.address, reason=self.reason)
+
+    def measure(self) -> None:
+        """Count what was acknowledged since."""
+        link = self.link
+        if link is None:
+            return
+        metrics = self._runner.metrics
+        if not self.peer:
+            self.peer = link.peer
+            metrics.followers.labels(self.label).inc()
+            log.info("serving a follower", peer=self.peer, address=self.address, after=link.sent)
+        held, refused = self._counted
+        self._counted = link.held, link.refused
+        metrics.acked.labels(self.label).inc(link.held - held)
+        metrics.refused_by.labels(self.label).inc(link.refused - refused)
+        metrics.follower_lag.labels(self.label).set(self._behind(link))
+
+    def _behind(self, link: SourceLink) -> int:
+        return max(0, self._runner.flashlog.appended - link.acked)
+
+    def statistics(self) -> dict[str, object]:
+        """Where the follower stands in this log."""
+        link = self.link
+        if link is None:
+            return {}
+        return {
+            "votes": link.votes,
+            "sent": link.sent,
+            "acked": link.acked,
+            "behind": self._behind(link),
+            "in_flight": link.in_flight,
+            "refused": link.refused,
+        }

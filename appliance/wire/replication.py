@@ -1,0 +1,231 @@
+"""What two hosts say to each other about a log: one MessagePack array per binary websocket message.
+
+    follower                              source
+    Hello ------------------------------>
+          <------------------------------ Welcome, or Refusal and the end
+          <------------------------------ Pruned, Closed ..., then in the order of the source's log:
+          <------------------------------ Entries, and between them Committed, Closed, Settled
+    Ack -------------------------------->
+
+The first element names the kind. `VERSION` is in Hello and Welcome; a host refuses any other than its own, so a
+change of the form is a new version, and elements may be added at the end within one.
+"""
+
+import hashlib
+import hmac
+import math
+from typing import Final
+
+import msgspec
+
+from appliance.domain.errors import DecodeError
+from appliance.domain.flashblocks import Encoding
+from appliance.domain.payloads import PayloadId, PayloadState
+from appliance.domain.replicas import PREFIX_BYTES
+
+VERSION: Final = 1
+NONCE_BYTES: Final = 16
+PROOF_BYTES: Final = 32
+MAX_MESSAGE_BYTES: Final = 8 * 2**20
+"""A batch holds 1 MiB of bodies, or one body of at most 2 MiB; the rest is room for another version."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What all messages share."""
+
+
+class Hello(Message, frozen=True, array_like=True, tag="hello"):
+    """The follower's first message. ``cursor_log_id`` is empty where this source was never followed.
+
+    ``recovering``: its votes do not count, because its log is not the one that voted before.
+    """
+
+    version: int
+    host_id: str
+    log_id: str
+    nonce: bytes
+    follow_only: bool
+    recovering: bool
+    cursor_log_id: str
+    cursor: int
+    voters: list[str]
+    quorum: int
+
+
+class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
+    """The source's answer. ``appended`` is its last position now; ``proof`` shows that it knows the secret.
+
+    ``another_log``: it followed another log of this follower before.
+    """
+
+    version: int
+    host_id: str
+    log_id: str
+    proof: bytes
+    appended: int
+    follow_only: bool
+    recovering: bool
+    another_log: bool
+    voters: list[str]
+    quorum: int
+
+
+class Refusal(Message, frozen=True, array_like=True, tag="refusal"):
+    """Why there will be no link. The connection is closed after it."""
+
+    reason: str
+
+
+class WireEntry(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of the source's log: ``position`` is there, ``prefix`` includes this body.
+
+    ``age_s`` is the time since it came to its origin, so that hosts need not have the same clock. ``body`` is None
+    where the source had it from the follower. ``committed``: the source knows that it is.
+    """
+
+    position: int
+    payload_id: PayloadId
+    index: int
+    block_number: int
+    encoding: Encoding
+    builder: str
+    age_s: float
+    body: bytes | None
+    prefix: bytes
+    committed: bool
+
+
+class Entries(Message, frozen=True, array_like=True, tag="entries"):
+    """Entries in the source's order."""
+
+    entries: list[WireEntry]
+
+
+class WirePlace(msgspec.Struct, frozen=True, array_like=True):
+    """A flashblock on a branch."""
+
+    payload_id: PayloadId
+    index: int
+    prefix: bytes
+
+
+class Committed(Message, frozen=True, array_like=True, tag="committed"):
+    """Entries that were sent before they were committed, and are now."""
+
+    places: list[WirePlace]
+
+
+class Settled(Message, frozen=True, array_like=True, tag="settled"):
+    """What became of a payload, as far as the source knows. Best effort: nothing depends on it but what is shown."""
+
+    payload_id: PayloadId
+    state: PayloadState
+    block_hash: str | None
+
+
+class Closed(Message, frozen=True, array_like=True, tag="closed"):
+    """The source takes nothing of the payload from index ``at`` on. ``decided``: nothing can be committed there."""
+
+    payload_id: PayloadId
+    at: int
+    decided: bool
+
+
+class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
+    """Retention at the source removed everything up to ``through``, past the follower's cursor."""
+
+    through: int
+
+
+class Ack(Message, frozen=True, array_like=True, tag="ack"):
+    """Everything up to ``through`` was dealt with, and is on the follower's disk but for some positions.
+
+    ``refused``: another branch is there. ``ended``: the follower takes nothing of that payload from that index on.
+    """
+
+    through: int
+    refused: list[int]
+    ended: list[int]
+
+
+AnyMessage = Hello | Welcome | Refusal | Entries | Committed | Settled | Closed | Pruned | Ack
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """The bytes of one websocket message."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> AnyMessage:
+    """The message in ``data``. DecodeError names what is wrong, also for values beyond their bounds."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise DecodeError(f"a replication message of {len(data)} bytes, at most {MAX_MESSAGE_BYTES} are taken")
+    try:
+        message: AnyMessage = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"not a replication message: {error}") from error
+    _check(message)
+    return message
+
+
+def welcome_proof(secret: bytes, nonce: bytes, *, follower: str, source: str, log_id: str) -> bytes:
+    """HMAC-SHA256 over the follower's nonce, both names and the source's log: a replay fits no other link."""
+    parts = (b"welcome", nonce, follower.encode(), source.encode(), log_id.encode())
+    return hmac.new(secret, b"\0".join(hashlib.sha256(part).digest() for part in parts), hashlib.sha256).digest()
+
+
+def proves(welcome: Welcome, secret: bytes, nonce: bytes, *, follower: str) -> bool:
+    """Whether the source knows the secret; constant time."""
+    expected = welcome_proof(secret, nonce, follower=follower, source=welcome.host_id, log_id=welcome.log_id)
+    return hmac.compare_digest(expected, welcome.proof)
+
+
+def _check(message: AnyMessage) -> None:
+    match message:
+        case Entries():
+            _check_entries(message)
+        case Hello():
+            _in_range("cursor", message.cursor)
+            _has_bytes("nonce", message.nonce, NONCE_BYTES)
+        case Welcome():
+            _in_range("appended", message.appended)
+        case Committed():
+            for place in message.places:
+                _check_place(place)
+        case Ack() | Pruned():
+            _in_range("through", message.through)
+        case Closed():
+            _in_range("at", message.at)
+
+
+def _check_entries(message: Entries) -> None:
+    if not message.entries:
+        raise DecodeError("entries: none, expected at least one")
+    before = 0
+    for entry in message.entries:
+        _in_range("position", entry.position)
+        _in_range("block_number", entry.block_number)
+        _check_place(entry)
+        if not math.isfinite(entry.age_s):
+            raise DecodeError(f"age_s: {entry.age_s}, expected a number of seconds")
+        if entry.position <= before:
+            raise DecodeError(f"position: {entry.position} after {before}, expected a greater one")
+        before = entry.position
+
+
+def _check_place(place: WireEntry | WirePlace) -> None:
+    _in_range("index", place.index)
+    _has_bytes("prefix", place.prefix, PREFIX_BYTES)
+
+
+def _has_bytes(name: str, value: bytes, expected: int) -> None:
+    if len(value) != expected:
+        raise DecodeError(f"{name}: {len(value)} bytes, expected {expected}")
+
+
+def _in_range(name: str, value: int) -> None:
+    if not 0 <= value < 2**63:
+        raise DecodeError(f"{name}: {value}, expected a number from 0 to 2^63 - 1")

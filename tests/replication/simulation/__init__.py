@@ -1,0 +1,1 @@
+"""Hosts of a replicated log on a virtual clock: the production cores, and around them a network, disks and faults."""

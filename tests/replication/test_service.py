@@ -1,0 +1,380 @@
+"""Hosts that replicate, on real sockets and real logs: what subscribers of each may see, and when."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from appliance.domain.payloads import PayloadState
+from appliance.flashlog import RetentionLimits
+from appliance.flashlog.comparison import compare
+from appliance.flashlog.maintenance import verify
+from appliance.replication.following import Following
+from appliance.replication.security import TlsFiles
+from appliance.replication.settings import Peer
+from tests.flashlog.replicas import replicas
+from tests.flashlog.support import flashblock, payload_id
+from tests.net.upstreams import TLS_FILES
+from tests.replication.hosts import Host, agreed, committed, make_hosts, running
+from tests.support.eventually import eventually
+from tests.support.proxy import proxied
+
+
+def followed(host: Host, peer: str) -> dict[str, object]:
+    peers = host.replication.statistics()["peers"]
+    assert isinstance(peers, dict)
+    found = peers[peer]
+    assert isinstance(found, dict)
+    return found
+
+
+async def connected(*hosts: Host) -> None:
+    """Every one of these follows every other one of its peers that is among them."""
+    names = {host.name for host in hosts}
+    for host in hosts:
+        for peer in host.settings.peers:
+            if peer.host_id in names:
+                await eventually(lambda host=host, peer=peer: bool(followed(host, peer.host_id)["following"]))  # type: ignore[misc]
+
+
+async def test_what_one_host_appends_is_shown_on_all_byte_for_byte(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with running(a, b, c):
+        await a.append(1, 5, size=3000)
+        await a.append(2, 3)
+        await committed(a, b, c, entries=8)
+        assert await a.shown() == await b.shown() == await c.shown()
+        assert a.replication.facts() == []
+    for host in (a, b, c):
+        assert verify(host.folder).ok
+        assert compare(a.folder, host.folder).same
+
+
+async def test_nothing_is_shown_before_a_majority_has_it_and_the_origin_does_not_wait(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with trio.open_nursery() as nursery:
+        async with running(a):
+            with trio.fail_after(5):
+                await a.append(1, 4)
+            await eventually(lambda: bool(a.replication.facts()))
+            assert (a.log.head, a.log.appended) == (0, 4)
+            (fact,) = a.replication.facts()
+            assert not fact.healthy
+            assert "4 flashblocks wait for a majority" in fact.reason
+            assert "the stream is held, blocks go on" in fact.reason
+            assert a.metric("held_entries") == 4
+            await nursery.start(b.run)
+            await committed(a, b, entries=4)
+            assert a.replication.facts() == []
+            await b.stop()
+        nursery.cancel_scope.cancel()
+    assert not (c.folder).exists()
+
+
+async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
+    a, b, _ = make_hosts(tmp_path, "abc", publish_on_timeout=True, timeout_s=0.2).values()
+    async with running(a):
+        await a.append(1, 3)
+        await a.log.wait_past(2)
+        assert (a.log.head, a.log.committed) == (3, 0)
+        assert a.metric("published_uncommitted_entries_total") == 3
+        assert "shown all the same" in a.replication.facts()[0].reason
+        async with running(b):
+            await committed(a, b, entries=3)
+            await eventually(lambda: a.log.committed == 3)
+
+
+async def test_when_the_origin_is_lost_the_followers_show_what_they_hold(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with running(b, c):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(a.run)
+            await connected(a, b, c)
+            await a.append(1, 5)
+            await a.crash()  # whatever was acknowledged by then
+        await agreed(b, c)
+        await b.append(2, 2)  # the next leader
+        await eventually(lambda: b.log.appended >= 2)
+        await agreed(b, c)
+        assert sorted(await b.shown()) == sorted(await c.shown())
+    async with running(a, b, c):
+        await committed(a, b, c, entries=7)
+        for host in (b, c):
+            assert sorted(await host.shown()) == sorted(await a.shown())
+
+
+async def test_of_two_hosts_the_one_that_is_left_shows_what_it_holds(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    async with running(b):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(a.run)
+            await connected(a, b)
+            entries = await a.append(1, 5)
+            await a.log.wait_past(entries[-1].position - 1)  # shown on the origin, so held here
+            await a.crash()
+        await committed(b, entries=5)
+
+
+async def test_a_host_that_is_restarted_counts_again_what_was_not_committed(tmp_path: Path) -> None:
+    a, b, _ = make_hosts(tmp_path, "abc").values()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(a.run)
+        await a.append(1, 3)
+        await a.crash()
+        async with running(a, b):
+            await committed(a, b, entries=3)
+        nursery.cancel_scope.cancel()
+
+
+async def test_learners_follow_and_have_no_vote(tmp_path: Path) -> None:
+    hosts = make_hosts(tmp_path, "ab", learners=("l", "m"))
+    a, b, one, other = hosts.values()
+    async with running(a, one, other):
+        await connected(one, a)
+        await a.append(1, 3)
+        await eventually(lambda: one.log.appended == other.log.appended == 3)
+        await eventually(lambda: bool(a.replication.facts()))
+        assert a.log.head == one.log.head == 0  # two learners and one of two voters are no majority
+        async with running(b):
+            await committed(a, b, one, other, entries=3)
+        assert one.replication.statistics()["role"] == "learner"
+        assert a.metric("follower_lag_entries", peer="learners") == 0
+        assert "l" in a.replication.statistics()["followers"]  # type: ignore[operator]
+
+
+async def test_a_second_body_is_refused_with_evidence_and_the_majoritys_takes_its_place(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with running(c):
+        await c.append(1, 3, text="alone")  # a sequencer that nobody hears
+    async with running(a, b):
+        await a.append(1, 4)
+        await committed(a, b, entries=4)
+        async with running(c):
+            await committed(a, b, c, entries=4)
+            assert await a.shown() == await c.shown()
+            evidence = await c.log.evidence()
+            assert {item.body for item in evidence if item.builder == "builder"} == {
+                flashblock(1, index, text="alone").body for index in range(3)
+            }
+            refused = {item.builder for item in evidence} - {"builder"}
+            assert refused
+            assert refused <= {"builder@a", "builder@b"}
+            assert sum(c.metric("refused_entries_total", peer=peer) for peer in "ab") >= 3
+            assert c.metric("replaced_entries_total") == 3
+    for host in (b, c):
+        assert compare(a.folder, host.folder).same
+
+
+async def test_where_hosts_are_split_evenly_the_payload_ends_and_the_stream_goes_on(tmp_path: Path) -> None:
+    hosts = make_hosts(tmp_path, "abcd")
+    a, b, c, d = hosts.values()
+    common = [flashblock(1, 0)]
+    for host, text in ((a, "one"), (b, "one"), (c, "two"), (d, "two")):
+        async with running(host):
+            await host.take(common[0])
+            await host.append(1, 2, first=1, text=text)
+    async with running(a, b, c, d):
+        await a.append(2, 2)
+        await committed(a, b, c, d, entries=3)
+        assert {key for key, *_ in await a.shown()} == {payload_id(1), payload_id(2)}
+        for host in (b, c, d):
+            assert sorted(await host.shown()) == sorted(await a.shown())
+            with trio.fail_after(10):
+                while await host.log.closed_at(payload_id(1)) != 1:  # noqa: ASYNC110 it comes from another host
+                    await trio.sleep(0.01)
+
+
+async def test_a_host_that_was_away_for_an_hour_catches_up_while_the_stream_goes_on(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    away = 18_000
+    hour = replicas(flashblock(payload, index, size=400) for payload in range(away // 10) for index in range(10))
+    async with running(a, b):
+        for start in range(0, away, 600):
+            await a.log.append_from("import", hour[start : start + 600], None)
+        await committed(a, b, entries=away, timeout_s=60)
+        began = trio.current_time()
+        async with running(c):
+            for index in range(20):
+                await a.append(9999, 1, first=index)
+                await trio.sleep(0.02)
+            await committed(a, b, c, entries=away + 20, timeout_s=60)
+            took_s = trio.current_time() - began
+            assert await c.shown() == await a.shown()
+        print(f"caught up with {away} entries in {took_s:.2f} s")
+    assert took_s < 40
+    for host in (b, c):
+        assert compare(a.folder, host.folder).same
+
+
+async def test_a_follower_that_stalls_is_sent_a_window_and_the_others_go_on(tmp_path: Path) -> None:
+    names = make_hosts(tmp_path, "abc")
+    async with proxied(("127.0.0.1", names["a"].port)) as (proxy,):
+        hosts = make_hosts(tmp_path, "abc", ports={"c>a": proxy.port, "c>b": proxy.port})
+        for name, host in hosts.items():
+            host.port = names[name].port
+        a, b, c = hosts.values()
+        a.settings = replace(a.settings, peers=tuple(Peer(x, f"ws://127.0.0.1:{names[x].port}") for x in "bc"))
+        b.settings = replace(b.settings, peers=tuple(Peer(x, f"ws://127.0.0.1:{names[x].port}") for x in "ac"))
+        c.settings = replace(c.settings, peers=(Peer("a", proxy.url),))
+        async with running(a, b, c):
+            await a.append(1, 1)
+            await eventually(lambda: bool(followed(c, "a")["following"]))
+            proxy.stall()
+            for index in range(1, 40):
+                await a.append(1, 1, first=index, size=500_000)
+            await committed(a, b, entries=40)
+            followers = a.replication.statistics()["followers"]
+            assert isinstance(followers, dict)
+            assert followers.get("c", {"in_flight": 0})["in_flight"] < 40
+            proxy.heal()
+            await eventually(lambda: c.log.appended >= 40)
+
+
+async def test_states_of_payloads_come_along(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+
+    async def state(host: Host, payload: int) -> PayloadState | None:
+        record = await host.log.payload(payload_id(payload))
+        return record.state if record else None
+
+    async with running(a, b):
+        await a.append(1, 2)
+        await a.log.set_state(payload_id(1), PayloadState.SEALED)
+        await a.log.set_state(payload_id(1), PayloadState.LANDED, "0xab")
+        with trio.fail_after(10):
+            while await state(b, 1) is not PayloadState.LANDED:  # noqa: ASYNC110 it comes from another host
+                await trio.sleep(0.01)
+        async with running(c):  # also to who comes later
+            with trio.fail_after(10):
+                while await state(c, 1) is not PayloadState.LANDED:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+
+
+async def test_retention_waits_for_a_peer_and_says_so_when_it_does_not(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    entry = len(flashblock(1, 0).body) + 256
+    a.retention = RetentionLimits(max_age_s=None, max_bytes=entry, slack_bytes=0, wait_bytes=5 * entry)
+    async with running(a, b):
+        for payload in range(4):
+            await a.append(payload, 1)
+        await committed(a, b, entries=4)
+        assert (await a.log.apply_retention()).entries == 0  # c has none of it
+        for payload in range(4, 9):
+            await a.append(payload, 1)
+        await committed(a, b, entries=9)
+        assert (await a.log.apply_retention()).entries == 3  # beyond the bound
+        c.settings = replace(c.settings, peers=c.settings.peers[:1])  # follows a only
+        async with running(c):
+            await eventually(lambda: c.log.appended > 0 and c.log.head == c.log.appended)
+            await eventually(lambda: c.log.statistics()["entries"] == 6)
+            assert c.metric("missed_positions_total", peer="a") == 3
+            await eventually(lambda: a.replication.awaited() == a.log.committed)
+            assert (await a.log.apply_retention()).entries == 5
+
+
+async def test_a_host_whose_log_was_lost_has_no_vote_until_it_has_caught_up(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with running(a, b, c):
+        await a.append(1, 3)
+        await committed(a, b, c, entries=3)
+        await eventually(lambda: followed(a, "c")["position"] == 3)
+        await connected(a, b, c)
+    for file in c.folder.iterdir():
+        file.unlink()
+    async with running(a, c):
+        await eventually(lambda: bool(c.replication.statistics()["recovering"]))
+        await a.append(2, 1)
+        await eventually(lambda: c.log.appended == 4)
+        await eventually(lambda: bool(a.replication.facts()))
+        assert a.log.head == 3  # c has it, and does not count
+        async with running(b):
+            await committed(a, b, c, entries=4)
+            await eventually(lambda: not c.replication.statistics()["recovering"])
+        await a.append(3, 1)
+        await committed(a, c, entries=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said_here", "said_there"),
+    [
+        ({"secret": b"\x02" * 32}, "HTTP 401: the token was signed with another secret", ""),
+        ({"host_id": "z"}, "host_id z is not among the peers here", "host_id z answered, expected b"),
+    ],
+)
+async def test_who_is_not_one_of_us_is_refused_with_the_reason(
+    tmp_path: Path, change: dict[str, object], said_here: str, said_there: str
+) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    b.settings = replace(b.settings, **change)  # type: ignore[arg-type]
+    async with running(a, b):
+        await a.append(1, 1)
+        await eventually(lambda: said_here in str(followed(b, "a")["last_error"]))
+        await eventually(lambda: said_there in str(followed(a, "b")["last_error"]))
+        assert b.log.appended == 0
+        assert a.log.head == 0
+
+
+async def test_with_certificates_on_both_sides(tmp_path: Path) -> None:
+    cert, key = str(TLS_FILES / "certificate.pem"), str(TLS_FILES / "key.pem")
+    a, b, c = make_hosts(tmp_path, "abc", tls=TlsFiles(cert, key, cert)).values()
+    for host in (a, b, c):
+        peers = tuple(Peer(peer.host_id, peer.url.replace("ws://", "wss://")) for peer in host.settings.peers)
+        host.settings = replace(host.settings, peers=peers)
+    without = replace(c.settings, tls=None)
+    async with running(a, b):
+        await a.append(1, 3, size=100_000)
+        await committed(a, b, entries=3)
+        c.settings = without
+        async with running(c):
+            await eventually(lambda: c.replication.statistics()["peers"]["a"]["failures"] > 1)  # type: ignore[index]
+            assert c.log.appended == 0
+
+
+async def test_a_plane_that_crashes_loses_nothing_and_commits_again_after_its_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    follow = Following.run
+    crashed = trio.Event()
+
+    async def crash_once(self: Following) -> None:
+        if crashed.is_set():
+            await follow(self)
+        await trio.sleep(0.2)
+        crashed.set()
+        raise RuntimeError("a bug")
+
+    async with running(b, c):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(a.run)
+            await a.append(1, 2)
+            await committed(a, b, c, entries=2)
+            plane = a.replication
+            await a.append(1, 3, first=2)
+            await a.crash()
+            nursery.cancel_scope.cancel()
+        async with running(a):
+            assert a.replication is not plane
+            await committed(a, b, c, entries=5)
+
+
+async def test_the_status_shows_each_peer_in_both_directions(tmp_path: Path) -> None:
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with running(a, b, c):
+        await connected(a, b, c)
+        await a.append(1, 3)
+        await committed(a, b, c, entries=3)
+        await eventually(lambda: a.metric("acked_entries_total", peer="b") == 3)
+        status = a.replication.statistics()
+        assert (status["host_id"], status["role"], status["quorum"]) == ("a", "voter", "2 of 3")
+        assert (status["committed"], status["held"]) == (3, 0)
+        assert set(status["peers"]) == set(status["followers"]) == {"b", "c"}  # type: ignore[call-overload]
+        latency = status["commit_ms"]
+        assert isinstance(latency, dict)
+        assert 0 < latency["p50"] <= latency["max"]
+        assert a.metric("commit_seconds_count") == 3
+        assert a.metric("following", peer="b") == 1
+        assert a.metric("followers", peer="b") == 1
+    assert a.settings.secret.hex() not in repr(status)
+    assert repr(a.settings.secret) not in repr(status)
