@@ -30,7 +30,7 @@ class Backlog:
         self._chunks: OrderedDict[int, Sequence[Entry]] = OrderedDict()  # the least recently used one goes
         self._bytes = 0
         # Of thousands who come back most have had the same entry last: what follows it is put together once.
-        self._last: tuple[tuple[int, int], list[FrameSet]] = ((-1, -1), [])
+        self._last: tuple[Sequence[Entry], list[FrameSet]] = ((), [])
         self._reads = trio.Semaphore(CONCURRENT_READS)
 
     async def after(self, position: int) -> deque[FrameSet]:
@@ -45,14 +45,13 @@ class Backlog:
 
     def in_memory(self, position: int) -> deque[FrameSet] | None:
         """Some entries after a position, where that takes no wait; None where it does."""
-        place = (position, self._log.head)
-        if self._last[0] != place:
-            entries = self._log.recent(position, CHUNK_ENTRIES)
-            if entries is None:
-                entries = self._recall(position)
-            if entries is None:
-                return None
-            self._last = place, self._cache.get_all(entries)
+        entries = self._log.recent(position, CHUNK_ENTRIES)
+        if entries is None:
+            entries = self._recall(position)
+        if entries is None:
+            return None
+        if entries != self._last[0]:
+            self._last = entries, self._cache.get_all(entries)
         return deque(self._last[1])
 
     async def _read(self, position: int) -> Sequence[Entry]:

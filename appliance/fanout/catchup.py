@@ -128,6 +128,11 @@ class CatchUp:
         self._queued = trio.Event()
         self._searching = trio.Semaphore(1)  # of searches one at a time waits for a turn: they take the longest
 
+    @property
+    def queued(self) -> int:
+        """How many wait for their first turn."""
+        return len(self._queue)
+
     def add(self, session: Session, full: bool) -> None:
         """A session needs a writer. ``full``: its socket takes nothing now."""
         if full:
