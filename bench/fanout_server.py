@@ -5,7 +5,6 @@ which each append began; ``cpu``.
 """
 
 import argparse
-import gc
 import json
 import pathlib
 import sys
@@ -22,6 +21,7 @@ from appliance.fanout.service import Fanout, FanoutSettings
 from appliance.flashlog.service import FlashLog, open_flashlog
 from appliance.net.listening import open_listener
 from appliance.telemetry.logging import configure
+from appliance.telemetry.metrics import GarbageCollectionPauses
 from appliance.wire import flashblock as wire
 from bench.children import say
 from bench.machine import raise_file_limit
@@ -32,12 +32,13 @@ async def serve(folder: pathlib.Path, subscribers: int) -> None:
     """Until stdin ends."""
     settings = FanoutSettings(max_subscribers=subscribers, max_per_ip=subscribers)
     async with open_flashlog(folder) as log, trio.open_nursery() as nursery:
-        fanout = Fanout(settings, log, FanoutMetrics.create(CollectorRegistry()))
+        registry = CollectorRegistry()
+        fanout = Fanout(settings, log, FanoutMetrics.create(registry))
         listener = open_listener("127.0.0.1:0")
         port = listener.getsockname()[1]
         stopping = trio.Event()
         await nursery.start(lambda task_status: fanout.run(listener, stopping=stopping, task_status=task_status))
-        gc.freeze()
+        GarbageCollectionPauses(registry).install()
         say(ready=True, port=port)
         async for request in requests():
             say(**(await _round(log, request) if request["do"] == "round" else {"cpu_s": time.process_time()}))

@@ -29,19 +29,30 @@ class Backlog:
         self._cache = cache
         self._chunks: OrderedDict[int, Sequence[Entry]] = OrderedDict()  # the least recently used one goes
         self._bytes = 0
+        # Of thousands who come back most have had the same entry last: what follows it is put together once.
+        self._last: tuple[Sequence[Entry], list[FrameSet]] = ((), [])
         self._reads = trio.Semaphore(CONCURRENT_READS)
 
     async def after(self, position: int) -> deque[FrameSet]:
         """Some entries after a position that has any, at least one. Raises PrunedError or LogError."""
+        found = self.in_memory(position)
+        if found is None:
+            async with self._reads:
+                found = deque(self._cache.get_all(await self._read(position)))
+        if not found:
+            raise LogError(f"the log has nothing after position {position}, before its head {self._log.head}")
+        return found
+
+    def in_memory(self, position: int) -> deque[FrameSet] | None:
+        """Some entries after a position, where that takes no wait; None where it does."""
         entries = self._log.recent(position, CHUNK_ENTRIES)
         if entries is None:
             entries = self._recall(position)
         if entries is None:
-            async with self._reads:
-                entries = await self._read(position)
-        if not entries:
-            raise LogError(f"the log has nothing after position {position}, before its head {self._log.head}")
-        return deque(self._cache.get_all(entries))
+            return None
+        if entries != self._last[0]:
+            self._last = entries, self._cache.get_all(entries)
+        return deque(self._last[1])
 
     async def _read(self, position: int) -> Sequence[Entry]:
         found = self._recall(position)

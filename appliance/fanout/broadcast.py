@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import trio
 
-from appliance.fanout.catchup import Turns
 from appliance.fanout.filtered import Filtered
 from appliance.fanout.frames import RunSync, Variant
 from appliance.fanout.framesets import FrameCache, FrameSet
@@ -14,6 +13,7 @@ from appliance.fanout.pacing import Clock, Pace
 from appliance.fanout.ports import LogView
 from appliance.fanout.rounds import Round
 from appliance.fanout.session import Session
+from appliance.fanout.turns import Turns
 
 # When the broadcast is several entries behind, one send hands over all of them.
 BATCH_ENTRIES = 8
@@ -23,15 +23,13 @@ BATCH_BYTES = 128 * 1024
 class Broadcast:
     """Hands each new entry of the log to the sessions at the head."""
 
-    def __init__(
-        self, hub: Hub, log: LogView, cache: FrameCache, turns: Turns, run_sync: RunSync, clock: Clock
-    ) -> None:
+    def __init__(self, hub: Hub, log: LogView, cache: FrameCache, turns: Turns, run_sync: RunSync) -> None:
         self._hub = hub
         self._log = log
         self._cache = cache
         self._turns = turns
         self._run_sync = run_sync
-        self._pace = Pace(clock)
+        self._pace = turns.pace
         self._filtered = Filtered(hub, self._pace, run_sync)
         self._delivered = hub.mark.position
         self._moved = trio.Event()
@@ -53,8 +51,7 @@ class Broadcast:
                 empty_through = head
                 continue
             begun = clock()
-            with self._turns.held_back():
-                await self._deliver(batch)
+            await self._deliver(batch)
             self._hub.metrics.broadcast_seconds.observe(clock() - begun)
             self._note_delivered()
 
@@ -97,9 +94,10 @@ class Broadcast:
 
     async def _serve(self, members: list[Session], frame: bytes, entries: int, before: Mark) -> None:
         delivery = Round(self._hub, members, frame, entries=entries, before=before, after=self._hub.mark)
-        await self._pace.give_way()
-        while not delivery.run(self._pace.clock, self._pace.until):
-            await self._pace.give_way()
+        done = False
+        while not done:
+            async with self._turns.take_urgent():
+                done = delivery.run(self._pace.clock, self._pace.until)
 
 
 class Sweeper:

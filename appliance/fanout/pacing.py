@@ -35,6 +35,12 @@ class Pace:
         """The slice is over."""
         return self.clock() >= self.until
 
+    def renew(self) -> None:
+        """Begin a slice, if the last one is over: nobody has worked since."""
+        now = self.clock()
+        if now >= self.until:
+            self.until = now + SLICE_S
+
     async def give_way(self) -> None:
         """Let others run; then the next slice begins."""
         idle, enough = 0, self.clock() + SLICE_S

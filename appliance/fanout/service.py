@@ -19,7 +19,7 @@ from appliance.domain.positions import AfterBlock, Resume
 from appliance.fanout.api_keys import ApiKeys, App, Grant
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
-from appliance.fanout.catchup import CatchUp, Turns
+from appliance.fanout.catchup import CatchUp
 from appliance.fanout.door import Admitted, Door
 from appliance.fanout.drain import LAST_BROADCAST_S, send_away
 from appliance.fanout.frames import RunSync
@@ -35,6 +35,7 @@ from appliance.fanout.pacing import Clock, Pace
 from appliance.fanout.ports import LogView, StateSource
 from appliance.fanout.session import Session
 from appliance.fanout.subscriber import abandon, converse, prepare_socket
+from appliance.fanout.turns import Turns
 from appliance.net.http_server import Connection, HttpLimits, HttpServer
 from appliance.telemetry.logging import get_logger
 
@@ -116,7 +117,8 @@ class Fanout:
         Meanwhile requests are answered with 503. ``started`` gets the server.
         """
         async with trio.open_nursery() as workers:
-            hub, broadcast = await self._create_hub(workers)
+            turns = Turns(self._clock)
+            hub, broadcast = await self._create_hub(workers, turns)
             self._hub = hub
             sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
             workers.start_soon(broadcast.run)
@@ -125,7 +127,7 @@ class Fanout:
                 await workers.start(Herald(hub, broadcast, self._states, self._clock).run)
             drained = trio.Event()
             workers.start_soon(self._drain_when, stopping, broadcast, hub, drained)
-            server = self._server = self._create_server(hub, listener, stopping, drained)
+            server = self._server = self._create_server(hub, listener, stopping, drained, turns)
             await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
 
@@ -170,12 +172,12 @@ class Fanout:
         )
         return True
 
-    async def _create_hub(self, workers: trio.Nursery) -> tuple[Hub, Broadcast]:
+    async def _create_hub(self, workers: trio.Nursery, turns: Turns) -> tuple[Hub, Broadcast]:
         settings, log_view = self._settings, self._log
-        cache, turns = FrameCache(), Turns()
+        cache = FrameCache()
 
         def on_behind(session: Session, full: bool) -> None:
-            workers.start_soon(catch_up.run, session, full)
+            catch_up.add(session, full)
 
         hub = Hub(
             await _mark_of_head(log_view),
@@ -188,11 +190,12 @@ class Fanout:
             self._metrics,
             on_behind,
         )
-        catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, self._clock)
-        return hub, Broadcast(hub, log_view, cache, turns, self._run_sync, self._clock)
+        catch_up = CatchUp(hub, Backlog(log_view, cache), turns, self._run_sync, workers.start_soon)
+        workers.start_soon(catch_up.run)
+        return hub, Broadcast(hub, log_view, cache, turns, self._run_sync)
 
     def _create_server(
-        self, hub: Hub, listener: socket.socket, stopping: trio.Event, drained: trio.Event
+        self, hub: Hub, listener: socket.socket, stopping: trio.Event, drained: trio.Event, turns: Turns
     ) -> HttpServer:
         async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
             await self._serve(hub, stopping, admitted, connection, data)
@@ -210,6 +213,7 @@ class Fanout:
             stopping=drained,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="fanout",
+            accept_turn=turns.take,
             may_connect=self._gate.may_connect,
         )
 

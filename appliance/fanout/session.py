@@ -16,7 +16,7 @@ Pure: the socket is anything with a non-blocking `send`, time comes in as ``now`
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 from appliance.fanout import frames
@@ -133,13 +133,21 @@ class Session:
         self.skip = None
         return False
 
-    def offer(self, frame: bytes, mark: Mark) -> bool:
-        """Send an entry's frame, at a boundary. False when the socket took none or only a part of it."""
+    def offer(self, frames: Sequence[bytes], marks: Sequence[Mark]) -> int:
+        """Send entries' frames in one system call, at a boundary: how many were taken, the last perhaps in part.
+
+        Whether a part is left over shows in `at_boundary`; what was not begun is not remembered.
+        """
         try:
-            sent = self.wire.send(frame)
+            sent = self.wire.send(frames[0]) if len(frames) == 1 else self.wire.sendmsg(frames)
         except BlockingIOError:
-            return False
-        return self.accepted(frame, sent, mark)
+            return 0
+        for number, frame in enumerate(frames):
+            if sent <= 0:
+                return number
+            self.accepted(frame, min(sent, len(frame)), marks[number])
+            sent -= len(frame)
+        return len(frames)
 
     def accepted(self, frame: bytes, sent: int, mark: Mark) -> bool:
         """Note that the kernel took ``sent`` bytes of an entry's frame; True when that was all."""

@@ -2,6 +2,7 @@
 
 import gc
 from time import perf_counter
+from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,11 +26,27 @@ def create_registry() -> CollectorRegistry:
     return registry
 
 
+# A full collection comes with every 10,000 objects that stay, instead of every 70,000, and takes 1.5 ms instead of 10.
+_THRESHOLDS: Final = (700, 5, 2)
+# How often to look whether a complete collection is due; to look takes 10 ms where a million objects live.
+_LOOK_EVERY: Final = 200
+_ROOM: Final = 1_000_000  # objects of some 100 bytes
+
+
 class GarbageCollectionPauses:
-    """Times each full collection: trio's cyclic garbage makes pauses that every plane feels (trio#1770)."""
+    """Keeps full collections short, and times each: every plane feels them (trio#1770).
+
+    9,000 subscribers are a million objects, and a full collection among them is a pause of 270 ms, again and again
+    while more come. So what has survived a full collection is frozen: the next one looks only at what came since.
+    What dies is freed all the same, by its reference count; only a cycle that was alive in a full collection
+    stays. So that this is bounded, there is a complete collection when frozen objects have more than doubled.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._started = 0.0
+        self._count = 0
+        self._complete_above = 0
+        self._thresholds = gc.get_threshold()
         self._pauses = Histogram(
             "appliance_gc_pause_seconds",
             "Duration of full (generation 2) garbage collections",
@@ -40,12 +57,14 @@ class GarbageCollectionPauses:
     def install(self) -> None:
         """Freeze what start-up made, so that full collections pass over it, and watch what remains."""
         gc.collect()
-        gc.freeze()
+        self._freeze_all()
+        gc.set_threshold(*_THRESHOLDS)
         gc.callbacks.append(self._on_collection)
 
     def remove(self) -> None:
         """Undo `install`."""
         gc.callbacks.remove(self._on_collection)
+        gc.set_threshold(*self._thresholds)
         gc.unfreeze()
 
     def _on_collection(self, phase: str, info: dict[str, int]) -> None:
@@ -53,5 +72,23 @@ class GarbageCollectionPauses:
             return
         if phase == "start":
             self._started = perf_counter()
-        else:
-            self._pauses.observe(perf_counter() - self._started)
+            return
+        self._pauses.observe(perf_counter() - self._started)
+        self._count += 1
+        if self._count == 0:
+            self._freeze_all()
+            return
+        gc.freeze()
+        if self._count >= _LOOK_EVERY:
+            self._count = 0
+            self._look()
+
+    def _look(self) -> None:
+        if gc.get_freeze_count() > self._complete_above:
+            gc.unfreeze()  # so the next full collection is a complete one
+            self._count = -1
+
+    def _freeze_all(self) -> None:
+        """After a complete collection."""
+        gc.freeze()
+        self._complete_above = 2 * gc.get_freeze_count() + _ROOM

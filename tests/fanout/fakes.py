@@ -145,6 +145,9 @@ class FakeWire:
         self.sent += data[:taken]
         return taken
 
+    def sendmsg(self, buffers: Sequence[bytes], /) -> int:
+        return self.send(b"".join(buffers))
+
     def fileno(self) -> int:
         raise AssertionError("nobody waits for a fake")
 

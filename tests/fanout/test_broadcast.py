@@ -9,7 +9,7 @@ import trio
 
 from appliance.domain.positions import AfterBlock, CurrentPayload
 from appliance.fanout.broadcast import BATCH_BYTES, BATCH_ENTRIES, Broadcast, Sweeper
-from appliance.fanout.catchup import Turns
+from appliance.fanout.turns import Turns
 from appliance.fanout.drain import send_away
 from appliance.fanout.frames import Variant
 from appliance.fanout.hub import HubSettings
@@ -28,7 +28,7 @@ async def inline(work: object) -> bytes:
 @asynccontextmanager
 async def broadcasting(stand: Stand) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(), inline, perf_counter)
+        broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(), inline)
         nursery.start_soon(broadcast.run)
         await trio.testing.wait_all_tasks_blocked()
         yield
@@ -98,7 +98,7 @@ async def test_a_broadcast_to_nobody_moves_on() -> None:
 async def test_what_was_delivered_can_be_waited_for() -> None:
     stand = Stand()
     subscriber = stand.connect()
-    broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(), inline, perf_counter)
+    broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(), inline)
     for index in range(3 * BATCH_ENTRIES):
         stand.log.append(1, index)
     async with trio.open_nursery() as nursery:

@@ -143,7 +143,7 @@ class Heralded:
 
     def __init__(self) -> None:
         self.stand, self.source = Stand(), Source()
-        self.broadcast = Broadcast(self.stand.hub, self.stand.log, self.stand.cache, Turns(), inline, perf_counter)
+        self.broadcast = Broadcast(self.stand.hub, self.stand.log, self.stand.cache, Turns(), inline)
         self.herald = Herald(self.stand.hub, self.broadcast, self.source, perf_counter)
 
     async def start(self, nursery: trio.Nursery) -> None:

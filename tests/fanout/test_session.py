@@ -32,7 +32,7 @@ def opcodes(wire: FakeWire) -> list[int]:
 def test_a_whole_frame_moves_the_mark() -> None:
     wire, mark = FakeWire(), Mark(1, (7, 0))
     subscriber = session(wire)
-    assert subscriber.offer(DATA, mark)
+    assert subscriber.offer([DATA], [mark]) == 1
     assert subscriber.mark is mark
     assert subscriber.at_boundary
     assert wire.sent == DATA
@@ -41,7 +41,7 @@ def test_a_whole_frame_moves_the_mark() -> None:
 def test_a_frame_that_would_block_leaves_everything_as_it_was() -> None:
     before = Mark(0)
     subscriber = session(FakeWire(lambda size: 0), before)
-    assert not subscriber.offer(DATA, Mark(1))
+    assert not subscriber.offer([DATA], [Mark(1)])
     assert subscriber.mark is before
     assert subscriber.at_boundary
 
@@ -49,7 +49,7 @@ def test_a_frame_that_would_block_leaves_everything_as_it_was() -> None:
 def test_the_rest_of_a_short_write_comes_before_anything_else() -> None:
     wire = FakeWire(lambda size: min(size, 100))
     subscriber = session(wire)
-    assert not subscriber.offer(DATA, Mark(1))
+    assert subscriber.offer([DATA], [Mark(1)]) == 1
     subscriber.queue_pong(b"a")
     subscriber.queue_ping(0, 15)
     assert not subscriber.at_boundary
@@ -71,7 +71,7 @@ def test_only_the_latest_of_several_pings_is_answered() -> None:
 def test_a_close_goes_after_the_half_sent_frame_and_alone() -> None:
     wire = FakeWire(lambda size: min(size, 250))
     subscriber = session(wire)
-    subscriber.offer(DATA, Mark(1))
+    subscriber.offer([DATA], [Mark(1)])
     subscriber.queue_ping(0, 15)
     subscriber.queue_close(1001, "going away", deadline=3)
     assert subscriber.stage is Stage.CLOSING
@@ -96,7 +96,7 @@ def test_a_broken_socket_is_the_callers_to_judge() -> None:
     wire.error = BrokenPipeError()
     subscriber = session(wire)
     with pytest.raises(BrokenPipeError):
-        subscriber.offer(DATA, Mark(1))
+        subscriber.offer([DATA], [Mark(1)])
     subscriber.queue_pong(b"")
     with pytest.raises(BrokenPipeError):
         subscriber.flush()
@@ -193,7 +193,7 @@ def test_any_order_of_writes_gives_whole_frames_in_that_order(steps: list[tuple[
     for number, (step, body) in enumerate(steps):
         if step == "data" and subscriber.flush():
             before = subscriber.mark
-            subscriber.offer(frame(Opcode.TEXT, body), Mark(number + 1))
+            subscriber.offer([frame(Opcode.TEXT, body)], [Mark(number + 1)])
             if subscriber.mark is not before:
                 accepted.append(body)
         elif step == "pong":

@@ -1,0 +1,69 @@
+"""Who of fan-out's tasks works now: one at a time, and between two slices everybody else in the process.
+
+After an outage thousands come back at once: there is a handshake to answer, a backlog to send and a broadcast
+under way at any moment, each in tasks of its own. Were they all let loose, each pass of the event loop would be as
+long as all of them together, and a request to the engine takes several passes. So all of it is done in
+*turns*: a turn ends with its slice (0.5 ms), then `Pace.give_way` lets the rest of the process run until it is idle,
+and only then comes the next turn. A turn that ends early hands the rest of its slice on.
+
+Who delivers a broadcast comes first, because those at the head have lost nothing and ask for nothing; but of
+`URGENT_IN_A_ROW` + 1 turns one is for the others, so that they get on when one broadcast follows another.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from time import perf_counter
+from typing import Final
+
+import trio
+
+from appliance.fanout.pacing import Clock, Pace
+
+URGENT_IN_A_ROW: Final = 3
+
+
+class Turns:
+    """``async with turns.take():`` or, for a broadcast, ``turns.take_urgent()``; work until ``pace.until``."""
+
+    def __init__(self, clock: Clock = perf_counter) -> None:
+        self.pace = Pace(clock)
+        self._taken = False
+        self._urgent = trio.lowlevel.ParkingLot()
+        self._others = trio.lowlevel.ParkingLot()
+        self._urgent_in_a_row = 0
+
+    def take(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn, first come, first served."""
+        return self._turn(self._others)
+
+    def take_urgent(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn before all others, but for every fourth."""
+        return self._turn(self._urgent)
+
+    @asynccontextmanager
+    async def _turn(self, lot: trio.lowlevel.ParkingLot) -> AsyncIterator[None]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._taken:
+            await lot.park()
+        else:
+            self._taken = True
+            self.pace.renew()
+        try:
+            yield
+            if self.pace.spent:
+                await self.pace.give_way()
+        finally:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """The turn stays taken when somebody waits for it: whoever is woken has it."""
+        urgent_may = self._urgent_in_a_row < URGENT_IN_A_ROW or not self._others
+        if self._urgent and urgent_may:
+            self._urgent_in_a_row += 1
+            self._urgent.unpark()
+        elif self._others:
+            self._urgent_in_a_row = 0
+            self._others.unpark()
+        else:
+            self._urgent_in_a_row = 0
+            self._taken = False
