@@ -9,11 +9,11 @@ import trio
 
 from appliance.domain.positions import AfterBlock, CurrentPayload
 from appliance.fanout.broadcast import BATCH_BYTES, BATCH_ENTRIES, Broadcast, Sweeper
-from appliance.fanout.turns import Turns
 from appliance.fanout.drain import send_away
 from appliance.fanout.frames import Variant
 from appliance.fanout.hub import HubSettings
 from appliance.fanout.session import Stage
+from appliance.fanout.turns import Turns
 from tests.fanout.fakes import messages, parse_frames
 from tests.fanout.serving import close_of
 from tests.fanout.support import Stand

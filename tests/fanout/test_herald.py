@@ -13,9 +13,9 @@ import trio
 from appliance.domain.errors import LogError
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.fanout.broadcast import Broadcast
-from appliance.fanout.catchup import Turns
 from appliance.fanout.herald import WAITING, Herald
 from appliance.fanout.ports import PayloadFacts
+from appliance.fanout.turns import Turns
 from appliance.flashlog import FlashLog, open_flashlog
 from tests.fanout.fakes import payload_id
 from tests.fanout.serving import RawClient, Serving, serving
