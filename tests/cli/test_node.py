@@ -83,7 +83,6 @@ def test_nodes_that_differ_in_the_port_can_be_told_apart_on_a_narrow_terminal() 
     nodes = [NODE | {"uri": f"http://10.20.30.40:{port}"} for port in (18601, 18602)]
     console.print(render({"nodes": nodes, "problem": None}))
     shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
-    assert "…" not in shown
     columns = "".join(line.split(" ")[0] for line in shown.splitlines())
     assert "http://10.20.30.40:18601" in columns
     assert "http://10.20.30.40:18602" in columns

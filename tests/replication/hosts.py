@@ -81,9 +81,9 @@ class Host:
         return await self.log.append(item, "builder")
 
     def metric(self, name: str, **labels: str) -> float:
+        """Its value; -1 while nothing of that name and those labels was counted yet."""
         found = self.registry.get_sample_value(f"replication_{name}", labels)
-        assert found is not None, name
-        return found
+        return -1 if found is None else found
 
     async def shown(self) -> list[tuple[str, int, bytes]]:
         """What subscribers may see: (payload id, index, body), in log order."""
