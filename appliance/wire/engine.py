@@ -362,7 +362,7 @@ def _shown(text: str | None) -> str | None:
 
 
 def decode_payload(body: bytes, version: int) -> BuiltPayload:
-    """The answer to getPayload; raises DecodeError, or RefusedError. Two passes, one if it is large: some 2 ms for 3 MB.
+    """The answer to getPayload; raises DecodeError, or RefusedError. Two passes, one if large: some 2 ms for 3 MB.
 
     The first pass finds the result, so that answering with it reads nothing again and cannot fail: a builder
     may nest a body to just below the recursion limit here, and beyond it where the stack is a little deeper.
