@@ -124,6 +124,9 @@ class Core(Ledger):
         another_log = self._known_logs.get(hello.host_id, hello.log_id) != hello.log_id
         self._note_log(hello.host_id, hello.log_id, link)
         self._note_voters(hello)
+        if hello.recovering and self._changing:
+            # A change may rest on what the lost log voted: it has to be in this log when that host reads it.
+            raise Refused("this host is changing its log; come again in a moment")
         if hello.cursor_log_id == self._settings.log_id and hello.cursor > self._appended:
             self._notice("lost_log", host=self._settings.host_id, had=hello.cursor, has=self._appended)
             self._do(Renew())

@@ -31,6 +31,9 @@ MAX_OPEN: Final = 100_000
 """Entries beyond the commit point that are counted, five hours at 5/s. What comes after waits in the log, and its votes
 are asked for again when there is room."""
 
+LOOKED_AT: Final = 512
+"""Entries at the end of the log among which something that is new here and older finds its place."""
+
 MAX_MOVED: Final = 256
 """Entries that give way to others at a time. With more the stream of this host waits: they would be written anew for
 each flashblock while a voter that could decide on them is away."""
@@ -113,7 +116,7 @@ class Ledger(Links):
             if is_new:
                 # What is younger stands behind it where it was counted first; so here, too, while nobody has seen it.
                 by_s = 0.0 if record.payload_id in self._replaced else self._settings.late_after_s
-                self._requeue(self._order.younger(waiting, by_s, MAX_MOVED + 1))
+                self._requeue(self._order.younger(waiting, by_s, LOOKED_AT))
         else:
             self._order.seen = max(self._order.seen, through)
         self._settle(now)

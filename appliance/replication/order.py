@@ -4,6 +4,7 @@ An entry that is decided waits for those before it. One that is undecided and co
 away, and hold the whole stream: it is moved behind what is committed (`blocked`), for nobody was shown it.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +32,7 @@ class CommitOrder:
         self._open: dict[int, Waiting] = {}  # in the order of positions
         self._position_of: dict[Key, int] = {}
         self._decided: set[Key] = set()
+        self._youngest = -math.inf  # of those that are open, or were since something was
         self._awaited: dict[Key, tuple[int, float]] = {}  # position that was left, until when
         self.frozen: set[PayloadId] = set()
         """Payloads whose entries are being moved or removed: the commit point does not pass them meanwhile."""
@@ -57,6 +59,7 @@ class CommitOrder:
     def held(self, waiting: Waiting) -> bool:
         """The log's next entry; positions only grow. False for one that is known, and has been moved there."""
         self.seen = waiting.position
+        self._youngest = max(self._youngest, waiting.born) if self._open else waiting.born
         self._awaited.pop(waiting.place.key, None)
         before = self._position_of.get(waiting.place.key)
         if before is not None:
@@ -136,12 +139,16 @@ class CommitOrder:
         return waiting.place.key not in self._decided
 
     def younger(self, than: Waiting, by_s: float, limit: int) -> list[Waiting]:
-        """Entries of other payloads that stand before one that is older than they are, in log order; some ``limit``."""
-        found: list[Waiting] = []
-        for waiting in reversed(self._open.values()):
-            if waiting.position >= than.position or waiting.place.payload_id == than.place.payload_id:
-                continue
-            if waiting.born <= than.born + by_s or waiting.position <= self.shown or len(found) >= limit:
-                break
-            found.append(waiting)
-        return found[::-1]
+        """Entries of other payloads that stand before one that is older than they are, in log order.
+
+        Of the last ``limit`` of the log; positions say nothing of ages where something gave way before.
+        """
+        if than.born + by_s >= self._youngest:  # as nearly always
+            return []
+        last = islice(reversed(self._open.values()), limit)
+        return [each for each in last if self._stands_before(each, than, by_s)][::-1]
+
+    def _stands_before(self, waiting: Waiting, older: Waiting, by_s: float) -> bool:
+        is_other = waiting.place.payload_id != older.place.payload_id
+        is_before = self.shown < waiting.position < older.position
+        return is_other and is_before and waiting.born > older.born + by_s

@@ -199,8 +199,9 @@ class Votes:
         self._touch(payload_id)
 
     def forget(self, host: str) -> None:
-        """A host has another log now: what it voted before is worth nothing."""
+        """A host has another log now: what it voted before is worth nothing, nor what was concluded from that."""
         self._ends.pop(host, None)
+        self._dead.clear()
         for race in self._races.values():
             for votes in race.votes.values():
                 votes.pop(host, None)
