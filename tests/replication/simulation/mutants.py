@@ -133,6 +133,6 @@ MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (ForgetsWhatIsUnsettled, range(400)),
     (HearsNoWord, FEW),
 )
-"""Each with the seeds of which one at least must show it. Two more rules (a lost log has no vote; a vote on a branch that
-parted earlier is none) are broken visibly by a few seeds in ten thousand only: `test_votes` and `test_recovery` hold them.
+"""Each with the seeds of which one at least must show it. Two rules (a lost log has no vote; a vote on a branch that
+parted earlier is none) show in a few seeds of ten thousand only: `test_recovery` and `test_votes` hold them.
 """
