@@ -27,6 +27,11 @@ _KNOWN_NAMES: Final = {
         "content-length",
         "content-type",
         "host",
+        "origin",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "upgrade",
         "user-agent",
         "x-forwarded-for",
     )

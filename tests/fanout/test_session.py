@@ -1,6 +1,7 @@
 """One subscriber's bytes: whole frames, control frames never inside another frame, one close and then nothing."""
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,7 @@ def test_the_rest_of_a_short_write_comes_before_anything_else() -> None:
     wire = FakeWire(lambda size: min(size, 100))
     subscriber = session(wire)
     assert subscriber.offer([DATA], [Mark(1)]) == 1
+    assert not subscriber.at_boundary
     subscriber.queue_pong(b"a")
     subscriber.queue_ping(0, 15)
     assert not subscriber.at_boundary
@@ -212,3 +214,16 @@ def test_any_order_of_writes_gives_whole_frames_in_that_order(steps: list[tuple[
 def test_an_idle_session_is_small() -> None:
     assert not hasattr(session(FakeWire()), "__dict__")
     assert frames.PING == b"\x89\x00"
+
+
+def test_of_several_frames_the_last_one_that_was_begun_is_remembered() -> None:
+    marks = [Mark(number) for number in (1, 2, 3)]
+    for taken, begun in ((0, 0), (1, 1), (len(DATA), 1), (len(DATA) + 1, 2), (2 * len(DATA), 2), (3 * len(DATA), 3)):
+        wire = FakeWire(partial(min, taken))
+        subscriber = session(wire)
+        assert subscriber.offer([DATA] * 3, marks) == begun
+        assert subscriber.at_boundary == (taken % len(DATA) == 0)
+        assert not begun or subscriber.mark is marks[begun - 1]
+        wire.choose = lambda size: size
+        assert subscriber.flush()
+        assert wire.sent == DATA * begun

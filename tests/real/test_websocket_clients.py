@@ -1,5 +1,6 @@
 """Fan-out serves websocket clients that others wrote: they connect, choose an encoding, resume, and go."""
 
+import json
 import pathlib
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 PUBLISHED = real_flashblocks()
 CURRENT = [one for one in PUBLISHED if one.payload_id == PUBLISHED[-1].payload_id]
 GOING_ON = 1000
+L1_BLOCK = "4200000000000000000000000000000000000015"  # the first transaction of every block calls it
 
 
 def check(got: Received, published: list[Published]) -> None:
@@ -69,3 +71,24 @@ def test_brotli_comes_in_binary_messages(fan_out: FanOut, subscribe: Subscribe) 
     got = subscribe(fan_out.url(f"encoding=brotli&block_number={PUBLISHED[0].block_number}"), len(PUBLISHED), False)
     assert all(message.binary for message in got.messages)
     check(got, PUBLISHED)
+
+
+def test_deflate_is_negotiated_and_the_text_is_the_same(fan_out: FanOut, subscribe: Subscribe) -> None:
+    got = subscribe(fan_out.url(f"block_number={PUBLISHED[0].block_number}"), len(PUBLISHED), True)
+    assert got.deflated
+    assert not any(message.binary for message in got.messages)
+    check(got, PUBLISHED)
+
+
+def test_a_filter_lets_through_what_holds_its_address_also_with_resume(fan_out: FanOut, subscribe: Subscribe) -> None:
+    wanted = [
+        one for one in PUBLISHED if any(L1_BLOCK in each for each in json.loads(one.text)["diff"]["transactions"])
+    ]
+    assert 1 < len(wanted) < len(PUBLISHED)
+    query = f"block_number={PUBLISHED[0].block_number}&addresses=0x{L1_BLOCK}"
+    got = subscribe(fan_out.url(query, "/ws/filter"), len(wanted), False)
+    assert got.texts == [one.text for one in wanted]
+    assert got.code == GOING_ON
+    after = f"payload_id={wanted[0].payload_id}&flashblock_index={wanted[0].index}&addresses=0x{L1_BLOCK}"
+    rest = subscribe(fan_out.url(after, "/ws/filter"), len(wanted) - 1, False)
+    assert rest.texts == [one.text for one in wanted[1:]]

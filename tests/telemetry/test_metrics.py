@@ -26,3 +26,20 @@ def test_full_collections_are_timed_and_young_ones_are_not() -> None:
     assert before is not None
     assert after is not None
     assert after - before == 1
+
+
+def test_what_survived_a_full_collection_is_not_looked_at_again_and_is_freed_all_the_same() -> None:
+    pauses = GarbageCollectionPauses(create_registry())
+    thresholds = gc.get_threshold()
+    pauses.install()
+    try:
+        before = gc.get_freeze_count()
+        kept = [[number] for number in range(1000)]
+        gc.collect(2)
+        assert gc.get_freeze_count() - before > 900
+        del kept
+        assert gc.get_freeze_count() - before < 900
+    finally:
+        pauses.remove()
+    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == thresholds
