@@ -251,6 +251,25 @@ async def test_states_of_payloads_come_along(tmp_path: Path) -> None:
                     await trio.sleep(0.01)
 
 
+async def test_hosts_that_judge_a_payload_differently_do_not_tell_each_other_for_ever(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    changes: list[PayloadState] = []
+    async with running(a, b):
+        await a.append(1, 1)
+        await committed(a, b, entries=1)
+        await connected(a, b)
+        with (
+            a.log.watch_states(lambda _payload, state, _hash: changes.append(state)),
+            b.log.watch_states(lambda _payload, state, _hash: changes.append(state)),
+        ):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.log.set_state, payload_id(1), PayloadState.LANDED, "0xab")
+                nursery.start_soon(b.log.set_state, payload_id(1), PayloadState.DROPPED)
+            await a.append(2, 50)
+            await committed(a, b, entries=51)
+        assert len(changes) <= 4  # each its own, and the other's
+
+
 async def test_retention_waits_for_a_peer_and_says_so_when_it_does_not(tmp_path: Path) -> None:
     a, b, c = make_hosts(tmp_path, "abc").values()
     entry = len(flashblock(1, 0).body) + 256
