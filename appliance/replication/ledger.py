@@ -50,7 +50,7 @@ class Ledger(Links):
         recovering = restored.recovering and self._votes_here
         own = settings.host_id if self._votes_here and not recovering else None
         self._votes = Votes(own, settings.voters, settings.quorum, counts=self._votes_here)
-        self._order = CommitOrder(restored.committed, settings.publish_after_s)
+        self._order = CommitOrder(max(restored.committed, restored.pruned), settings.publish_after_s)
         self._recovery = Recovery(settings.voters - {settings.host_id}, settings.quorum, recovering=recovering)
         self._appended = restored.appended
         self._pruned = restored.pruned
@@ -63,6 +63,8 @@ class Ledger(Links):
         self._is_setting_recovered = False
         for payload_id, at in restored.ends:
             self._votes.ended(payload_id, at)
+        if restored.pruned > restored.committed:
+            self._do(CommitThrough(restored.pruned, ()))
         self._settle(now)
 
     def __repr__(self) -> str:
@@ -122,8 +124,13 @@ class Ledger(Links):
         self._settle(now)
 
     def pruned(self, position: int) -> None:
-        """Retention removed everything up to a position."""
-        self._pruned = max(self._pruned, position)
+        """Retention removed everything up to a position. What was undecided there is nobody's to wait for any more."""
+        if position <= self._pruned:
+            return
+        self._pruned = position
+        for payload_id in self._order.payloads_through(position):
+            self._remove(payload_id, 0)
+        self._order.seen = max(self._order.seen, position)
 
     # --- answers of the log ---
 

@@ -126,7 +126,7 @@ class Runner:
             after, through = self.core.seen, self.flashlog.appended
             records = self.flashlog.recent_records(after, FEED_ENTRIES)
             if records is None:
-                records = await self.flashlog.records(after, limit=FEED_ENTRIES, max_bytes=FEED_BYTES)
+                records = await self._records(after)
             if after == self.core.seen:
                 last = records[-1].position if records else through
                 self.core.feed(records, last, trio.current_time())
@@ -134,6 +134,14 @@ class Runner:
                 return
             if self.core.seen < self.flashlog.appended:
                 await trio.lowlevel.checkpoint()
+
+    async def _records(self, after: int) -> list[Record]:
+        """What comes after a position, or after all that retention has removed meanwhile."""
+        try:
+            return await self.flashlog.records(after, limit=FEED_ENTRIES, max_bytes=FEED_BYTES)
+        except PrunedError:
+            self.core.pruned(await self.flashlog.pruned_through())
+            return []
 
     def _carry_out(self) -> None:
         while taken := self.core.take_commands():
@@ -292,6 +300,7 @@ class Runner:
     async def _tick_for_ever(self) -> None:
         while True:
             await trio.sleep(TICK_S)
+            self.core.pruned(self.flashlog.removed_through)
             await self.tell(lambda now: self.core.tick(now, time.time() - now))
             self.metrics.held_entries.set(self.core.open)
             self.metrics.held_seconds.set(self.held_s())

@@ -322,6 +322,17 @@ def test_a_message_that_comes_twice_is_stored_once() -> None:
     assert len(host.taken(Store)) == 1
 
 
+def test_what_retention_has_removed_is_waited_for_no_more() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(Q, 0)
+    host.core.pruned(1)
+    assert host.core.open == 1
+    host.hear(host.follow("b"), log_of("b", (Q, 0, "x")))
+    assert [command.position for command in host.taken(CommitThrough)] == [2]
+    assert host.core.open == 0
+
+
 def test_followers_are_told_of_commits_after_what_they_were_sent() -> None:
     host = Played()
     link = host.serve("c")

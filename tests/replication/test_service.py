@@ -292,6 +292,33 @@ async def test_retention_waits_for_a_peer_and_says_so_when_it_does_not(tmp_path:
             assert (await a.log.apply_retention()).entries == 5
 
 
+async def test_what_retention_removed_before_it_was_committed_holds_up_nothing(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    a.retention = RetentionLimits(max_age_s=None, max_bytes=1, slack_bytes=0)  # waits for nobody
+    async with running(a):
+        for payload in range(3):
+            await a.append(payload, 2)
+        assert (await a.log.apply_retention()).entries == 4
+        async with running(b):
+            await eventually(lambda: a.log.head == a.log.appended == 6)
+            await a.append(3, 1)
+            await eventually(lambda: a.log.head == a.log.appended == 7)
+            assert a.replication.facts() == []
+            await eventually(lambda: b.log.head == b.log.appended == 3)
+
+
+async def test_a_start_where_retention_has_passed_the_commit_point(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    a.retention = RetentionLimits(max_age_s=None, max_bytes=1, slack_bytes=0)
+    async with running(a):
+        for payload in range(3):
+            await a.append(payload, 2)
+        await a.log.apply_retention()
+    async with running(a, b):
+        await eventually(lambda: a.log.head == a.log.appended == 6)
+        await eventually(lambda: b.log.head == b.log.appended == 2)
+
+
 async def test_a_host_whose_log_was_lost_has_no_vote_until_it_has_caught_up(tmp_path: Path) -> None:
     a, b, c = make_hosts(tmp_path, "abc").values()
     async with running(a, b, c):
