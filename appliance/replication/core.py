@@ -148,13 +148,22 @@ class Core(Ledger):
 
     def _note_log(self, host: str, log_id: str, link: Link) -> None:
         """One log a host, and one link in each direction: what came before is of an earlier life."""
-        if self._log_ids.setdefault(host, log_id) != log_id:
+        self._check_names(host, log_id)
+        if host in self._settings.voters and self._log_ids.setdefault(host, log_id) != log_id:
             self._notice("lost_log", host=host, had=self._log_ids[host], has=log_id)
             self._log_ids[host] = log_id
             self._votes.forget(host)
             self._drop_orphans()
-        for other in self._links_of(host, log_id, like=link):
+        for other in self._links_of(host, like=link):
             self._end(other, "another link took its place")
+
+    def _check_names(self, host: str, log_id: str) -> None:
+        """Raise `Refused` for two hosts of one name, or of one log. A dead one's links end within seconds, by pings."""
+        for peer, other in self._connected_logs():
+            if peer == host and other != log_id:
+                raise Refused(f"host_id {host} is connected with another log: are there two of that name?")
+            if peer != host and other == log_id:
+                raise Refused(f"log {log_id} is that of {peer}: a copied folder?")
 
     def _drop_orphans(self) -> None:
         """Nobody follows a learner: what only a lost log had beside it is decided by nobody. The rest comes again."""

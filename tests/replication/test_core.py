@@ -1,6 +1,6 @@
 """One host's core as a playbook: what comes in, what it asks for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
@@ -273,6 +273,34 @@ def test_of_two_links_of_one_follower_the_new_one_stays() -> None:
     assert host.core.serving(new) is not None
 
 
+@pytest.mark.parametrize("first", [Played.serve, Played.follow])
+def test_of_two_hosts_of_one_name_only_the_first_is_taken(first: Callable[..., str]) -> None:
+    host = Played()
+    link = first(host, "b", log_id="log-b")
+    others = [host.serve("b", log_id="another"), host.follow("b", log_id="another")]
+    reason = "host_id b is connected with another log: are there two of that name?"
+    assert host.taken(End) == [End(other, reason, True) for other in others]
+    assert host.core.serving(link) or host.core.following(link)
+    assert "lost_log" not in host.notices()
+
+
+def test_a_copied_log_is_refused_under_another_name() -> None:
+    host = Played()
+    host.follow("b")
+    link = host.serve("c", log_id="log-b")
+    assert host.taken(End) == [End(link, "log log-b is that of b: a copied folder?", True)]
+
+
+def test_learners_come_and_go_with_new_logs_and_nobody_minds() -> None:
+    learner = Played("l")
+    learner.follow("b")
+    learner.hear(learner.follow("c"), log_of("c", (P, 0, "x")))
+    learner.core.ended(learner.serve("m", log_id="old"), learner.now)
+    learner.serve("m", log_id="new")
+    assert learner.taken(Replace) == []
+    assert "lost_log" not in learner.notices()
+
+
 def test_handshakes_and_acknowledgements_have_their_time() -> None:
     host = Played()
     host.core.source_opened("silent", host.now)
@@ -491,8 +519,10 @@ def test_a_log_that_was_set_back_becomes_another_one() -> None:
 
 def test_a_learner_drops_what_only_a_lost_log_had() -> None:
     learner = Played("l")
-    learner.hear(learner.follow("b"), log_of("b", (P, 0, "x")))
+    link = learner.follow("b")
+    learner.hear(link, log_of("b", (P, 0, "x")))
     assert learner.core.open == 1
+    learner.core.ended(link, learner.now)
     learner.follow("b", log_id="a new one")
     assert learner.taken(Replace) == [Replace(P, 0)]
     assert learner.core.open == 0
