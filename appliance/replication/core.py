@@ -73,7 +73,6 @@ class Core(Ledger):
     """The whole of one host: what comes on its links, beside what is in its log (`Ledger`)."""
 
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
-        self._log_ids = dict(restored.known_logs)
         self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
         super().__init__(settings, restored, now, wall_offset)
@@ -144,7 +143,7 @@ class Core(Ledger):
         if self._pruned > cursor:
             self._do(Send(link, Pruned(self._pruned)))
         for payload_id, at, decided in self._votes.own_ends():
-            self._do(Send(link, Closed(payload_id, at, decided)))
+            self._do(Send(link, self._closed_message(payload_id, at, decided=decided)))
 
     def _note_log(self, host: str, log_id: str, link: Link) -> None:
         """One log a host, and one link in each direction: what came before is of an earlier life."""
@@ -152,7 +151,7 @@ class Core(Ledger):
         if host in self._settings.voters and self._log_ids.setdefault(host, log_id) != log_id:
             self._notice("lost_log", host=host, had=self._log_ids[host], has=log_id)
             self._log_ids[host] = log_id
-            self._votes.forget(host)
+            self._forget(host)
             self._drop_orphans()
         for other in self._links_of(host, like=link):
             self._end(other, "another link took its place")
@@ -304,9 +303,15 @@ class Core(Ledger):
         else:
             self._hear(core, heard, store)
             self._do(Send(store.link, ack))
-            while following.deferred and not core.is_storing and store.link in self._followings:
-                self._told(core, following.deferred.popleft())
+            self._take_deferred(store.link, following, core)
         self._settle(now)
+
+    def _take_deferred(self, link: Link, following: Following, core: FollowerLink) -> None:
+        try:
+            while following.deferred and not core.is_storing and link in self._followings:
+                self._told(core, following.deferred.popleft())
+        except DecodeError as error:
+            self._end(link, str(error), failed=True)
 
     def store_failed(self, store: Store, reason: str, now: float) -> None:
         """The disk refused: nothing of the batch is there. The link begins again, later."""
@@ -362,10 +367,11 @@ class Core(Ledger):
             case Committed(places) if is_voter:
                 for place in places:
                     self._votes.word(Place(place.payload_id, place.index, place.prefix))
-            case Closed(payload_id, at, decided) if is_voter:
+            case Closed(payload_id, at, decided, logs) if is_voter:
                 if core.votes:
                     self._votes.ended_at(core.peer, payload_id, at)
-                if decided:
+                # It may have waited here while a voter's log was lost, and with it a vote that it rests on.
+                if decided and all(self._log_ids.get(host, log_id) == log_id for host, log_id in logs.items()):
                     self._votes.dead_word(payload_id, at)
             case Pruned(through):
                 missed = core.pruned(through)

@@ -43,7 +43,7 @@ class Ledger(Links):
     """The log's side of the core. Time is monotonic seconds; ``wall_offset`` is wall clock minus that."""
 
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
-        super().__init__()
+        super().__init__({**restored.known_logs, settings.host_id: settings.log_id})
         self._settings = settings
         self._wall_offset = wall_offset
         self._votes_here = not settings.follow_only
@@ -58,6 +58,8 @@ class Ledger(Links):
         self._replaced: OrderedDict[PayloadId, None] = OrderedDict()
         self._blocked_since: float | None = None
         self._changing: set[PayloadId] = set()
+        self._doubtful: set[PayloadId] = set()
+        """Payloads that are being changed by votes of which some were lost since."""
         self._epoch = 0
         self._overflowed = False
         self._is_setting_recovered = False
@@ -155,11 +157,13 @@ class Ledger(Links):
     def closed(self, command: Close, now: float) -> None:
         """The answer to `Close`."""
         self._epoch += 1
+        decided = command.payload_id not in self._doubtful
         self._changed(command.payload_id)
         positions = self._remove(command.payload_id, command.at)
         self._votes.ended(command.payload_id, command.at)
-        self._votes.dead_word(command.payload_id, command.at)
-        self._tell_closed(command.payload_id, command.at, decided=True)
+        if decided:
+            self._votes.dead_word(command.payload_id, command.at)
+        self._tell_closed(command.payload_id, command.at, decided=decided)
         self._notice("closed", payload_id=command.payload_id, index=command.at, entries=len(positions))
         self._settle(now)
 
@@ -193,8 +197,14 @@ class Ledger(Links):
         self._end_all("this host has its vote")
         self._settle(now)
 
+    def _forget(self, host: str) -> None:
+        """A voter's log was lost. What follows from its votes and is under way goes on; it is told to nobody."""
+        self._votes.forget(host)
+        self._doubtful |= self._changing
+
     def _changed(self, payload_id: PayloadId) -> None:
         self._changing.discard(payload_id)
+        self._doubtful.discard(payload_id)
         self._order.frozen.discard(payload_id)
         self._votes.touch(payload_id)
 

@@ -40,7 +40,8 @@ class Following:
 class Links:
     """The links of one host, in both directions, and the commands that wait to be taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_ids: Mapping[str, str]) -> None:
+        self._log_ids = dict(log_ids)  # of the voters, this host among them, as far as they are known
         self._sources: dict[Link, Source] = {}
         self._followings: dict[Link, Following] = {}
         self._commands: list[Command] = []
@@ -89,9 +90,13 @@ class Links:
                 self._end(link, "a branch is fetched again")
 
     def _tell_closed(self, payload_id: PayloadId, at: int, *, decided: bool) -> None:
+        message = self._closed_message(payload_id, at, decided=decided)
         for link, source in self._sources.items():
             if source.core is not None:
-                self._do(Send(link, Closed(payload_id, at, decided)))
+                self._do(Send(link, message))
+
+    def _closed_message(self, payload_id: PayloadId, at: int, *, decided: bool) -> Closed:
+        return Closed(payload_id, at, decided, dict(self._log_ids) if decided else {})
 
     def _end_overdue(self, now: float) -> None:
         opened: list[tuple[Link, Source | Following]] = [*self._sources.items(), *self._followings.items()]

@@ -124,11 +124,15 @@ class Settled(Message, frozen=True, array_like=True, tag="settled"):
 
 
 class Closed(Message, frozen=True, array_like=True, tag="closed"):
-    """The source takes nothing of the payload from index ``at`` on. ``decided``: nothing can be committed there."""
+    """The source takes nothing of the payload from index ``at`` on. ``decided``: nothing can be committed there.
+
+    ``logs``, where decided: the voters' logs, by host_id, whose votes that rests on.
+    """
 
     payload_id: PayloadId
     at: int
     decided: bool
+    logs: dict[str, str] = {}
 
 
 class Pruned(Message, frozen=True, array_like=True, tag="pruned"):

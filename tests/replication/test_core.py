@@ -30,6 +30,7 @@ from appliance.replication.core import Core
 from appliance.replication.links import ACK_S, HANDSHAKE_S
 from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
+from appliance.replication.source_link import WINDOW_BYTES, WINDOW_ENTRIES
 from appliance.wire.replication import (
     VERSION,
     Ack,
@@ -258,6 +259,38 @@ def test_what_does_not_belong_on_a_link_ends_it(message: AnyMessage) -> None:
     if not isinstance(message, Ack):
         host.hear(link, message)
     assert [end.link for end in host.taken(End)] == (["new"] if isinstance(message, Ack) else ["new", link])
+
+
+@pytest.mark.parametrize("message", [Ack(0, [], []), Refusal("?"), Pruned(10**9)])
+def test_nonsense_while_the_disk_is_busy_ends_the_link_when_its_turn_comes(message: AnyMessage) -> None:
+    host = Played()
+    link = host.follow("b")
+    host.core.received(link, log_of("b", (P, 0, "x")), host.now)
+    host.core.received(link, message, host.now)
+    host.play()
+    assert [(end.link, end.failed) for end in host.taken(End)] == [(link, True)]
+
+
+def test_a_source_that_knows_no_window_is_cut_off() -> None:
+    host = Played()
+    link = host.follow("b")
+    (one,) = log_of("b", (P, 0, "x")).entries
+    for position in range(1, 5000):
+        host.core.received(link, Entries([structs.replace(one, position=position)]), host.now)
+    waiting = sum(isinstance(command, Store) for command in host.core.take_commands())
+    assert waiting == 2 * WINDOW_ENTRIES
+    assert host.core.following(link) is None
+
+
+def test_a_source_that_sends_bodies_without_end_is_cut_off() -> None:
+    host = Played()
+    link = host.follow("b")
+    (one,) = log_of("b", (P, 0, "x")).entries
+    for position in range(1, 10):
+        large = structs.replace(one, position=position, body=bytes(4 * 2**20))
+        host.core.received(link, Entries([large]), host.now)
+    assert sum(isinstance(command, Store) for command in host.core.take_commands()) == 2 * WINDOW_BYTES // 2**22
+    assert host.core.following(link) is None
 
 
 def test_what_comes_on_a_link_that_was_ended_is_ignored() -> None:
@@ -492,6 +525,32 @@ def test_who_followed_another_log_of_a_host_says_so_while_it_has_no_vote() -> No
     assert not welcome.another_log
 
 
+def test_an_end_that_rests_on_a_lost_vote_is_not_believed() -> None:
+    host = Played(known_logs={"c": "log-c"})
+    host.originate(P, 0)
+    link = host.follow("b")
+    host.serve("c", log_id="a new one", recovering=True)
+    host.hear(link, Closed(P, 0, True, {"b": "log-b", "c": "log-c"}))  # it was long on its way
+    assert host.taken(Close) == []
+    host.hear(link, Closed(P, 0, True, {"b": "log-b", "c": "a new one"}))
+    assert host.taken(Close) == [Close(P, 0)]
+
+
+def test_an_end_that_was_being_written_when_a_vote_was_lost_is_told_to_be_in_doubt() -> None:
+    host = Played(known_logs={"b": "log-b", "c": "log-c"})
+    host.originate(P, 0)
+    follower = host.serve("b")
+    host.hear(host.follow("b"), log_of("b", (P, 0, "y")))
+    from_c = host.follow("c")
+    host.core.received(from_c, Closed(P, 0, False), host.now)
+    (close,) = [command for command in host.core.take_commands() if isinstance(command, Close)]
+    host.core.ended(from_c, host.now)
+    host.serve("c", log_id="a new one", recovering=True)
+    host.core.closed(close, host.now)
+    host.play()
+    assert [(told.at, told.decided) for told in host.sent(follower, Closed)] == [(0, False)]
+
+
 def test_the_cursor_of_a_host_without_a_vote_is_not_kept() -> None:
     host = Played()
     host.hear(host.follow("b", recovering=True), log_of("b", (P, 0, "x")))
@@ -533,7 +592,7 @@ def test_a_learner_drops_what_only_a_lost_log_had() -> None:
 
 def test_retention_at_the_source_is_told_and_alarmed_once() -> None:
     host = Played("b")
-    link = host.follow("a")
+    link = host.follow("a", appended=9)
     host.hear(link, Pruned(7))
     host.hear(link, Pruned(7))
     assert host.notices().count("pruned") == 1

@@ -196,10 +196,13 @@ def test_refused_payloads_are_remembered_within_a_bound() -> None:
 
 def test_positions_that_retention_removed_are_missed_once() -> None:
     link = follower(Openness())
+    link.source_appended = 7
     take(link, Verdict.NEW, Verdict.NEW)
     assert link.pruned(5) == 3
     assert link.pruned(5) == 0
     assert link.cursor() == Cursor("log", 5)
+    with pytest.raises(DecodeError, match="8 is pruned, of a log that ends at 7"):
+        link.pruned(8)
 
 
 def test_what_a_branch_has_that_is_not_settled_is_known() -> None:
