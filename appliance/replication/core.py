@@ -34,6 +34,7 @@ from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
 from appliance.replication.source_link import SourceLink
 from appliance.wire.replication import (
+    MAX_AGE_S,
     Ack,
     AnyMessage,
     Closed,
@@ -213,7 +214,7 @@ class Core(Ledger):
             record.block_number,
             record.encoding,
             record.builder,
-            max(0.0, now + self._wall_offset - record.received_at),
+            min(max(0.0, now + self._wall_offset - record.received_at), MAX_AGE_S),
             None if is_known else record.body,
             record.prefix,
             self._order.is_committed(record.position, (record.payload_id, record.index)),

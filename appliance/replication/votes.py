@@ -28,6 +28,10 @@ MAX_ENDS: Final = 4096
 """Ends that are remembered of each host, as many as a log keeps tombstones; the oldest are forgotten. One that is
 forgotten is heard again when the other side refuses the payload's flashblocks on the next link."""
 
+MAX_SAID: Final = 1024
+"""Words that are kept of one payload's flashblocks that are not here, and ends of one payload by one host: more than a
+payload has indices. The rest is heard again, with the flashblocks or on the next link."""
+
 
 @dataclass(frozen=True, slots=True)
 class Won:
@@ -181,7 +185,9 @@ class Votes:
     def word(self, place: Place) -> None:
         """A voter knows that this is committed."""
         race = self._races.get(place.payload_id)
-        if race is not None and place.index >= race.undecided:
+        if race is None or place.index < race.undecided:
+            return
+        if place.index in race.own or len(race.words) < MAX_SAID:
             race.words[place.index] = place.prefix
             self._touch(place.payload_id)
 
@@ -189,7 +195,8 @@ class Votes:
         """A voter has a tombstone."""
         if host in self._voters:
             ends = self._ends.setdefault(host, OrderedDict())
-            ends[payload_id] = ends.pop(payload_id, frozenset()) | {at}
+            known = ends.pop(payload_id, frozenset())
+            ends[payload_id] = known | {at} if len(known) < MAX_SAID else known
             _bound(ends)
             self._touch(payload_id)
 

@@ -9,8 +9,8 @@ from appliance.domain.replicas import Cursor, Receipt, Verdict
 from appliance.replication import source_link
 from appliance.replication.follower_link import MAX_REFUSED, FollowerLink, Gap
 from appliance.replication.places import Key, Place
-from appliance.replication.source_link import MAX_PLACES, SourceLink
-from appliance.wire.replication import Ack, WireEntry
+from appliance.replication.source_link import SourceLink
+from appliance.wire.replication import MAX_ITEMS, Ack, WireEntry
 from tests.flashlog.replicas import FakeReplica
 
 P = PayloadId("0x01")
@@ -99,9 +99,9 @@ def test_another_branch_at_the_place_is_not_told() -> None:
 
 def test_a_message_has_so_many_places_at_most() -> None:
     link = source()
-    link.send([entry(position) for position in range(1, MAX_PLACES + 3)], 0.0)
-    messages = link.committed([place(index) for index in range(1, MAX_PLACES + 3)])
-    assert [len(message.places) for message in messages] == [MAX_PLACES, 2]
+    link.send([entry(position) for position in range(1, MAX_ITEMS + 3)], 0.0)
+    messages = link.committed([place(index) for index in range(1, MAX_ITEMS + 3)])
+    assert [len(message.places) for message in messages] == [MAX_ITEMS, 2]
 
 
 # --- the follower ---
