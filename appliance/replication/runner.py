@@ -221,7 +221,9 @@ class Runner:
         while True:
             ring = self._bell.next_ring()
             while self._changes:
-                await self._change(self._changes.popleft())
+                with trio.CancelScope(shield=True):  # the next run would not know of what is half done
+                    await self._change(self._changes.popleft())
+                await trio.lowlevel.checkpoint_if_cancelled()
             await ring.wait()
 
     async def _change(self, command: Change) -> None:

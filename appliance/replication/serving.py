@@ -37,14 +37,12 @@ class Serving(Connection):
     async def run(self) -> None:
         """Serve until the connection ends."""
         runner = self._runner
-        runner.connections[self.name] = self
         with runner.flashlog.watch_states(self._tell_change):
             for settled in await runner.flashlog.settled(TOLD_STATES):
                 self.tell_state(*settled)
             runner.core.pruned(await runner.flashlog.pruned_through())
-            await runner.tell(lambda now: runner.core.source_opened(self.name, now))
             try:
-                await self.converse()
+                await self.converse(lambda now: runner.core.source_opened(self.name, now))
             finally:
                 if self.peer:
                     runner.metrics.followers.labels(self.label).dec()

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.domain.errors import LogError
 from appliance.domain.payloads import PayloadState
-from appliance.flashlog import RetentionLimits
+from appliance.flashlog import FlashLog, RetentionLimits
 from appliance.flashlog.comparison import compare
 from appliance.flashlog.maintenance import verify
 from appliance.replication.following import Following
@@ -229,6 +230,55 @@ async def test_a_follower_that_stalls_is_sent_a_window_and_the_others_go_on(tmp_
             assert followers.get("c", {"in_flight": 0})["in_flight"] < 40
             proxy.heal()
             await eventually(lambda: c.log.appended >= 40)
+
+
+async def test_links_that_cannot_begin_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+
+    async def fail(*_: object) -> list[object]:
+        raise LogError("the disk does not answer")
+
+    async with running(a, b):
+        await connected(a, b)
+        monkeypatch.setattr(a.log, "settled", fail)
+        for connection in a.connections():
+            connection.end("once more", failed=False)
+        await eventually(lambda: int(str(followed(b, "a")["failures"])) >= 3)
+        await eventually(lambda: len(a.connections()) <= 1)
+        monkeypatch.undo()
+        await connected(a, b)
+
+
+async def test_a_change_that_is_being_written_when_the_plane_ends_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would count what is about to be removed."""
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with running(c):
+        await c.append(1, 2, text="alone")
+    async with running(a, b):
+        await a.append(1, 2)
+        await committed(a, b, entries=2)
+        writing, done = trio.Event(), trio.Event()
+        replace_now = FlashLog.replace
+
+        async def replace_slowly(self: FlashLog, *args: object, **kwargs: object) -> object:
+            writing.set()
+            await trio.sleep(0.2)
+            done.set()
+            return await replace_now(self, *args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(FlashLog, "replace", replace_slowly)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(c.run)
+            await writing.wait()
+            assert not done.is_set()
+            await c.crash()
+            assert done.is_set()
+        monkeypatch.undo()
+        async with running(c):
+            await committed(a, b, c, entries=2)
+            assert await a.shown() == await c.shown()
 
 
 async def test_states_of_payloads_come_along(tmp_path: Path) -> None:
