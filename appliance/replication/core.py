@@ -214,11 +214,17 @@ class Core(Ledger):
             record.block_number,
             record.encoding,
             record.builder,
-            min(max(0.0, now + self._wall_offset - record.received_at), MAX_AGE_S),
+            self._age(record, now),
             None if is_known else record.body,
             record.prefix,
             self._order.is_committed(record.position, (record.payload_id, record.index)),
         )
+
+    def _age(self, record: Record, now: float) -> float:
+        """By the steady clock while it matters, until the entry is committed; the wall clock may be set meanwhile."""
+        waiting = self._order.at(record.position)
+        age_s = now - waiting.born if waiting else now + self._wall_offset - record.received_at
+        return min(max(0.0, age_s), MAX_AGE_S)
 
     # --- the follower's side ---
 
@@ -385,9 +391,8 @@ class Core(Ledger):
 
     # --- time ---
 
-    def tick(self, now: float, wall_offset: float) -> None:
+    def tick(self, now: float) -> None:
         """Time has passed; some 20 times a second."""
-        self._wall_offset = wall_offset
         self._end_overdue(now)
         self._order.give_up_waiting(now)
         for following in self._followings.values():

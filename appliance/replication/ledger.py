@@ -103,6 +103,10 @@ class Ledger(Links):
         """Whether this host's log has no vote yet."""
         return self._recovery.recovering
 
+    def set_clock(self, wall_offset: float) -> None:
+        """The wall clock may have been set: what comes from now on has its time by the new one."""
+        self._wall_offset = wall_offset
+
     # --- this host's log ---
 
     def feed(self, records: Sequence[Record], through: int, now: float) -> None:

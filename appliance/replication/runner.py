@@ -116,6 +116,7 @@ class Runner:
 
     async def tell(self, what: Callable[[float], None]) -> None:
         """Give the core an input, after what is in the log, and carry out what follows."""
+        self.core.set_clock(time.time() - trio.current_time())
         await self._feed()
         what(trio.current_time())
         self._carry_out()
@@ -303,7 +304,7 @@ class Runner:
         while True:
             await trio.sleep(TICK_S)
             self.core.pruned(self.flashlog.removed_through)
-            await self.tell(lambda now: self.core.tick(now, time.time() - now))
+            await self.tell(self.core.tick)
             self.metrics.held_entries.set(self.core.open)
             self.metrics.held_seconds.set(self.held_s())
             for connection in self.connections.values():

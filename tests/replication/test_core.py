@@ -129,7 +129,7 @@ class Played:
 
     def tick(self, now: float) -> None:
         self.now = now
-        self.core.tick(now, 0.0)
+        self.core.tick(now)
         self.play()
 
     def taken(self, kind: type[C]) -> list[C]:
@@ -381,6 +381,16 @@ def test_a_message_that_comes_twice_is_stored_once() -> None:
     host.hear(link, message)
     host.hear(link, message)
     assert len(host.taken(Store)) == 1
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0])
+def test_a_wall_clock_that_is_set_makes_nothing_older(step_s: float) -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.core.set_clock(step_s)
+    host.now = 102.0
+    (sent,) = host.sent(host.serve("b"), Entries)
+    assert [entry.age_s for entry in sent.entries] == [2.0]
 
 
 def test_what_retention_has_removed_is_waited_for_no_more() -> None:
@@ -653,7 +663,7 @@ def test_a_disk_that_refuses_ends_the_link_and_asks_for_changes_again() -> None:
     assert _ends(host.core.take_commands()) == [End(link, "disk full", True)]
     host.originate(P, 0, "mine")
     host.core._votes.word(log_place("x"))
-    host.core.tick(host.now, 0.0)
+    host.core.tick(host.now)
     (replace,) = (command for command in host.core.take_commands() if isinstance(command, Replace))
     host.core.change_failed(replace, host.now)
     assert replace in host.core.take_commands()
