@@ -7,7 +7,6 @@ from pathlib import Path
 
 from appliance import __version__
 
-DEFAULT_STREAM = "ws://127.0.0.1:1112/ws"
 DEFAULT_ADMIN = "http://127.0.0.1:9090"
 DEFAULT_LOG = "/var/lib/appliance/flashlog.db"
 
@@ -95,6 +94,14 @@ def _add_dev(commands: "_Commands[_Parser]") -> None:
     parser.add_argument("--block-time", type=float, default=2.0, metavar="S", help="seconds (default: %(default)s)")
     parser.add_argument("--slots", type=int, metavar="N", help="stop after N blocks")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: ./devnet-data)")
+    parser.add_argument(
+        "--hosts",
+        type=int,
+        default=1,
+        metavar="N",
+        help="replicate the stream over so many hosts, each a process with a file of its own in the data folder; "
+        "3 is a good number to kill one of (default: %(default)s)",
+    )
     parser.add_argument("--any-port", action="store_true", help="listen on free ports instead of the usual ones")
 
 
@@ -149,7 +156,12 @@ def _add_status(commands: "_Commands[_Parser]") -> None:
 def _add_tail(commands: "_Commands[_Parser]") -> None:
     text = "follow the flashblock stream in the terminal"
     parser = _add_command(commands, "tail", text, "tail", "tail")
-    parser.add_argument("--url", default=DEFAULT_STREAM, help="the stream (default: %(default)s)")
+    parser.add_argument(
+        "--url",
+        action="append",
+        metavar="URL",
+        help="the stream (default: ws://127.0.0.1:1112/ws); may be repeated: when one host fails the next goes on",
+    )
     parser.add_argument(
         "--after",
         metavar="BLOCK[:INDEX]",
