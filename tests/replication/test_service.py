@@ -139,8 +139,23 @@ async def test_learners_follow_and_have_no_vote(tmp_path: Path) -> None:
         async with running(b):
             await committed(a, b, one, other, entries=3)
         assert one.replication.statistics()["role"] == "learner"
-        assert a.metric("follower_lag_entries", peer="learners") == 0
+        await eventually(lambda: a.metric("follower_lag_entries", peer="learners") == 0)
         assert "l" in a.replication.statistics()["followers"]  # type: ignore[operator]
+
+
+async def test_the_lag_of_a_host_that_is_away_grows_and_learners_are_measured_by_the_slowest(tmp_path: Path) -> None:
+    a, b, c, one = make_hosts(tmp_path, "abc", learners=("l",)).values()
+    async with running(a, b):
+        async with running(c, one):
+            await a.append(1, 3)
+            await committed(a, b, c, one, entries=3)
+            for peer in ("b", "c", "learners"):
+                await eventually(lambda peer=peer: a.metric("follower_lag_entries", peer=peer) == 0)  # type: ignore[misc]
+        await a.append(1, 4, first=3)
+        await committed(a, b, entries=7)
+        assert a.metric("follower_lag_entries", peer="c") == 4
+        assert a.metric("follower_lag_entries", peer="learners") == 0  # nobody waits for one that has gone
+        await eventually(lambda: a.metric("follower_lag_entries", peer="b") == 0)
 
 
 async def test_a_second_body_is_refused_with_evidence_and_the_majoritys_takes_its_place(tmp_path: Path) -> None:
