@@ -23,7 +23,7 @@ import trio
 from prometheus_client import Counter
 
 import appliance.admin.service
-from appliance import __version__
+from appliance import __version__, exposed_secrets
 from appliance.admin.app import AdminSources, EngineSources
 from appliance.admin.lb_routes import LbSources
 from appliance.config.model import Config, EngineConfig, LbConfig
@@ -148,6 +148,7 @@ class Appliance:
         stop when a plane crashed that must not restart alone.
         """
         secrets = Secrets.load(self._config)
+        exposed_secrets.warn(self._config)
         self._reloader.started(secrets)
         try:
             with ExitStack() as sockets:
