@@ -172,7 +172,9 @@ def _add_tail(commands: "_Commands[_Parser]") -> None:
 
 
 def _add_log(commands: "_Commands[_Parser]") -> None:
-    parser = commands.add_parser("log", help="verify, compare, export, import, back up or prune a flashblock log")
+    parser = commands.add_parser(
+        "log", help="verify, compare, export, import, back up or prune a flashblock log, show what it refused"
+    )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     for name, text, argument in (
         ("verify", "check that the log is whole: every payload contiguous, every body readable", None),
@@ -196,6 +198,7 @@ def _add_log(commands: "_Commands[_Parser]") -> None:
         if argument:
             action.add_argument("file", metavar=argument[0], type=Path, help=argument[1])
     _add_log_compare(actions)
+    _add_log_evidence(actions)
     _add_log_prune(actions)
 
 
@@ -208,6 +211,16 @@ def _add_log_compare(actions: "_Commands[_Parser]") -> None:
         action.add_argument(
             name, metavar=name.upper(), type=Path, help="a log, its folder or a backup; it may be in use"
         )
+
+
+def _add_log_evidence(actions: "_Commands[_Parser]") -> None:
+    text = "show the second bodies that a log refused, and who sent them"
+    action = actions.add_parser("evidence", help=text, description=text[0].upper() + text[1:] + ".")
+    action.set_defaults(command=_lazy("log", "log_evidence"))
+    action.add_argument(
+        "--log", metavar="FILE", type=Path, default=Path(DEFAULT_LOG), help="the log (default: %(default)s)"
+    )
+    action.add_argument("--raw", action="store_true", help="as JSON lines with the bodies, in the form of an export")
 
 
 def _add_log_prune(actions: "_Commands[_Parser]") -> None:

@@ -18,6 +18,7 @@ from appliance.domain.health import HealthFact
 from appliance.net.duplex import Duplex
 from appliance.net.duplex_server import DuplexServer
 from appliance.replication.following import LIMITS, Following, dialer
+from appliance.replication.held import Held, HeldWatch
 from appliance.replication.membership import Membership
 from appliance.replication.metrics import LEARNERS, ReplicationMetrics
 from appliance.replication.ports import ReplicatedLog
@@ -29,6 +30,7 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("replication")
 
+HELD_LOOK_S = 0.2
 LAST_COMMIT_S = 1.0
 """At a stop: for the acknowledgements of what was appended last. What stays open is counted after the next start."""
 
@@ -70,6 +72,7 @@ class Replication:
             await nursery.start(server.run)
             for following in self._followings:
                 nursery.start_soon(following.run)
+            nursery.start_soon(self._say_when_held, runner)
             task_status.started()
             await stopping.wait()
             await self._commit_the_last(runner)
@@ -83,6 +86,18 @@ class Replication:
                 min_acks=settings.min_acks,
                 majority=settings.majority,
             )
+
+    async def _say_when_held(self, runner: Runner) -> None:
+        """Nothing else in the log would tell why subscribers see nothing while blocks go on."""
+        watch = HeldWatch(self._settings.timeout_s)
+        while True:
+            await trio.sleep(HELD_LOOK_S)
+            said = watch.look(runner.held_s())
+            if said is Held.BEGINS:
+                following = [each.peer for each in self._followings if each.link is not None]
+                log.error("no majority has the flashblocks yet", entries=runner.core.open, connected=following)
+            elif said is Held.ENDS:
+                log.info("a majority has the flashblocks again", longest_wait_s=round(watch.longest_s, 3))
 
     async def _create_runner(self) -> Runner:
         settings = self._settings

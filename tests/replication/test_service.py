@@ -1,10 +1,13 @@
 """Hosts that replicate, on real sockets and real logs: what subscribers of each may see, and when."""
 
+from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from appliance.domain.payloads import PayloadState
 from appliance.flashlog import RetentionLimits
@@ -70,6 +73,25 @@ async def test_nothing_is_shown_before_a_majority_has_it_and_the_origin_does_not
             await b.stop()
         nursery.cancel_scope.cancel()
     assert not (c.folder).exists()
+
+
+async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_path: Path) -> None:
+    a, b, _ = make_hosts(tmp_path, "abc").values()
+    begins, ends = "no majority has the flashblocks yet", "a majority has the flashblocks again"
+
+    def said(event: str) -> list[MutableMapping[str, Any]]:
+        return [line for line in lines if line["event"] == event]
+
+    with capture_logs() as lines:
+        async with running(a):
+            await a.append(1, 4)
+            await eventually(lambda: bool(said(begins)))
+            async with running(b):
+                await committed(a, b, entries=4)
+                await eventually(lambda: bool(said(ends)))
+    (begin,), (end,) = said(begins), said(ends)
+    assert (begin["entries"], begin["connected"], begin["log_level"]) == (4, [], "error")
+    assert end["longest_wait_s"] > a.settings.timeout_s
 
 
 async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
