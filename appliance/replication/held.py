@@ -1,4 +1,4 @@
-"""When a stream that waits for a majority is worth a log line: once when it has waited too long, once when it goes on."""
+"""When a stream that waits for a majority is worth a log line: when it has waited too long, and when it goes on."""
 
 from dataclasses import dataclass
 from enum import StrEnum
