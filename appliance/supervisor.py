@@ -107,6 +107,7 @@ class Appliance:
         self._reports: list[Callable[[], Report]] = []
         self._switch: ModeSwitch | None = None
         self._started_at = time.monotonic()
+        self._composed = trio.Event()
         self._stop = trio.Event()
         self._stopped = trio.Event()
         self._restarts = Counter(
@@ -130,7 +131,11 @@ class Appliance:
         self._stop.set()
 
     async def reload(self, load: Callable[[], Config]) -> bool:
-        """Take over from the file that ``load`` reads what can change now; False when it is bad: nothing changes."""
+        """Take over from the file that ``load`` reads what can change now; False when it is bad: nothing changes.
+
+        While `run` puts the planes together it waits: they would get half of the old and half of the new.
+        """
+        await self._composed.wait()
         return await self._reloader.reload(load, self._apply)
 
     async def _apply(self, config: Config, secrets: Secrets) -> None:
@@ -156,6 +161,7 @@ class Appliance:
                 self.listening |= listeners.addresses
                 async with self._open_log() as flashlog, AsyncExitStack() as upstreams:
                     await self._compose(secrets, listeners, flashlog, upstreams)
+                    self._composed.set()
                     await self._run_planes(listeners, task_status)
         finally:
             self._stopped.set()

@@ -60,7 +60,7 @@ def _add_command(commands: "_Commands[_Parser]", name: str, text: str, module: s
 
 
 def _add_run(commands: "_Commands[_Parser]") -> None:
-    parser = _add_command(commands, "run", "run the planes that a configuration file names", "run", "run")
+    parser = _add_command(commands, "run", "run the planes that a configuration file names", "hangup", "run")
     parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration (TOML)")
     parser.add_argument(
         "--mock-node",

@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from appliance.cli.file_checks import check_files
+from appliance.cli.hangup import HANGUP
 from appliance.cli.mock_node import mock_config, run_beside_mock_node
 from appliance.config.environment import names_by_key
 from appliance.config.loader import load
@@ -96,5 +97,7 @@ async def _stop_on_signal(appliance: Appliance, scope: trio.CancelScope) -> None
 
 async def _reload_on_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        if HANGUP.taken():  # it came while the process started, perhaps after the file was read
+            await appliance.reload(read)
         async for _ in signals:
             await appliance.reload(read)
