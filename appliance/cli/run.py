@@ -16,8 +16,6 @@ from appliance.config.environment import names_by_key
 from appliance.config.loader import load
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
-from appliance.domain.node_uri import parse_node_uri
-from appliance.lb.attestation import NO_VERIFIERS, verifier_for
 from appliance.secrets import Secrets
 from appliance.supervisor import Appliance
 from appliance.telemetry.logging import configure, get_logger
@@ -77,8 +75,6 @@ def check_config(arguments: argparse.Namespace) -> int:
 def _checked(path: Path) -> Config:
     config = load(path)
     Secrets.load(config)
-    for node in config.lb.nodes if config.lb else ():
-        verifier_for(parse_node_uri(node.url), NO_VERIFIERS)
     return config
 
 

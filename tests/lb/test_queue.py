@@ -288,7 +288,8 @@ class QueueAgainstOracle(RuleBasedStateMachine):
     def pop(self, refused: str | None) -> None:
         which = None if refused is None else frozenset({refused})
         expected = self.oracle.pop(which)
-        assert self.queue.pop(float(self.number), None if which is None else lambda _, avoid: avoid == which) == expected
+        refuses = None if which is None else lambda _, avoid: avoid == which
+        assert self.queue.pop(float(self.number), refuses) == expected
 
     @precondition(lambda self: self.oracle.waiting)
     @rule(data=st.data())
