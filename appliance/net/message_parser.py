@@ -94,6 +94,10 @@ class MessageParser(Generic[_LlhttpT]):
         if self._failure is not None:
             raise self._failure
 
+    def is_between(self) -> bool:
+        """Whether all that came were whole messages."""
+        return self.stage is Stage.START and self._failure is None
+
     def _parse(self, data: bytes | bytearray | memoryview) -> None:
         """Feed llhttp. A fault is kept in ``_failure``; an upgrade goes up as httptools raises it."""
         self._moved = False
