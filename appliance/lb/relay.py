@@ -3,8 +3,8 @@
 A request that finds a free worker and a connection to its node goes out by `begin`, without a task, and its answer
 comes by a callback. What is not over with that goes on by `resume`, and what has to wait by `complete`, both in the
 task of the client's connection: no other task, no channel. One that waits is woken by who frees its worker. When
-the client goes away (`give_up`, or the task is cancelled where it stands), its place in the queue, or its worker and the
-connection to the node, are free at once.
+the client goes away (`give_up`, or the task is cancelled where it stands), its place in the queue, or its worker and
+the connection to the node, are free at once.
 """
 
 from collections.abc import Callable
@@ -59,19 +59,21 @@ class Waiting(Job):
 
 
 class Answer:
-    """What came of a request. ``node`` is as it is shown. Durations in seconds; ``proxy_s`` is of the last try."""
+    """What came of a request, and when (``at``, trio's time). ``node`` is as it is shown.
 
-    __slots__ = ("body", "content_type", "node", "proxy_s", "queue_s", "status")
+    Durations in seconds; ``proxy_s`` is of the last try.
+    """
 
-    def __init__(
-        self, status: int, body: bytes, content_type: bytes, node: str, queue_s: float, proxy_s: float
-    ) -> None:
+    __slots__ = ("at", "body", "content_type", "node", "proxy_s", "queue_s", "status")
+
+    def __init__(self, status: int, body: bytes, content_type: bytes, attempt: "Attempt", at: float) -> None:
         self.status = status
         self.body = body
         self.content_type = content_type
-        self.node = node
-        self.queue_s = queue_s
-        self.proxy_s = proxy_s
+        self.node = attempt.node.name
+        self.queue_s = attempt.began - attempt.job.created
+        self.proxy_s = at - attempt.began
+        self.at = at
 
 
 class Attempt:
@@ -124,13 +126,12 @@ class Relay:
         if placed is None:
             placed = await self._wait(job)
         if isinstance(placed, Node):
-            return await self.resume(self.begin(job, placed, body, None))
+            return await self.resume(self.begin(job, placed, body, trio.current_time()))
         self._metrics.refused[placed].inc()
         return placed
 
-    def begin(self, job: Waiting, node: Node, body: bytes, told: Told | None) -> Attempt:
+    def begin(self, job: Waiting, node: Node, body: bytes, began: float, told: Told | None = None) -> Attempt:
         """Send the request, as far as that needs no waiting; `resume` it at once when it is not ``under_way``."""
-        began = trio.current_time()
         if job.tries:
             self._metrics.retries.inc()
         else:
@@ -154,7 +155,7 @@ class Relay:
             placed = await self._place_again(attempt.job)
             if not isinstance(placed, Node):
                 break  # the answer of the last node that was asked says more than that there is no other
-            attempt = self.begin(attempt.job, placed, attempt.body, None)
+            attempt = self.begin(attempt.job, placed, attempt.body, trio.current_time())
             answer, again = await self._finish(attempt)
         return answer
 
@@ -309,8 +310,7 @@ class Relay:
 
 
 def _answer(attempt: Attempt, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> Answer:
-    node, queue_s, proxy_s = attempt.node.name, attempt.began - attempt.job.created, now - attempt.began
     if response is not None:
-        return Answer(response.status, response.body, response.content_type or _JSON, node, queue_s, proxy_s)
+        return Answer(response.status, response.body, response.content_type or _JSON, attempt, now)
     status, text = _PROBLEMS.get(type(problem), _OTHER_PROBLEM)
-    return Answer(status, text, b"text/plain; charset=utf-8", node, queue_s, proxy_s)
+    return Answer(status, text, b"text/plain; charset=utf-8", attempt, now)

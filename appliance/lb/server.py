@@ -112,7 +112,8 @@ class Face:
         if not isinstance(placed, Node):
             turn.hand_over(partial(self._complete, call, placed))
             return True
-        attempt = call.attempt = self._relay.begin(call, placed, call.body, partial(self._told, call, turn))
+        told = partial(self._told, call, turn)
+        attempt = call.attempt = self._relay.begin(call, placed, call.body, call.created, told)
         if attempt.under_way:
             turn.on_cancel = partial(self._give_up, call, attempt)
         else:
@@ -133,19 +134,19 @@ class Face:
         return _text(429, "too many requests", wait_s)
 
     def _take_in(self, request: HttpRequest) -> "_Call":
-        headers = request.headers
-        high = headers.get("x-high-priority") == "true" or headers.get("high_prio") == "true"
+        header = request.headers.get
+        high = header("x-high-priority") == "true" or header("high_prio") == "true"
         priority = Priority.HIGH if high else Priority.LOW
-        if headers.get("x-fast-track") == "true":
+        if header("x-fast-track") == "true":
             priority = Priority.FAST_TRACK
         self._metrics.requests.counts[priority] += 1
-        return _Call(priority, trio.current_time(), high, headers.get("x-request-id"), request.body)
+        return _Call(priority, trio.current_time(), high, header("x-request-id"), request.body)
 
     def _submit(self, call: "_Call") -> Node | Refusal | None:
         placed = self._relay.submit(call)
         sizes = self._dispatcher.queue.sizes()
         call.size_at_start = sizes[call.priority]
-        if self._log.enabled and not isinstance(placed, Refusal):
+        if not isinstance(placed, Refusal):
             self._log.added(call, call.high, call.request_id, sizes)
         return placed
 
@@ -183,11 +184,10 @@ class Face:
             self._answers[5] += 1
             log.warning("request refused", reason=answer.value, reqID=call.request_id)
             return _text(503, answer.value, _RETRY_AFTER_S)
-        total_s = trio.current_time() - call.created
+        total_s = answer.at - call.created
         sizes = self._dispatcher.queue.sizes()
         self._answers[answer.status // 100] += 1
-        if self._log.enabled:
-            self._log.completed(call, call.high, call.request_id, len(call.body), answer, total_s, sizes)
+        self._log.completed(call, call.high, call.request_id, len(call.body), answer, total_s, sizes)
         return _response(answer, total_s, call.size_at_start, sizes[call.priority])
 
     def _key(self, request: HttpRequest) -> str:
