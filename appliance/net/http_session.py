@@ -35,6 +35,7 @@ _JOIN_BYTES: Final = 16384
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 16 * 1024 * 1024
 _TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
+INTERNAL_ERROR: Final = HttpResponse(500, b"internal error\n", _TEXT)
 _TEXT_RETRY: Final = Headers({**_TEXT, "retry-after": "1"})
 
 
@@ -311,7 +312,7 @@ class Session:
         except Exception:
             self._counters.handler_failures += 1
             log.exception("handler failed", server=self._name, method=request.method)
-            return HttpResponse(500, b"internal error\n", _TEXT)
+            return INTERNAL_ERROR
 
     def _mark_handling(self) -> None:
         self._asked = True
@@ -326,7 +327,7 @@ class Session:
         except Exception:
             self._counters.handler_failures += 1
             log.exception("on_head failed", server=self._name, method=method)
-            return HttpResponse(500, b"internal error\n", _TEXT)
+            return INTERNAL_ERROR
         self._asked = self._asked or response is None
         return response
 
@@ -365,7 +366,7 @@ class Session:
         except ValueError:
             self._counters.handler_failures += 1
             log.exception("answer cannot be encoded", server=self._name, status=response.status)
-            return self._encode(HttpResponse(500, b"internal error\n", _TEXT), close=close)
+            return self._encode(INTERNAL_ERROR, close=close)
 
     async def _send(self, head: bytes, body: bytes) -> None:
         """Most answers fit into the kernel's buffer: one system call, no deadline and no turn of the loop.

@@ -15,7 +15,10 @@ import trio
 
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_parser import ParseError, Stage
-from appliance.net.http_session import RECEIVE_BYTES, Phase, Session, Upgrade
+from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, Phase, Session, Upgrade
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("net")
 
 GoOn = Callable[[], Awaitable[HttpResponse | Upgrade]]
 """What is left of a request's handling, for a task."""
@@ -24,7 +27,7 @@ _NONE: Final[tuple[HttpRequest, ...]] = ()
 
 
 class Turn(Protocol):
-    """A request that is being handled without a task. One of `reply` and `hand_over` is called, once."""
+    """A request that is being handled without a task. One of `reply` and `hand_over` is called, once; also at once."""
 
     on_cancel: Callable[[], None] | None
     """Set by the handler before it returns: called when nobody needs the answer any more, and then it is silent."""
@@ -84,11 +87,19 @@ class QuickSession(Session):
         if not plain or self._client_gone or not self._parser.is_between():
             return False
         self._mark_handling()
+        self._early.reset(usable=False, close=False)  # that is for handlers in tasks
         self._request = request
-        if self._quick(request, self):
+        try:
+            taken = self._quick(request, self)
+        except Exception:  # the connection's boundary, as in `Session`
+            self._counters.handler_failures += 1
+            log.exception("handler failed", server=self._name, method=request.method)
+            if self._task is not None:
+                self.hand_over(partial(_ready, INTERNAL_ERROR))
             return True
-        self._request = None
-        return False
+        if not taken:
+            self._request = None
+        return taken
 
     # For the handler
 
