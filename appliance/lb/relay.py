@@ -268,7 +268,8 @@ class Relay:
     async def _wait(self, job: Waiting) -> Node | Refusal:
         """Until `_wake`; a cancellation takes the job out of the queue."""
         if job.result is not None:
-            return job.result
+            placed, job.result = job.result, None
+            return placed
         job.task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:

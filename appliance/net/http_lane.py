@@ -103,9 +103,9 @@ class HttpLane:
         if connection is None or not self._begun:
             return False
         self._used_at = now
-        under_way = connection.begin(head, body) and on_answer is not None
-        self._on_answer = on_answer if under_way else None
-        return under_way
+        sent = connection.begin(head, body)
+        self._on_answer = on_answer if sent and self._readiness is not None else None
+        return self._on_answer is not None
 
     async def finish(self) -> LaneAnswer:
         """The answer to the request that was begun, in a task.
