@@ -140,7 +140,7 @@ class Door:
             return refusal(503, "this host is going away", RETRY_AFTER)
         if asked.wanted.filter is not None and not self._filters.has_room_for(asked.wanted.filter):
             return refusal(429, "this host has no room for another filter", RETRY_AFTER)
-        return self._gate.admit(request, asked.grant)
+        return self._gate.admit(request, asked.grant, asked.wanted.filter)
 
     async def _locate(self, wanted: SubscribeRequest) -> Located | HttpResponse:
         try:
