@@ -115,10 +115,13 @@ class Sweeper:
             await self.sweep(trio.current_time())
 
     async def sweep(self, now: float) -> None:
-        """Do what is due, in slices: thousands may lag out at once, and closing 10,000 takes 30 ms."""
+        """Do what is due, in slices: thousands may lag at once; closing 10,000 takes 30 ms, telling them 100."""
         self._hub.note_lags()
         await self._pace.give_way()
-        self._hub.warn_lagging()
+        for session in self._hub.half_behind():
+            self._hub.warn_lagging(session)
+            if self._pace.spent:
+                await self._pace.give_way()
         # 10,000 comparisons take half a millisecond.
         for session in self._hub.beyond_bound():
             self._hub.end_if_beyond(session, now)

@@ -110,7 +110,7 @@ class Door:
             return refusal(503, "this host is going away", RETRY_AFTER)
         if wanted.filter is not None and not self._filters.has_room_for(wanted.filter):
             return refusal(429, "this host has no room for another filter", RETRY_AFTER)
-        return self._gate.admit(request, grant)
+        return self._gate.admit(request, grant, wanted.filter)
 
     async def _locate(self, wanted: SubscribeRequest, ticket: Ticket, grant: Grant | None) -> Admitted | HttpResponse:
         try:

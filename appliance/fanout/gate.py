@@ -1,12 +1,15 @@
 """Who is let in: the API key first, then the places of its app, of its address and of this instance."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
 from appliance.fanout.answers import RETRY_AFTER, refusal
 from appliance.fanout.api_keys import ApiKeys, App, Grant
 from appliance.fanout.connect_rate import ConnectRate
+from appliance.fanout.filter_shares import FilterShares
+from appliance.fanout.filters import Filter
 from appliance.fanout.limits import Admission, AppPlaces, ClientAddress, Ticket, TooManyFromAddress, TooManyOfApp
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.routes import Route
@@ -24,6 +27,7 @@ class Gate:
         self._client_address = client_address
         self._rate = ConnectRate(admission.max_per_address)
         self._metrics = metrics
+        self._shares = FilterShares()
 
     def change(self, apps: Sequence[App], *, public: bool, max_subscribers: int, max_per_ip: int) -> None:
         """Other keys and limits from now on. Whoever has a place keeps it; who may stay, `ApiKeys.holds` says."""
@@ -51,9 +55,19 @@ class Gate:
             return refusal(404, "no such stream: connect to /ws, no API key is needed here")
         return self.keys.find(route.key) or self._unauthorized("invalid API key")
 
-    def admit(self, request: HttpRequest, grant: Grant | None) -> Ticket | HttpResponse:
-        """A place, or 429 that says which limit is reached."""
+    def admit(self, request: HttpRequest, grant: Grant | None, wanted: Filter | None = None) -> Ticket | HttpResponse:
+        """A place, with room for the filter that is ``wanted``, or 429 that says which limit is reached."""
         address = self._client_address.of(request.peer, request.headers.get(self._client_address.header))
+        if wanted is not None and not self._shares.has_room_for(address, wanted):
+            self._metrics.rate_limited_requests.add()
+            return refusal(429, "too many addresses and topics in the filters of this address", RETRY_AFTER)
+        answer = self._admit(address, grant)
+        if wanted is not None and isinstance(answer, Ticket):
+            self._shares.take(address, wanted)
+            answer.also_give_back(partial(self._shares.give_back, address, wanted))
+        return answer
+
+    def _admit(self, address: str, grant: Grant | None) -> Ticket | HttpResponse:
         places = None if grant is None else AppPlaces(grant.app, self.keys.limit(grant))
         ticket = self.admission.admit(address, trio.current_time(), places)
         if isinstance(ticket, Ticket):

@@ -269,7 +269,7 @@ async def _ask(stream: Stream, endpoint: Endpoint, headers: Mapping[str, str]) -
     except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError, UnavailableError) as error:
         if isinstance(error, WebsocketRefused):
             raise
-        raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: {_why(error)}") from None
+        raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: {_why_not(error, endpoint)}") from None
     raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: unexpected {event!r}")
 
 
@@ -347,6 +347,14 @@ async def _receive_some(stream: Stream, name: str) -> bytes:
     if not data:
         raise ConnectionBroken(f"{name} ended the connection")
     return bytes(data)
+
+
+def _why_not(error: BaseException, endpoint: Endpoint) -> str:
+    """Who wants TLS, or another certificate, says so by hanging up, now so and now so: one reason for all."""
+    if isinstance(error, RemoteProtocolError):
+        return _why(error)
+    likely = "it may not take our certificate" if endpoint.secure else "it may want TLS (wss)"
+    return f"it ended the connection without an answer; {likely}"
 
 
 def _why(error: BaseException) -> str:

@@ -89,14 +89,14 @@ class Links:
             if following.core is not None and following.core.has_unsettled(payload_id, from_index):
                 self._end(link, "a branch is fetched again")
 
-    def _tell_closed(self, payload_id: PayloadId, at: int, *, decided: bool) -> None:
-        message = self._closed_message(payload_id, at, decided=decided)
+    def _tell_closed(self, payload_id: PayloadId, at: int) -> None:
+        message = self._closed_message(payload_id, at)
         for link, source in self._sources.items():
             if source.core is not None:
                 self._do(Send(link, message))
 
-    def _closed_message(self, payload_id: PayloadId, at: int, *, decided: bool) -> Closed:
-        return Closed(payload_id, at, decided, dict(self._log_ids) if decided else {})
+    def _closed_message(self, payload_id: PayloadId, at: int) -> Closed:
+        return Closed(payload_id, at, dict(self._log_ids))
 
     def _end_overdue(self, now: float) -> None:
         opened: list[tuple[Link, Source | Following]] = [*self._sources.items(), *self._followings.items()]

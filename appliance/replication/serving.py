@@ -46,8 +46,9 @@ class Serving(Connection):
             finally:
                 if self.peer:
                     runner.metrics.followers.labels(self.label).dec()
-        say = log.warning if self.failed else log.info
-        say("a follower has gone", peer=self.peer, address=self.address, reason=self.reason)
+        # One that went before it was served is a peer at its start, which opens its links anew once it has its vote.
+        say = log.warning if self.failed and self.peer else log.info
+        say("a follower has gone", peer=self.peer or None, address=self.address, reason=self.reason)
 
     def _tell_change(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None) -> None:
         if not self._runner.is_hearsay(payload_id, state):
@@ -67,7 +68,6 @@ class Serving(Connection):
         self._counted = link.held, link.refused
         metrics.acked.labels(self.label).inc(link.held - held)
         metrics.refused_by.labels(self.label).inc(link.refused - refused)
-        metrics.follower_lag.labels(self.label).set(self._behind(link))
 
     def _behind(self, link: SourceLink) -> int:
         return max(0, self._runner.flashlog.appended - link.acked)

@@ -133,15 +133,14 @@ class Settled(Message, frozen=True, array_like=True, tag="settled"):
 
 
 class Closed(Message, frozen=True, array_like=True, tag="closed"):
-    """The source takes nothing of the payload from index ``at`` on. ``decided``: nothing can be committed there.
+    """Nothing of the payload can be committed from index ``at`` on; the source takes nothing of it there.
 
-    ``logs``, where decided: the voters' logs, by host_id, whose votes that rests on.
+    ``logs``: the voters' logs, by host_id, whose votes that rests on.
     """
 
     payload_id: PayloadId
     at: int
-    decided: bool
-    logs: dict[str, str] = {}
+    logs: dict[str, str]
 
 
 class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
@@ -150,10 +149,16 @@ class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
     through: int
 
 
+class Passed(Message, frozen=True, array_like=True, tag="passed"):
+    """Nothing of the source's log is left up to ``through`` that was not sent: the last entries have gone elsewhere."""
+
+    through: int
+
+
 class Ack(Message, frozen=True, array_like=True, tag="ack"):
     """Everything up to ``through`` was dealt with, and is on the follower's disk but for some positions.
 
-    ``refused``: another branch is there. ``ended``: the follower takes nothing of that payload from that index on.
+    ``refused``: another branch is there. ``ended``: the follower has all before it, and takes nothing at this index.
     """
 
     through: int
@@ -161,7 +166,7 @@ class Ack(Message, frozen=True, array_like=True, tag="ack"):
     ended: list[int]
 
 
-AnyMessage = Hello | Welcome | Refusal | Entries | Committed | Settled | Closed | Pruned | Ack
+AnyMessage = Hello | Welcome | Refusal | Entries | Committed | Settled | Closed | Pruned | Passed | Ack
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
@@ -215,7 +220,7 @@ def _check(message: AnyMessage) -> None:
             _in_range("through", message.through)
             _are_few("refused", message.refused)
             _are_few("ended", message.ended)
-        case Pruned():
+        case Pruned() | Passed():
             _in_range("through", message.through)
         case Closed():
             _in_range("at", message.at)

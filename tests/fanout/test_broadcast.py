@@ -158,6 +158,48 @@ async def test_thousands_who_lag_out_at_once_are_closed_in_slices() -> None:
     assert max(after - before for before, after in itertools.pairwise(seen)) < 10
 
 
+async def test_thousands_who_want_to_know_that_they_lag_are_told_in_slices() -> None:
+    stand = Stand(HubSettings(max_lag=8, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
+    slow = [stand.connect(choose=lambda size: 0, control=True) for _ in range(50)]
+    quiet = stand.connect(choose=lambda size: 0)
+    for index in range(5):
+        stand.log.append(1, index)
+        stand.begin()
+        stand.deliver()
+    steps, done, seen = itertools.count(), trio.Event(), list[int]()
+
+    def told() -> int:
+        return sum(b"lagging" in each.session.notices._own for each in slow if each.session.notices is not None)
+
+    async def watch() -> None:
+        while not done.is_set():
+            seen.append(told())
+            await trio.lowlevel.checkpoint()
+
+    assert len(stand.hub.half_behind()) == 50
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await Sweeper(stand.hub, 1.0, lambda: float(next(steps))).sweep(now=0)
+        done.set()
+    assert told() == 50
+    assert max(after - before for before, after in itertools.pairwise(seen)) < 10
+    assert all(each.at(Stage.CATCHING_UP) for each in [*slow, quiet])
+
+
+async def test_one_that_has_caught_up_in_the_meantime_is_not_told_that_it_lags() -> None:
+    stand = Stand(HubSettings(max_lag=8, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
+    slow = stand.connect(choose=lambda size: 0, control=True)
+    for index in range(5):
+        stand.log.append(1, index)
+        stand.begin()
+        stand.deliver()
+    (session,) = stand.hub.half_behind()
+    stand.settle()
+    stand.hub.warn_lagging(session)
+    assert slow.at(Stage.HEAD)
+    assert [each["control"] for each in slow.told] == ["resumed-from"]
+
+
 async def test_one_that_has_caught_up_in_the_meantime_is_not_closed() -> None:
     stand = Stand(HubSettings(max_lag=3, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
     slow = stand.connect(choose=lambda size: 0)

@@ -33,13 +33,15 @@ class House:
         self.stopping = trio.Event()
         self.filters = FilterIndex()
         self.admission = Admission(max_subscribers=2, max_per_address=2)
-        metrics = FanoutMetrics.create(CollectorRegistry())
-        gate = Gate(ApiKeys(), self.admission, ClientAddress([], "X-Forwarded-For"), metrics)
+        self.metrics = FanoutMetrics.create(CollectorRegistry())
+        gate = Gate(ApiKeys(), self.admission, ClientAddress([], "X-Forwarded-For"), self.metrics)
         self.door = Door(self.log, gate, self.stopping, _serve, self.filters)
 
-    async def ask(self, target: str = "/ws", method: str = "GET", *, upgrade: bool = True) -> HttpResponse | Upgrade:
+    async def ask(
+        self, target: str = "/ws", method: str = "GET", *, upgrade: bool = True, peer: str = "1.2.3.4"
+    ) -> HttpResponse | Upgrade:
         headers = Headers(HANDSHAKE if upgrade else {})
-        return await self.door.handle(HttpRequest(method, target, headers, peer="1.2.3.4", upgrade=upgrade))
+        return await self.door.handle(HttpRequest(method, target, headers, peer=peer, upgrade=upgrade))
 
     async def refused(self, target: str = "/ws", method: str = "GET", *, upgrade: bool = True) -> tuple[int, str]:
         answer = await self.ask(target, method, upgrade=upgrade)
@@ -138,6 +140,32 @@ async def test_filters_have_room_in_all_and_an_equal_one_takes_none(monkeypatch:
     assert await house.refused("/ws?addresses=0x" + "02" * 20) == (429, "this host has no room for another filter")
     assert house.admission.taken == 0
     assert isinstance(await house.ask(f"/ws?addresses=0x{'00' * 20},0x{'01' * 20}"), Upgrade)
+
+
+async def test_one_address_may_not_take_the_room_of_all_and_gets_its_own_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.fanout.filters.MAX_ITEMS_PER_ADDRESS", 2)
+    house = House()
+    two = f"/ws?addresses=0x{'00' * 20},0x{'01' * 20}"
+    first = await house.ask(two)
+    assert isinstance(first, Upgrade)
+    status, message = await house.refused("/ws?addresses=0x" + "02" * 20)
+    assert (status, message) == (429, "too many addresses and topics in the filters of this address")
+    assert house.admission.taken == 1
+    assert house.metrics.rate_limited_requests.value == 1
+    assert isinstance(await house.ask("/ws?addresses=0x" + "02" * 20, peer="1.2.3.5"), Upgrade)
+    house.admission.expire(trio.current_time() + UNCLAIMED_TIMEOUT_S)
+    assert isinstance(await house.ask("/ws?addresses=0x" + "02" * 20), Upgrade)
+
+
+async def test_a_filter_takes_no_share_when_there_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.fanout.filters.MAX_ITEMS_PER_ADDRESS", 1)
+    house = House()
+    wanted = "/ws?addresses=0x" + "02" * 20
+    for _ in range(2):
+        assert isinstance(await house.ask(wanted), Upgrade)
+    assert await house.refused(wanted) == (429, "too many subscribers from this address")
+    house.admission.expire(trio.current_time() + UNCLAIMED_TIMEOUT_S)
+    assert isinstance(await house.ask("/ws?addresses=0x" + "03" * 20), Upgrade)
 
 
 @pytest.mark.parametrize("name", ["addresses", "topics", "match", "block_number", "flashblock_index"])

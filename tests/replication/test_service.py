@@ -2,12 +2,15 @@
 
 import contextlib
 import sqlite3
+from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from appliance.domain.errors import LogError
 from appliance.domain.payloads import PayloadState
@@ -80,6 +83,28 @@ async def test_nothing_is_shown_before_a_majority_has_it_and_the_origin_does_not
     assert not (c.folder).exists()
 
 
+async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_path: Path) -> None:
+    a, b, _ = make_hosts(tmp_path, "abc").values()
+    b.settings = replace(
+        b.settings, timeout_s=60
+    )  # it may have to wait until it is followed; only the other one says so
+    begins, ends = "no majority has the flashblocks yet", "a majority has the flashblocks again"
+
+    def said(event: str) -> list[MutableMapping[str, Any]]:
+        return [line for line in lines if line["event"] == event]
+
+    with capture_logs() as lines:
+        async with running(a):
+            await a.append(1, 4)
+            await eventually(lambda: bool(said(begins)))
+            async with running(b):
+                await committed(a, b, entries=4)
+                await eventually(lambda: bool(said(ends)))
+    (begin,), (end,) = said(begins), said(ends)
+    assert (begin["entries"], begin["connected"], begin["log_level"]) == (4, [], "error")
+    assert end["longest_wait_s"] > a.settings.timeout_s
+
+
 async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
     a, b, _ = make_hosts(tmp_path, "abc", publish_on_timeout=True, timeout_s=0.2).values()
     async with running(a):
@@ -147,8 +172,23 @@ async def test_learners_follow_and_have_no_vote(tmp_path: Path) -> None:
         async with running(b):
             await committed(a, b, one, other, entries=3)
         assert one.replication.statistics()["role"] == "learner"
-        assert a.metric("follower_lag_entries", peer="learners") == 0
+        await eventually(lambda: a.metric("follower_lag_entries", peer="learners") == 0)
         assert "l" in a.replication.statistics()["followers"]  # type: ignore[operator]
+
+
+async def test_the_lag_of_a_host_that_is_away_grows_and_learners_are_measured_by_the_slowest(tmp_path: Path) -> None:
+    a, b, c, one = make_hosts(tmp_path, "abc", learners=("l",)).values()
+    async with running(a, b):
+        async with running(c, one):
+            await a.append(1, 3)
+            await committed(a, b, c, one, entries=3)
+            for peer in ("b", "c", "learners"):
+                await eventually(lambda peer=peer: a.metric("follower_lag_entries", peer=peer) == 0)  # type: ignore[misc]
+        await a.append(1, 4, first=3)
+        await committed(a, b, entries=7)
+        assert a.metric("follower_lag_entries", peer="c") == 4
+        assert a.metric("follower_lag_entries", peer="learners") == 0  # nobody waits for one that has gone
+        await eventually(lambda: a.metric("follower_lag_entries", peer="b") == 0)
 
 
 async def test_a_second_body_is_refused_with_evidence_and_the_majoritys_takes_its_place(tmp_path: Path) -> None:
