@@ -85,9 +85,7 @@ async def test_nothing_is_shown_before_a_majority_has_it_and_the_origin_does_not
 
 async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_path: Path) -> None:
     a, b, _ = make_hosts(tmp_path, "abc").values()
-    b.settings = replace(
-        b.settings, timeout_s=60
-    )  # it may have to wait until it is followed; only the other one says so
+    b.settings = replace(b.settings, timeout_s=60)  # it may have to wait, too, until it is followed
     begins, ends = "no majority has the flashblocks yet", "a majority has the flashblocks again"
 
     def said(event: str) -> list[MutableMapping[str, Any]]:
