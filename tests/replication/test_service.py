@@ -230,16 +230,15 @@ async def test_a_host_that_was_away_for_an_hour_catches_up_while_the_stream_goes
         for start in range(0, away, 600):
             await a.log.append_from("import", hour[start : start + 600], None)
         await committed(a, b, entries=away, timeout_s=60)
-        began = trio.current_time()
         async with running(c):
             for index in range(20):
                 await a.append(9999, 1, first=index)
                 await trio.sleep(0.02)
             await committed(a, b, c, entries=away + 20, timeout_s=60)
-            took_s = trio.current_time() - began
+            transactions = c.transactions
             assert await c.shown() == await a.shown()
-        print(f"caught up with {away} entries in {took_s:.2f} s")
-    assert took_s < 40
+    # 190 of them, with 18,000 fsyncs it would take a minute: an acknowledgement of each entry would.
+    assert transactions < away / 20
     for host in (b, c):
         assert compare(a.folder, host.folder).same
 
