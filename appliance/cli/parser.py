@@ -123,8 +123,8 @@ def _add_mode(commands: "_Commands[_Parser]") -> None:
         "mode",
         metavar="enabled|dry-run|disabled",
         nargs="?",
-        type=lambda text: text.replace("-", "_"),
-        choices=("enabled", "dry_run", "disabled"),
+        type=lambda text: text.replace("_", "-"),
+        choices=("enabled", "dry-run", "disabled"),
         help="what to switch to; without it, the present mode is shown",
     )
 

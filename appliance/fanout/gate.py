@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -14,6 +15,9 @@ from appliance.fanout.limits import Admission, AppPlaces, ClientAddress, Ticket,
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.routes import Route
 from appliance.net.http import HttpRequest, HttpResponse
+
+_UNAUTHORIZED: Final = 401
+_TOO_MANY: Final = 429
 
 
 class Gate:
@@ -50,17 +54,16 @@ class Gate:
         A key that is wrong is refused also where one is not needed: its owner takes it for valid.
         """
         if route.key is None:
-            return None if self.keys.open else self._unauthorized("an API key is needed: connect to /ws/{api_key}")
+            return None if self.keys.open else refusal(_UNAUTHORIZED, "an API key is needed: connect to /ws/{api_key}")
         if not self.keys.configured:
             return refusal(404, "no such stream: connect to /ws, no API key is needed here")
-        return self.keys.find(route.key) or self._unauthorized("invalid API key")
+        return self.keys.find(route.key) or refusal(_UNAUTHORIZED, "invalid API key")
 
     def admit(self, request: HttpRequest, grant: Grant | None, wanted: Filter | None = None) -> Ticket | HttpResponse:
         """A place, with room for the filter that is ``wanted``, or 429 that says which limit is reached."""
         address = self._client_address.of(request.peer, request.headers.get(self._client_address.header))
         if wanted is not None and not self._shares.has_room_for(address, wanted):
-            self._metrics.rate_limited_requests.add()
-            return refusal(429, "too many addresses and topics in the filters of this address", RETRY_AFTER)
+            return refusal(_TOO_MANY, "too many addresses and topics in the filters of this address", RETRY_AFTER)
         answer = self._admit(address, grant)
         if wanted is not None and isinstance(answer, Ticket):
             self._shares.take(address, wanted)
@@ -72,16 +75,18 @@ class Gate:
         ticket = self.admission.admit(address, trio.current_time(), places)
         if isinstance(ticket, Ticket):
             return ticket
-        self._metrics.rate_limited_requests.add()
         if isinstance(ticket, TooManyFromAddress):
-            return refusal(429, "too many subscribers from this address", RETRY_AFTER)
+            return refusal(_TOO_MANY, "too many subscribers from this address", RETRY_AFTER)
         if isinstance(ticket, TooManyOfApp):
-            return refusal(429, "too many subscribers with the keys of this app", RETRY_AFTER)
-        return refusal(429, "this host has no room for more subscribers", RETRY_AFTER)
+            return refusal(_TOO_MANY, "too many subscribers with the keys of this app", RETRY_AFTER)
+        return refusal(_TOO_MANY, "this host has no room for more subscribers", RETRY_AFTER)
 
-    def _unauthorized(self, message: str) -> HttpResponse:
-        self._metrics.unauthorized_requests.add()
-        return refusal(401, message)
+    def count_refusal(self, answer: HttpResponse) -> None:
+        """Note that this answer is given."""
+        if answer.status == _UNAUTHORIZED:
+            self._metrics.unauthorized_requests.add()
+        elif answer.status == _TOO_MANY:
+            self._metrics.rate_limited_requests.add()
 
     def statistics(self) -> dict[str, object]:
         """How many places are taken, and by which apps."""

@@ -208,8 +208,9 @@ def _copy(source: sqlite3.Connection, to: Path, progress: Progress) -> None:
             pages=BACKUP_PAGES,  # in steps, for the progress; the snapshot is what keeps them together
             progress=lambda _status, remaining, total: progress(total - remaining, total),
         )
-        # It goes on by itself from here: to peers it is another log, whose positions mean something else.
-        target.execute("UPDATE replication SET log_id = lower(hex(randomblob(16)))")
+        # It goes on by itself from here: to peers it is another log, whose positions mean something else. What its host
+        # votes after this moment it does not know, so it must not vote before it has caught up.
+        target.execute("UPDATE replication SET log_id = lower(hex(randomblob(16))), recovering = 1")
         (found,) = target.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise LogError(f"the copy is damaged, and so is the log: {found}")

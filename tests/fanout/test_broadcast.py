@@ -1,7 +1,7 @@
 """The tasks that serve everybody together."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 
@@ -249,3 +249,48 @@ async def test_positions_whose_entries_lost_their_place_are_passed_over() -> Non
         await trio.testing.wait_all_tasks_blocked()
         stand.log.append(2, 0)
     assert messages(subscriber.wire.sent) == [entry.body for entry in stand.log.entries]
+
+
+async def test_text_is_sent_while_the_others_frames_are_compressed() -> None:
+    stand = Stand()
+    text, packed = stand.connect(), stand.connect(variant=Variant.BROTLI)
+    compressing, go_on = trio.Event(), trio.Event()
+
+    async def compress(work: Callable[[], bytes]) -> bytes:
+        compressing.set()
+        await go_on.wait()
+        return work()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Broadcast(stand.hub, stand.log, stand.cache, Turns(), compress).run)
+        entry = stand.log.append(1, 0)
+        await compressing.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert messages(text.wire.sent) == [entry.body]
+        assert packed.wire.sends == 0
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(messages(packed.wire.sent)) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_variant_of_each_entry_is_made_once() -> None:
+    stand, made = Stand(), 0
+    for variant in Variant:
+        for _ in range(3):
+            stand.connect(variant=variant)
+
+    async def count(work: Callable[[], bytes]) -> bytes:
+        nonlocal made
+        made += 1
+        await trio.lowlevel.checkpoint()
+        return work()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Broadcast(stand.hub, stand.log, stand.cache, Turns(), count).run)
+        for index in range(4):
+            stand.log.append(1, index)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert made == 4 * (len(Variant) - 1)
+    assert all(subscriber.session.mark.position == 4 for subscriber in stand.subscribers)

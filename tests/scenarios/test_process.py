@@ -32,7 +32,7 @@ def test_check_config_prints_every_error_and_exits_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "appliance: engin: found an unknown key, expected 'engine'?",
-        "appliance: engine.l2: found nothing, expected a table",
+        "appliance: engine.l2: found nothing, expected a section [engine.l2]",
         'appliance: engine.listen: found "nowhere", expected an address as "host:port"',
     ]
 
