@@ -90,9 +90,11 @@ async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_p
             async with running(b):
                 await committed(a, b, entries=4)
                 await eventually(lambda: bool(said(ends)))
-    (begin,), (end,) = said(begins), said(ends)
-    assert (begin["entries"], begin["connected"], begin["log_level"]) == (4, [], "error")
-    assert end["longest_wait_s"] > a.settings.timeout_s
+    # The other host may say it too, of what it got and has not heard to be committed: it was connected then.
+    (begin,) = [line for line in said(begins) if not line["connected"]]
+    assert (begin["entries"], begin["log_level"]) == (4, "error")
+    assert len(said(ends)) <= len(said(begins)) <= 2
+    assert max(line["longest_wait_s"] for line in said(ends)) > a.settings.timeout_s
 
 
 async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
