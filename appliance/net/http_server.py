@@ -21,6 +21,8 @@ from appliance.net.hangups import Hangups
 from appliance.net.http_parser import OnHead
 from appliance.net.http_session import Connection, Counters, Handler, HandOver, HttpLimits, Session, Upgrade
 from appliance.net.listening import open_listener
+from appliance.net.quick_session import QuickHandler, QuickSession
+from appliance.net.readiness import Readiness
 from appliance.telemetry.logging import get_logger
 
 __all__ = [
@@ -64,6 +66,9 @@ class HttpServer:
     Each few clients are accepted inside of ``accept_turn()``: so who has much else to do, does one thing at a time.
     ``may_connect`` is asked with each client's address before anything else; whom it does not want gets 429.
     ``at_once`` is asked first where a whole request for a websocket is there already at the accept (see greeting.py).
+
+    ``quick`` gets each request first, with the `Readiness` that tells of the clients' sockets (see `QuickSession`).
+    Then a client that goes away ends what it asked for, as with ``cancel_on_disconnect``.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class HttpServer:
         accept_turn: AcceptTurn = nullcontext,
         may_connect: Callable[[str], bool] | None = None,
         at_once: Greet | None = None,
+        quick: tuple[QuickHandler, Readiness] | None = None,
     ) -> None:
         self.name = name
         self.address = _address_of(listener)
@@ -93,6 +99,7 @@ class HttpServer:
         self._accept_turn = accept_turn
         self._may_connect = may_connect
         self._at_once = at_once
+        self._quick = quick
         self._hangups: Hangups | None = None
         self._bodies = BodyBudget(limits.max_body_bytes_in_flight)
         self._connections = 0
@@ -259,33 +266,33 @@ class HttpServer:
     async def _talk_http(self, accepted: socket.socket, peer: str) -> tuple[Upgrade | HandOver, bytes] | None:
         """Everything that only HTTP needs lives in the session, and is gone when this returns."""
         _prepare(accepted)
-        session = self._create_session(accepted, peer)
         fd = accepted.fileno()
+        session = self._create_session(accepted, peer)
         self._sessions.add(session)
         self._silent[session] = None
-        if self._hangups is not None:
-            self._hangups.watch(fd, session.client_gone)
         try:
             return await session.run()
         finally:
             self._sessions.discard(session)
             self._silent.pop(session, None)
-            if self._hangups is not None:
+            if self._quick is not None:
+                self._quick[1].forget(fd)
+            elif self._hangups is not None:
                 self._hangups.forget(fd)
             session.release()
 
     def _create_session(self, accepted: socket.socket, peer: str) -> Session:
-        return Session(
-            accepted,
-            peer,
-            self._handler,
-            self._limits,
-            self._stopping,
-            self._counters,
-            self.name,
-            bodies=self._bodies,
-            on_head=self._on_head,
-        )
+        """One that is told when its client hangs up, where that is wanted."""
+        common = (accepted, peer, self._handler, self._limits, self._stopping, self._counters, self.name)
+        if self._quick is not None:
+            quick, readiness = self._quick
+            quick_session = QuickSession(quick, *common, bodies=self._bodies, on_head=self._on_head)
+            readiness.watch(accepted.fileno(), quick_session.on_event)
+            return quick_session
+        session = Session(*common, bodies=self._bodies, on_head=self._on_head)
+        if self._hangups is not None:
+            self._hangups.watch(accepted.fileno(), session.client_gone)
+        return session
 
     async def _sweep_for_ever(self) -> None:
         """Close what is past its deadline, which is noticed up to an eighth of the shortest timeout late."""

@@ -42,8 +42,7 @@ def test_files_that_are_well_are_left_alone(tmp_path: Path) -> None:
 
 def test_all_that_is_wrong_is_said_at_once_each_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    found = problems(replicating(tmp_path, cert=tmp_path / "missing.pem"))
-    assert found == [
+    assert problems(replicating(tmp_path, cert=tmp_path / "missing.pem")) == [
         f"replication.secret_file: secret file {tmp_path}/shared: No such file or directory",
         f"replication.tls_cert_file: {tmp_path}/missing.pem: No such file or directory",
         f"store.folder: {tmp_path}/data is not a folder",
