@@ -98,9 +98,11 @@ async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_p
             async with running(b):
                 await committed(a, b, entries=4)
                 await eventually(lambda: bool(said(ends)))
-    (begin,), (end,) = said(begins), said(ends)
-    assert (begin["entries"], begin["connected"], begin["log_level"]) == (4, [], "error")
-    assert end["longest_wait_s"] > a.settings.timeout_s
+    # The other host may say it too, of what it got and has not heard to be committed: it was connected then.
+    (begin,) = [line for line in said(begins) if not line["connected"]]
+    assert (begin["entries"], begin["log_level"]) == (4, "error")
+    assert len(said(ends)) <= len(said(begins)) <= 2
+    assert max(line["longest_wait_s"] for line in said(ends)) > a.settings.timeout_s
 
 
 async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
@@ -239,16 +241,15 @@ async def test_a_host_that_was_away_for_an_hour_catches_up_while_the_stream_goes
         for start in range(0, away, 600):
             await a.log.append_from("import", hour[start : start + 600], None)
         await committed(a, b, entries=away, timeout_s=60)
-        began = trio.current_time()
         async with running(c):
             for index in range(20):
                 await a.append(9999, 1, first=index)
                 await trio.sleep(0.02)
             await committed(a, b, c, entries=away + 20, timeout_s=60)
-            took_s = trio.current_time() - began
+            transactions = c.transactions
             assert await c.shown() == await a.shown()
-        print(f"caught up with {away} entries in {took_s:.2f} s")
-    assert took_s < 40
+    # 190 of them, with 18,000 fsyncs it would take a minute: an acknowledgement of each entry would.
+    assert transactions < away / 20
     for host in (b, c):
         assert compare(a.folder, host.folder).same
 
