@@ -26,6 +26,7 @@ log = get_logger("lb")
 
 TOO_LARGE: Final = (400, "Payload too large")
 _PROXIED: Final = frozenset({"/", "/sim"})
+_PAGES: Final = {"/": ("GET", "HEAD", "POST"), "/sim": ("POST",), "/healthz": ("GET", "HEAD")}
 _TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
 _JSON: Final = Headers({"content-type": "application/json"})
 _RETRY_AFTER_S: Final = 1
@@ -90,14 +91,18 @@ class Face:
             return await self._proxy(request)
         if request.path == "/nodes":
             return await self._nodes_request(request)
-        if request.method not in ("GET", "HEAD"):
-            return _text(405, "method not allowed")
+        return self._page(request)
+
+    def _page(self, request: HttpRequest) -> HttpResponse:
+        allowed = _PAGES.get(request.path)
+        if allowed is None:
+            return _text(404, "404 page not found")
+        if request.method not in allowed:
+            return _not_allowed(*allowed)
         if request.path == "/":
             return _text(200, "prio-load-balancer")
-        if request.path == "/healthz":
-            refusal = self._dispatcher.refusal()
-            return _text(200, "OK") if refusal is None else _text(503, refusal.value)
-        return _text(404, "404 page not found")
+        refusal = self._dispatcher.refusal()
+        return _text(200, "OK") if refusal is None else _text(503, refusal.value)
 
     def begin(self, request: HttpRequest, turn: Turn) -> bool:
         """The server's quick handler: to a free worker at once, without a task. What has to wait is handed over."""
@@ -130,6 +135,7 @@ class Face:
         if not wait_s:
             return None
         self._metrics.rate_limited.inc()
+        self._answers[4] += 1
         return _text(429, "too many requests", wait_s)
 
     def _take_in(self, request: HttpRequest) -> "_Call":
@@ -198,7 +204,7 @@ class Face:
         if request.method == "GET":
             return HttpResponse(200, msgspec.json.encode(self._nodes.uris()) + b"\n", _JSON)
         if request.method not in ("POST", "DELETE"):
-            return _text(405, "method not allowed")
+            return _not_allowed("GET", "POST", "DELETE")
         if not self._settings.nodes_api:
             return _text(403, "nodes are changed by the admin API only")
         try:
@@ -234,6 +240,10 @@ def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: i
         size_at_end,
     )
     return HttpResponse(answer.status, answer.body, Headers.encoded(lines))
+
+
+def _not_allowed(*allowed: str) -> HttpResponse:
+    return HttpResponse(405, b"method not allowed\n", Headers({**_TEXT, "allow": ", ".join(allowed)}))
 
 
 def _text(status: int, text: str, retry_after_s: int = 0) -> HttpResponse:

@@ -108,8 +108,23 @@ class Upgrade:
     serve: Callable[[Connection, bytes], Awaitable[None]]
 
 
-Handler = Callable[[HttpRequest], Awaitable[HttpResponse | Upgrade]]
-"""Answers one request. `Upgrade` only where ``request.upgrade``. What it raises becomes a 500."""
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """As `Upgrade`, but no task stays with the connection: thousands that say nothing are served by one.
+
+    ``take`` gets the socket (non-blocking), the bytes that were read behind the request, and what it has to call when
+    it has closed the socket; until then the connection counts as one of the server's. Who takes connections ends
+    them, also when the server stops. When it raises, the server closes the connection.
+    """
+
+    headers: HeaderItems
+    take: "Take"
+
+
+Take = Callable[[stdlib_socket.socket, bytes, Callable[[], None]], None]
+
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse | Upgrade | HandOver]]
+"""Answers one request. `Upgrade` and `HandOver` only where ``request.upgrade``. What it raises becomes a 500."""
 
 
 @dataclass(slots=True)
@@ -185,7 +200,7 @@ class Session:
         self._replaced = False
         self._over = False
 
-    async def run(self) -> tuple[Upgrade, bytes] | None:
+    async def run(self) -> tuple[Upgrade | HandOver, bytes] | None:
         """Talk until the connection should close, or is upgraded: then the upgrade and the bytes behind it."""
         upgrade = None
         failure: ParseError | None = None
@@ -229,7 +244,7 @@ class Session:
         """Free the parser at once."""
         self._parser.close()
 
-    async def _converse(self) -> Upgrade | None:
+    async def _converse(self) -> Upgrade | HandOver | None:
         parser = self._parser
         while True:
             requests = await self._next_requests()
@@ -248,14 +263,14 @@ class Session:
         data = await self._receive()
         return self._parser.feed(data) if data else None
 
-    async def _serve_each(self, requests: Sequence[HttpRequest]) -> Upgrade | None:
+    async def _serve_each(self, requests: Sequence[HttpRequest]) -> Upgrade | HandOver | None:
         """Handle and answer; when it returns nothing here refers to a body any more."""
         try:
             for number, request in enumerate(requests):
                 if number:
                     await trio.lowlevel.checkpoint()  # pipelined requests must not hold the loop together
                 answer = await self._handle(request)
-                if isinstance(answer, Upgrade):
+                if isinstance(answer, Upgrade | HandOver):
                     await self._send(http_encoding.switching_head(Headers(answer.headers)), b"")
                     return answer
                 if not await self._answer(request, answer):
@@ -293,7 +308,7 @@ class Session:
         self._timed_stage = stage
         self.deadline = trio.current_time() + timeout_s
 
-    async def _handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
+    async def _handle(self, request: HttpRequest) -> HttpResponse | Upgrade | HandOver:
         self._counters.requests += 1
         self._mark_handling()
         # Behind the refusal of an upgrade a client may have sent frames already: no way back to HTTP.
@@ -303,7 +318,7 @@ class Session:
             self._scope.cancel()
         try:
             answer = await self._handler(request)
-            if not isinstance(answer, Upgrade):
+            if isinstance(answer, HttpResponse):
                 return answer
             if request.upgrade:
                 self._counters.upgrades += 1

@@ -1,7 +1,7 @@
 """HTTP on one connection, for handlers that mostly need no task: a request that meets nothing unusual is two calls.
 
 The connection's task is parked while it waits for a request, and stays so while a `QuickHandler` works on it: the
-request's bytes are parsed where the kernel tells of them (`Readiness`), and the answer goes out where it
+request's bytes are parsed where the kernel tells of them (`Arrivals`), and the answer goes out where it
 is ready. Whatever else happens wakes the task, which goes on as every `Session` does: half a request, several at once,
 one that the handler does not take or cannot end by itself, an answer that does not go out whole, the end.
 """
@@ -15,12 +15,12 @@ import trio
 
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_parser import ParseError, Stage
-from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, Phase, Session, Upgrade
+from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, HandOver, Phase, Session, Upgrade
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("net")
 
-GoOn = Callable[[], Awaitable[HttpResponse | Upgrade]]
+GoOn = Callable[[], Awaitable[HttpResponse | Upgrade | HandOver]]
 """What is left of a request's handling, for a task."""
 
 _NONE: Final[tuple[HttpRequest, ...]] = ()
@@ -44,7 +44,7 @@ QuickHandler = Callable[[HttpRequest, Turn], bool]
 
 
 class QuickSession(Session):
-    """A `Session` whose requests go to a quick handler first. Its `on_event` is for a `Readiness`."""
+    """A `Session` whose requests go to a quick handler first. Its `on_event` is for a `Arrivals`."""
 
     def __init__(self, quick: QuickHandler, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -57,7 +57,7 @@ class QuickSession(Session):
         self._unread = False  # something may have come that nobody will be told of again
         self._unsent: Sequence[bytes | memoryview] = ()
 
-    # For the readiness
+    # For the arrivals
 
     def on_event(self, gone: bool) -> None:
         """Bytes came, or the end."""
@@ -178,7 +178,7 @@ class QuickSession(Session):
             raise AssertionError("who replies or hands over has been told of no cancellation")
         trio.lowlevel.reschedule(task, result)
 
-    async def _handle_or_go_on(self, request: HttpRequest) -> HttpResponse | Upgrade:
+    async def _handle_or_go_on(self, request: HttpRequest) -> HttpResponse | Upgrade | HandOver:
         go_on, self._go_on = self._go_on, None
         return await (self._usual_handler(request) if go_on is None else go_on())
 
