@@ -5,8 +5,6 @@ from pathlib import Path
 
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
-from appliance.domain.node_uri import parse_node_uri
-from appliance.lb.attestation import NO_VERIFIERS, verifier_for
 from appliance.replication.settings import replication_settings
 from appliance.secrets import Secrets
 
@@ -14,7 +12,7 @@ from appliance.secrets import Secrets
 def check_files(config: Config) -> None:
     """Raises ConfigError with a line for each file that is no use, the keys in front; changes nothing."""
     problems: list[str] = []
-    for check in (Secrets.load, _certificates, _folder, _attested_nodes):
+    for check in (Secrets.load, _certificates, _folder):
         problems += _lines_of(check, config)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -40,8 +38,3 @@ def _folder(config: Config) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise ConfigError(f"store.folder: {there} is not a folder")
-
-
-def _attested_nodes(config: Config) -> None:
-    for node in config.lb.nodes if config.lb else ():
-        verifier_for(parse_node_uri(node.url), NO_VERIFIERS)

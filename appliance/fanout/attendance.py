@@ -21,7 +21,7 @@ from appliance.fanout.inbound import CloseReceived, Heard, Inbound, PingReceived
 from appliance.fanout.session import Session
 from appliance.fanout.subscriber import abandon
 from appliance.fanout.turns import Turns
-from appliance.net.readiness import Readiness
+from appliance.net.readable import ReadableSet
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
@@ -55,7 +55,7 @@ class Attendance:
     def __init__(self, hub: Hub, turns: Turns) -> None:
         self._hub = hub
         self._turns = turns
-        self._ready = Readiness()
+        self._ready = ReadableSet()
         self._visitors: dict[int, Visitor] = {}  # by file descriptor
         self._to_read: deque[int] = deque()
         self._to_do: deque[Visitor] = deque()  # who leaves, or came with bytes behind its request

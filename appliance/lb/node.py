@@ -10,9 +10,9 @@ from appliance.domain.node_uri import Claim, NodeUri
 from appliance.lb.attestation import EvidenceVerifier
 from appliance.lb.dispatch import Slots
 from appliance.lb.node_health import HealthRules, NodeHealth
-from appliance.net.arrivals import Arrivals
 from appliance.net.http_lane import Check, HttpLane, post_head
 from appliance.net.opening import Endpoint, Stream, parse_url
+from appliance.net.readiness import Readiness
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Node(Slots):
         *,
         verifier: EvidenceVerifier | None = None,
         workers: int | None = None,
-        arrivals: Arrivals | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         workers = workers or uri.workers or settings.default_workers
         super().__init__(uri.shown, workers)
@@ -59,7 +59,7 @@ class Node(Slots):
             max_response_bytes=settings.max_response_bytes,
             connect_timeout_s=settings.connect_timeout_s,
             check=_evidence_check(uri.claim, verifier),
-            arrivals=arrivals,
+            readiness=readiness,
         )
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 `HttpClient` shares connections among many tasks, and each of its requests has a deadline of trio's; here the user
 owns the connection, calls `abort` when a request's time is up, and a small request costs two system calls and, with
-a `Arrivals`, no turn of the loop: its answer is told by a callback. Connections under TLS are `ClientConnection`s, as
+a `Readiness`, no turn of the loop: its answer is told by a callback. Connections under TLS are `ClientConnection`s, as
 the client's.
 """
 
@@ -15,11 +15,11 @@ import trio
 
 from appliance.net import socket_io
 from appliance.net.answer_parser import AnswerParser
-from appliance.net.arrivals import Arrivals
 from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectionBroken, TimedOut
 from appliance.net.http_exchange import ClientConnection
 from appliance.net.http_parser import ParseError
 from appliance.net.opening import Endpoint, Stream, close_hard, open_stream
+from appliance.net.readiness import Readiness
 
 _MAX_HEADER_BYTES: Final = 64 * 1024
 # The first read takes a whole small answer; what is longer is read in pieces that cost fewer turns of the loop.
@@ -67,14 +67,14 @@ class HttpLane:
         max_response_bytes: int,
         connect_timeout_s: float,
         check: Check | None = None,
-        arrivals: Arrivals | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._ssl_context = ssl_context
         self._max_response_bytes = max_response_bytes
         self._connect_timeout_s = connect_timeout_s
         self._check = check
-        self._arrivals = arrivals
+        self._readiness = readiness
         self._connection: _PlainConnection | _SecureConnection | None = None
         self._used_at = 0.0
         self._opening = trio.CancelScope()
@@ -104,7 +104,7 @@ class HttpLane:
             return False
         self._used_at = now
         sent = connection.begin(head, body)
-        self._on_answer = on_answer if sent and self._arrivals is not None else None
+        self._on_answer = on_answer if sent and self._readiness is not None else None
         return self._on_answer is not None
 
     async def finish(self) -> LaneAnswer:
@@ -194,8 +194,8 @@ class HttpLane:
 
     def _wrap(self, stream: Stream) -> "_PlainConnection | _SecureConnection":
         if isinstance(stream, trio.SocketStream):
-            plain = _PlainConnection(stream, self._endpoint.origin, self._max_response_bytes, self._arrivals)
-            if self._arrivals is not None:
+            plain = _PlainConnection(stream, self._endpoint.origin, self._max_response_bytes, self._readiness)
+            if self._readiness is not None:
                 plain.watch(lambda _: self._readable(plain))
             return plain
         return _SecureConnection(stream, self._endpoint.origin, self._max_response_bytes)
@@ -245,12 +245,12 @@ class _PlainConnection:
     """The same on a bare socket."""
 
     def __init__(
-        self, stream: trio.SocketStream, origin: str, max_response_bytes: int, arrivals: Arrivals | None
+        self, stream: trio.SocketStream, origin: str, max_response_bytes: int, readiness: Readiness | None
     ) -> None:
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
         self._origin = origin
-        self._arrivals = arrivals
+        self._readiness = readiness
         self._parser = AnswerParser(max_header_bytes=_MAX_HEADER_BYTES, max_body_bytes=max_response_bytes)
         self._unsent: Sequence[bytes | memoryview] = ()
         self._failure: ParseError | None = None
@@ -261,8 +261,8 @@ class _PlainConnection:
 
     def watch(self, callback: Callable[[bool], None]) -> None:
         """Let ``callback`` know when something comes."""
-        if self._arrivals is not None:
-            self._arrivals.watch(self._socket.fileno(), callback)
+        if self._readiness is not None:
+            self._readiness.watch(self._socket.fileno(), callback)
 
     def is_usable(self, fresh: bool) -> bool:
         """Nothing came while idle. Otherwise the other side closed, or sent what nobody asked for."""
@@ -281,8 +281,8 @@ class _PlainConnection:
         """At once; who waits on it gets `trio.ClosedResourceError`."""
         fd = self._socket.fileno()
         if fd != -1:
-            if self._arrivals is not None:
-                self._arrivals.forget(fd)
+            if self._readiness is not None:
+                self._readiness.forget(fd)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._parser.close()

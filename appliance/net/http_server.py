@@ -15,7 +15,6 @@ from typing import Final
 import trio
 
 from appliance.net import http_encoding
-from appliance.net.arrivals import Arrivals
 from appliance.net.body_budget import BodyBudget
 from appliance.net.greeting import Greet, greet
 from appliance.net.hangups import Hangups
@@ -23,6 +22,7 @@ from appliance.net.http_parser import OnHead
 from appliance.net.http_session import Connection, Counters, Handler, HandOver, HttpLimits, Session, Upgrade
 from appliance.net.listening import open_listener
 from appliance.net.quick_session import QuickHandler, QuickSession
+from appliance.net.readiness import Readiness
 from appliance.telemetry.logging import get_logger
 
 __all__ = [
@@ -65,10 +65,10 @@ class HttpServer:
 
     Each few clients are accepted inside of ``accept_turn()``: so who has much else to do, does one thing at a time.
     ``may_connect`` is asked with each client's address before anything else; whom it does not want gets 429.
-
-    ``quick`` gets each request first, with the `Arrivals` that tells of the clients' sockets (see `QuickSession`).
-    Then a client that goes away ends what it asked for, as with ``cancel_on_disconnect``.
     ``at_once`` is asked first where a whole request for a websocket is there already at the accept (see greeting.py).
+
+    ``quick`` gets each request first, with the `Readiness` that tells of the clients' sockets (see `QuickSession`).
+    Then a client that goes away ends what it asked for, as with ``cancel_on_disconnect``.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class HttpServer:
         on_head: OnHead | None = None,
         accept_turn: AcceptTurn = nullcontext,
         may_connect: Callable[[str], bool] | None = None,
-        quick: tuple[QuickHandler, Arrivals] | None = None,
         at_once: Greet | None = None,
+        quick: tuple[QuickHandler, Readiness] | None = None,
     ) -> None:
         self.name = name
         self.address = _address_of(listener)
@@ -98,8 +98,8 @@ class HttpServer:
         self._on_head = on_head
         self._accept_turn = accept_turn
         self._may_connect = may_connect
-        self._quick = quick
         self._at_once = at_once
+        self._quick = quick
         self._hangups: Hangups | None = None
         self._bodies = BodyBudget(limits.max_body_bytes_in_flight)
         self._connections = 0
@@ -285,9 +285,9 @@ class HttpServer:
         """One that is told when its client hangs up, where that is wanted."""
         common = (accepted, peer, self._handler, self._limits, self._stopping, self._counters, self.name)
         if self._quick is not None:
-            quick, arrivals = self._quick
+            quick, readiness = self._quick
             quick_session = QuickSession(quick, *common, bodies=self._bodies, on_head=self._on_head)
-            arrivals.watch(accepted.fileno(), quick_session.on_event)
+            readiness.watch(accepted.fileno(), quick_session.on_event)
             return quick_session
         session = Session(*common, bodies=self._bodies, on_head=self._on_head)
         if self._hangups is not None:

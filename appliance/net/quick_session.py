@@ -1,7 +1,7 @@
 """HTTP on one connection, for handlers that mostly need no task: a request that meets nothing unusual is two calls.
 
 The connection's task is parked while it waits for a request, and stays so while a `QuickHandler` works on it: the
-request's bytes are parsed where the kernel tells of them (`Arrivals`), and the answer goes out where it
+request's bytes are parsed where the kernel tells of them (`Readiness`), and the answer goes out where it
 is ready. Whatever else happens wakes the task, which goes on as every `Session` does: half a request, several at once,
 one that the handler does not take or cannot end by itself, an answer that does not go out whole, the end.
 """
@@ -44,7 +44,7 @@ QuickHandler = Callable[[HttpRequest, Turn], bool]
 
 
 class QuickSession(Session):
-    """A `Session` whose requests go to a quick handler first. Its `on_event` is for a `Arrivals`."""
+    """A `Session` whose requests go to a quick handler first. Its `on_event` is for a `Readiness`."""
 
     def __init__(self, quick: QuickHandler, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -57,7 +57,7 @@ class QuickSession(Session):
         self._unread = False  # something may have come that nobody will be told of again
         self._unsent: Sequence[bytes | memoryview] = ()
 
-    # For the arrivals
+    # For the readiness
 
     def on_event(self, gone: bool) -> None:
         """Bytes came, or the end."""

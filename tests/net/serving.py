@@ -12,10 +12,10 @@ import h11
 import outcome
 import trio
 
-from appliance.net.arrivals import Arrivals
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Handler, HandOver, HttpLimits, HttpServer, OnHead, Upgrade
 from appliance.net.quick_session import QuickHandler, Turn
+from appliance.net.readiness import Readiness
 
 _numbers = itertools.count()
 
@@ -182,9 +182,9 @@ async def running(
     listener = unix_listener() if listener is None else listener
     name = listener.getsockname()
     stopping = trio.Event()
-    arrivals = Arrivals()
+    readiness = Readiness()
     async with trio.open_nursery() as around:
-        around.start_soon(arrivals.run)
+        around.start_soon(readiness.run)
         quick = ways[-1](handler, around)
         server = HttpServer(
             handler,
@@ -195,7 +195,7 @@ async def running(
             name="test",
             cancel_on_disconnect=cancel_on_disconnect,
             on_head=on_head,
-            quick=None if quick is None else (quick, arrivals),
+            quick=None if quick is None else (quick, readiness),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)

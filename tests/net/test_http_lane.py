@@ -7,22 +7,22 @@ import pytest
 import trio
 
 from appliance.domain.errors import UnavailableError
-from appliance.net.arrivals import Arrivals
 from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectFailed, ConnectionBroken, TimedOut
 from appliance.net.http_lane import HttpLane, LaneAnswer, post_head
 from appliance.net.opening import Stream, parse_url
+from appliance.net.readiness import Readiness
 from tests.net.upstreams import Conversation, Upstream, client_tls, echo_bodies, upstream
 from tests.support.eventually import eventually
 
-current: list[Arrivals | None] = [None]
+current: list[Readiness | None] = [None]
 
 
 @pytest.fixture(autouse=True, params=["in a task", "by callbacks"])
 async def way(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncGenerator[None, None]:
     """Every test holds for both."""
-    arrivals = Arrivals()
-    nursery.start_soon(arrivals.run)
-    current.append(arrivals if request.param == "by callbacks" else None)
+    readiness = Readiness()
+    nursery.start_soon(readiness.run)
+    current.append(readiness if request.param == "by callbacks" else None)
     yield
     current.pop()
 
@@ -38,7 +38,7 @@ def lane_to(
         max_response_bytes=max_response_bytes,
         connect_timeout_s=5.0,
         check=check,
-        arrivals=current[-1],
+        readiness=current[-1],
     )
 
 

@@ -1,10 +1,13 @@
-"""Many sockets behind one descriptor."""
+"""Sockets that tell when something comes: once, to whom it concerns, and without holding the others up."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
 
 import trio
+from structlog.testing import capture_logs
 
 from appliance.net.readiness import Readiness
 
@@ -12,78 +15,114 @@ from appliance.net.readiness import Readiness
 @contextmanager
 def pairs(count: int) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
     made = [socket.socketpair() for _ in range(count)]
-    try:
-        yield made
-    finally:
-        for pair in made:
-            for end in pair:
-                end.close()
+    for ours, _ in made:
+        ours.setblocking(False)
+    yield made
+    for pair in made:
+        for end in pair:
+            end.close()
 
 
-@contextmanager
-def watching(sockets: list[tuple[socket.socket, socket.socket]]) -> Iterator[Readiness]:
-    ready = Readiness()
-    for ours, _ in sockets:
-        ready.watch(ours.fileno())
-    try:
-        yield ready
-    finally:
-        ready.close()
+async def settled() -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
 
 
-def test_who_has_something_to_read_is_named_until_it_was_read() -> None:
-    with pairs(3) as made, watching(made) as ready:
-        assert ready.take(10) == []
-        made[1][1].send(b"x")
-        assert ready.take(10) == ready.take(10) == [made[1][0].fileno()]
-        made[1][0].recv(10)
-        assert ready.take(10) == []
-
-
-def test_an_end_is_something_to_read() -> None:
-    with pairs(2) as made, watching(made) as ready:
-        made[0][1].close()
-        made[1][1].shutdown(socket.SHUT_WR)
-        assert sorted(ready.take(10)) == sorted(ours.fileno() for ours, _ in made)
-
-
-def test_no_more_are_taken_than_asked_for_and_all_get_their_turn() -> None:
-    with pairs(10) as made, watching(made) as ready:
-        for _, theirs in made:
-            theirs.send(b"x")
-        taken = [ready.take(4) for _ in range(5)]
-        assert all(len(some) == 4 for some in taken)
-        assert {fd for some in taken for fd in some} == {ours.fileno() for ours, _ in made}
-
-
-def test_who_is_forgotten_is_not_named() -> None:
-    with pairs(2) as made, watching(made) as ready:
-        for _, theirs in made:
-            theirs.send(b"x")
-        ready.forget(made[0][0].fileno())
-        assert ready.take(10) == [made[1][0].fileno()]
-
-
-async def test_a_task_waits_for_all_of_them_at_once() -> None:
-    woken: list[list[int]] = []
-
-    async def wait(ready: Readiness) -> None:
-        await ready.wait()
-        woken.append(ready.take(1000))
-
-    with pairs(200) as made, watching(made) as ready:
+async def test_what_comes_is_told_once_and_a_hangup_as_such() -> None:
+    readiness, told = Readiness(), list[tuple[int, bool]]()
+    with pairs(3) as made:
+        for number, (ours, _) in enumerate(made):
+            readiness.watch(ours.fileno(), lambda gone, number=number: told.append((number, gone)))  # type: ignore[misc]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait, ready)
-            await trio.testing.wait_all_tasks_blocked()
-            assert woken == []
-            for _, theirs in made:
-                theirs.close()
-        assert len(woken[0]) == 200
+            nursery.start_soon(readiness.run)
+            await settled()
+            assert told == []
+            made[1][1].send(b"x")
+            await settled()
+            assert told == [(1, False)]  # nobody has read it, and it is told no more
+            made[1][1].send(b"y")
+            await settled()
+            assert told == [(1, False)] * 2
+            made[2][1].shutdown(socket.SHUT_WR)
+            await settled()
+            assert told[2:] == [(2, True)]
+            nursery.cancel_scope.cancel()
 
 
-async def test_waiting_for_what_is_there_already_ends_at_once() -> None:
-    with pairs(1) as made, watching(made) as ready:
-        made[0][1].send(b"x")
-        with trio.fail_after(5):
-            await ready.wait()
-            await ready.wait()
+async def test_what_is_there_already_is_told_and_what_was_forgotten_is_not() -> None:
+    readiness, told = Readiness(), list[bool]()
+    with pairs(2) as made:
+        for ours, theirs in made:
+            theirs.send(b"x")
+            readiness.watch(ours.fileno(), told.append)
+        readiness.forget(made[1][0].fileno())
+        readiness.forget(made[1][0].fileno())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(readiness.run)
+            await settled()
+            assert told == [False]
+            nursery.cancel_scope.cancel()
+        readiness.forget(made[0][0].fileno())  # after its end, too
+        readiness.watch(made[0][0].fileno(), told.append)
+
+
+async def test_a_callback_may_forget_another_one_of_the_same_moment() -> None:
+    readiness, told = Readiness(), list[int]()
+    with pairs(2) as made:
+
+        def callback(number: int, _: bool) -> None:
+            told.append(number)
+            readiness.forget(made[1 - number][0].fileno())
+
+        for number, (ours, theirs) in enumerate(made):
+            theirs.send(b"x")
+            readiness.watch(ours.fileno(), partial(callback, number))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(readiness.run)
+            await settled()
+            assert told == [0]
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_callback_that_fails_stops_nobody_else() -> None:
+    readiness, told = Readiness(), list[bool]()
+
+    def fail(_: bool) -> None:
+        raise ZeroDivisionError
+
+    with pairs(2) as made, capture_logs() as logs:
+        for (ours, theirs), callback in zip(made, (fail, told.append), strict=True):
+            theirs.send(b"x")
+            readiness.watch(ours.fileno(), callback)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(readiness.run)
+            await settled()
+            nursery.cancel_scope.cancel()
+    assert told == [False]
+    assert [line["event"] for line in logs] == ["callback of a connection failed"]
+
+
+async def test_sockets_that_never_rest_are_told_of_in_turn_and_leave_turns_to_tasks() -> None:
+    readiness, told, turns = Readiness(), list[int](), list[int]()
+    count = 100
+    with pairs(count) as made:
+
+        def callback(number: int, _: bool) -> None:
+            told.append(number)
+            made[number][1].send(b"x")
+
+        async def other() -> None:
+            while True:
+                turns.append(len(told))
+                await trio.lowlevel.checkpoint()
+
+        for number, (ours, theirs) in enumerate(made):
+            theirs.send(b"x")
+            readiness.watch(ours.fileno(), partial(callback, number))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(readiness.run)
+            nursery.start_soon(other)
+            while len(told) < 10 * count:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert all(sorted(told[begin : begin + count]) == list(range(count)) for begin in range(0, 10 * count, count))
+    assert max(after - before for before, after in pairwise(turns)) <= 64
