@@ -8,6 +8,7 @@ import trio
 
 from appliance.domain.errors import ApplianceError
 from appliance.lb.dispatch import Dispatcher, Refusal
+from appliance.lb.held_answers import HeldAnswers
 from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
 from appliance.lb.node_set import NodeSet
@@ -57,6 +58,7 @@ class Face:
         relay: Relay,
         nodes: NodeSet,
         limit: RateLimit,
+        held: HeldAnswers,
         metrics: LbMetrics,
         request_log: RequestLog,
     ) -> None:
@@ -65,6 +67,7 @@ class Face:
         self._relay = relay
         self._nodes = nodes
         self._limit = limit
+        self._held = held
         self._metrics = metrics
         self._log = request_log
         self._answers = metrics.answers.counts
@@ -112,6 +115,8 @@ class Face:
             raise
 
     async def _relayed(self, job: Waiting, body: bytes, high: bool, request_id: str | None) -> HttpResponse:
+        if self._held.full:
+            return self._held_full(request_id)
         placed = self._relay.submit(job)
         start = self._dispatcher.queue.sizes()
         logged = self._log.enabled
@@ -119,15 +124,26 @@ class Face:
             self._log.added(job, high, request_id, start)
         answer = await self._relay.complete(job, placed, body)
         if isinstance(answer, Refusal):
-            self._answers[5] += 1
-            log.warning("request refused", reason=answer.value, reqID=request_id)
-            return _text(503, answer.value, _RETRY_AFTER_S)
+            return self._refuse(answer, request_id)
         total_s = trio.current_time() - job.created
         end = self._dispatcher.queue.sizes()
+        headers = _headers(answer, total_s, start[job.priority], end[job.priority])
+        response = self._held.response(answer.status, answer.body, headers)
+        if response is None:
+            return self._held_full(request_id)
         self._answers[answer.status // 100] += 1
         if logged:
             self._log.completed(job, high, request_id, len(body), answer, total_s, end)
-        return _response(answer, total_s, start[job.priority], end[job.priority])
+        return response
+
+    def _held_full(self, request_id: str | None) -> HttpResponse:
+        self._metrics.refused[Refusal.HELD_FULL].inc()
+        return self._refuse(Refusal.HELD_FULL, request_id)
+
+    def _refuse(self, refusal: Refusal, request_id: str | None) -> HttpResponse:
+        self._answers[5] += 1
+        log.warning("request refused", reason=refusal.value, reqID=request_id)
+        return _text(503, refusal.value, _RETRY_AFTER_S)
 
     def _key(self, request: HttpRequest) -> str:
         """What a client says it is, else its address; a prefix keeps the one from being taken for the other."""
@@ -156,7 +172,7 @@ class Face:
         return HttpResponse(200)
 
 
-def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> HttpResponse:
+def _headers(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> Headers:
     lines = _ANSWER_LINES % (
         answer.content_type,
         int(answer.queue_s * 1e6),
@@ -165,7 +181,7 @@ def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: i
         size_at_start,
         size_at_end,
     )
-    return HttpResponse(answer.status, answer.body, Headers.encoded(lines))
+    return Headers.encoded(lines)
 
 
 def _not_allowed(*allowed: str) -> HttpResponse:
