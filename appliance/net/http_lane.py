@@ -251,7 +251,7 @@ class _PlainConnection:
         except BlockingIOError:
             data = await socket_io.receive(self._socket, _FIRST_RECEIVE_BYTES)
         except OSError:
-            data = b""
+            data = b""  # nothing was read, so that there is no answer that it could end
         if data:
             parser.feed(data)
             if parser.whole:
@@ -261,12 +261,16 @@ class _PlainConnection:
     async def _receive_rest(self, parser: AnswerParser, data: bytes) -> None:
         anything_read = bool(data)
         while data:
-            data = await socket_io.receive(self._socket, _RECEIVE_BYTES)
+            try:
+                data = await socket_io.receive_or_raise(self._socket, _RECEIVE_BYTES)
+            except OSError:
+                break
             if data:
                 parser.feed(data)
             if parser.whole:
                 return
-        parser.feed_eof()
+        else:
+            parser.feed_eof()  # behind an end, not behind a reset
         if not parser.whole:
             when = "in the middle of its answer" if anything_read else "before its answer"
             raise ConnectionBroken(f"{self._origin} closed {when}", nothing_read=not anything_read)
