@@ -27,12 +27,13 @@ _HEADERS: Final = (("content-type", "application/json"),)
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One call at one endpoint. ``sent`` is set before its first byte goes out."""
+    """One call at one endpoint. ``sent`` is set before its first byte goes out, ``resent`` when it goes out again."""
 
     method: str
     params: bytes
     repeatable: bool
     sent: bool = False
+    resent: bool = False
 
 
 class LinkEvents(Protocol):
@@ -160,6 +161,7 @@ class WebsocketLink:
                 if not again:
                     raise
                 again = False
+                attempt.resent = True
             await self._wait_down(rpc)
 
     async def stream(self, params: bytes, sink: Sink) -> NoReturn:
