@@ -12,6 +12,7 @@ from appliance.lb.dispatch import Slots
 from appliance.lb.node_health import HealthRules, NodeHealth
 from appliance.net.http_lane import Check, HttpLane, post_head
 from appliance.net.opening import Endpoint, Stream, parse_url
+from appliance.net.readiness import Readiness
 from appliance.net.tls import client_context, unverified_context
 
 
@@ -39,6 +40,7 @@ class Node(Slots):
         *,
         verifier: EvidenceVerifier | None = None,
         workers: int | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         workers = workers or uri.workers or settings.default_workers
         super().__init__(uri.shown, workers)
@@ -58,6 +60,7 @@ class Node(Slots):
             max_response_bytes=settings.max_response_bytes,
             connect_timeout_s=settings.connect_timeout_s,
             check=_evidence_check(uri.claim, verifier),
+            readiness=readiness,
         )
 
     def __repr__(self) -> str:

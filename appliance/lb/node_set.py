@@ -23,6 +23,7 @@ from appliance.lb.dispatch import Dispatcher
 from appliance.lb.node import Node, NodeSettings
 from appliance.lb.refused_nodes import RefusedNode
 from appliance.lb.relay import Relay, Waiting
+from appliance.net.readiness import Readiness
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("lb")
@@ -69,6 +70,7 @@ class NodeSet:
         store: NodeStore | None,
         verifiers: Verifiers,
         wall_clock: Callable[[], float] = time.time,
+        readiness: Readiness | None = None,
     ) -> None:
         self.problem: str | None = None
         self._dispatcher = dispatcher
@@ -78,6 +80,7 @@ class NodeSet:
         self._store = store
         self._verifiers = verifiers
         self._wall_clock = wall_clock
+        self._readiness = readiness
         self._nodes: dict[str, Node] = {}
         self._refused: dict[str, RefusedNode] = {}
         self._changing = trio.Lock()
@@ -197,7 +200,8 @@ class NodeSet:
 
     def _make(self, uri: NodeUri, source: str, workers: int | None) -> Node:
         verifier = verifier_for(uri, self._verifiers)
-        return Node(uri, source, self._settings, trio.current_time(), verifier=verifier, workers=workers)
+        now, readiness = trio.current_time(), self._readiness
+        return Node(uri, source, self._settings, now, verifier=verifier, workers=workers, readiness=readiness)
 
     def _start(self, node: Node) -> None:
         if self._nursery is None:

@@ -7,7 +7,7 @@ feeds what this host's log has got since (`feed`), so that an entry is known her
                      `--> SourceLink <- read <- Read <- log                       `--> Replace, Close, Requeue
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -34,12 +34,14 @@ from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
 from appliance.replication.source_link import SourceLink
 from appliance.wire.replication import (
+    MAX_AGE_S,
     Ack,
     AnyMessage,
     Closed,
     Committed,
     Entries,
     Hello,
+    Passed,
     Pruned,
     Refusal,
     Settled,
@@ -73,9 +75,9 @@ class Core(Ledger):
     """The whole of one host: what comes on its links, beside what is in its log (`Ledger`)."""
 
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
-        self._log_ids = dict(restored.known_logs)
         self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
+        self._storing: Counter[str] = Counter()  # batches on their way to the disk, also of links that ended
         super().__init__(settings, restored, now, wall_offset)
 
     # --- links ---
@@ -133,7 +135,8 @@ class Core(Ledger):
             raise Refused("this host's log was set back; it begins anew")
         cursor = hello.cursor if hello.cursor_log_id == self._settings.log_id else 0
         votes = hello.host_id in self._settings.voters and not hello.recovering
-        start = max(cursor, self._pruned)
+        # What is undecided here is sent again though it may be settled there: the answer is that host's vote.
+        start = max(min(cursor, self._order.committed), self._pruned)
         source.core = SourceLink(hello.host_id, hello.log_id, start, now, begun_at=self._order.seen, votes=votes)
         if votes:
             self._known_logs[hello.host_id] = hello.log_id
@@ -143,18 +146,31 @@ class Core(Ledger):
         self._do(Send(link, welcome))
         if self._pruned > cursor:
             self._do(Send(link, Pruned(self._pruned)))
-        for payload_id, at, decided in self._votes.own_ends():
-            self._do(Send(link, Closed(payload_id, at, decided)))
+        for payload_id, at in self._votes.dead_ends():
+            self._do(Send(link, self._closed_message(payload_id, at)))
+
+    def _is_lost(self, host: str, log_id: str) -> bool:
+        return host in self._settings.voters and self._log_ids.get(host, log_id) != log_id
 
     def _note_log(self, host: str, log_id: str, link: Link) -> None:
         """One log a host, and one link in each direction: what came before is of an earlier life."""
-        if self._log_ids.setdefault(host, log_id) != log_id:
+        self._check_names(host, log_id)
+        if self._is_lost(host, log_id):
             self._notice("lost_log", host=host, had=self._log_ids[host], has=log_id)
-            self._log_ids[host] = log_id
-            self._votes.forget(host)
+            self._forget(host)
             self._drop_orphans()
-        for other in self._links_of(host, log_id, like=link):
+        if host in self._settings.voters:
+            self._log_ids[host] = log_id
+        for other in self._links_of(host, like=link):
             self._end(other, "another link took its place")
+
+    def _check_names(self, host: str, log_id: str) -> None:
+        """Raise `Refused` for two hosts of one name, or of one log. A dead one's links end within seconds, by pings."""
+        for peer, other in self._connected_logs():
+            if peer == host and other != log_id:
+                raise Refused(f"host_id {host} is connected with another log: are there two of that name?")
+            if peer != host and other == log_id:
+                raise Refused(f"log {log_id} is that of {peer}: a copied folder?")
 
     def _drop_orphans(self) -> None:
         """Nobody follows a learner: what only a lost log had beside it is decided by nobody. The rest comes again."""
@@ -175,7 +191,7 @@ class Core(Ledger):
             return
         # What it holds comes in its own log, in its order: counted there, committed entries have one order everywhere.
         for place in found.ended:
-            self._votes.ended_at(core.peer, place.payload_id, place.index)
+            self._votes.ended_at(core.peer, place)
 
     def read(self, command: Read, records: Sequence[Record], now: float) -> None:
         """The answer to `Read`: in the log's order, as it was at some moment since."""
@@ -194,6 +210,7 @@ class Core(Ledger):
             self._do(Send(command.link, core.send(entries, now)))
         else:
             core.sent = command.through
+            self._do(Send(command.link, Passed(command.through)))
 
     def _wire_entry(self, record: Record, core: SourceLink, now: float) -> WireEntry:
         # Before the link began it may have lost what it had.
@@ -205,11 +222,17 @@ class Core(Ledger):
             record.block_number,
             record.encoding,
             record.builder,
-            max(0.0, now + self._wall_offset - record.received_at),
+            self._age(record, now),
             None if is_known else record.body,
             record.prefix,
             self._order.is_committed(record.position, (record.payload_id, record.index)),
         )
+
+    def _age(self, record: Record, now: float) -> float:
+        """By the steady clock while it matters, until the entry is committed; the wall clock may be set meanwhile."""
+        waiting = self._order.at(record.position)
+        age_s = now - waiting.born if waiting else now + self._wall_offset - record.received_at
+        return min(max(0.0, age_s), MAX_AGE_S)
 
     # --- the follower's side ---
 
@@ -233,6 +256,10 @@ class Core(Ledger):
         if not isinstance(message, Welcome):
             raise DecodeError(f"{type(message).__name__.lower()} is not what is expected here")
         judge_welcome(self._settings, message, following.peer, following.nonce)
+        if self._is_lost(message.host_id, message.log_id) and self._storing[message.host_id]:
+            # What of it is not decided is dropped, so all of it has to be in this log first.
+            self._end(link, "what its lost log sent is still on its way to the disk", failed=True)
+            return
         self._note_log(message.host_id, message.log_id, link)
         self._note_voters(message)
         position = following.cursor.position if following.cursor and following.cursor.log_id == message.log_id else 0
@@ -259,6 +286,7 @@ class Core(Ledger):
         records = tuple(self._received_record(entry, now) for entry in entries)
         late = frozenset(entry.position for entry in entries if self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
+        self._storing[core.peer] += 1
         self._do(core.store(link, records, late, committed))
 
     def _received_record(self, entry: WireEntry, now: float) -> _Received:
@@ -283,6 +311,7 @@ class Core(Ledger):
 
     def stored(self, store: Store, receipts: Sequence[Receipt], now: float) -> None:
         """The answer to `Store`, after the fsync and after what is new was fed."""
+        self._storing[store.peer] -= 1
         following = self._followings.get(store.link)
         if following is None or following.core is None:
             self._settle(now)
@@ -295,12 +324,19 @@ class Core(Ledger):
         else:
             self._hear(core, heard, store)
             self._do(Send(store.link, ack))
-            while following.deferred and not core.is_storing and store.link in self._followings:
-                self._told(core, following.deferred.popleft())
+            self._take_deferred(store.link, following, core)
         self._settle(now)
+
+    def _take_deferred(self, link: Link, following: Following, core: FollowerLink) -> None:
+        try:
+            while following.deferred and not core.is_storing and link in self._followings:
+                self._told(core, following.deferred.popleft())
+        except DecodeError as error:
+            self._end(link, str(error), failed=True)
 
     def store_failed(self, store: Store, reason: str, now: float) -> None:
         """The disk refused: nothing of the batch is there. The link begins again, later."""
+        self._storing[store.peer] -= 1
         if store.link in self._followings:
             self._end(store.link, reason, failed=True)
         self._settle(now)
@@ -341,10 +377,8 @@ class Core(Ledger):
 
     def _ended_here(self, heard: Heard, *, is_late: bool) -> None:
         payload_id, index = heard.place.key
-        if self._votes.ended(payload_id, index):
-            self._tell_closed(payload_id, index, decided=False)
-            if is_late:
-                self._notice("late", payload_id=payload_id, index=index)
+        if heard.is_sibling and self._votes.ended(payload_id, index) and is_late:
+            self._notice("late", payload_id=payload_id, index=index)
         self._votes.refused(payload_id)
 
     def _told(self, core: FollowerLink, message: AnyMessage) -> None:
@@ -353,15 +387,16 @@ class Core(Ledger):
             case Committed(places) if is_voter:
                 for place in places:
                     self._votes.word(Place(place.payload_id, place.index, place.prefix))
-            case Closed(payload_id, at, decided) if is_voter:
-                if core.votes:
-                    self._votes.ended_at(core.peer, payload_id, at)
-                if decided:
+            case Closed(payload_id, at, logs) if is_voter:
+                # It may have waited here while a voter's log was lost, and with it a vote that it rests on.
+                if all(self._log_ids.get(host, log_id) == log_id for host, log_id in logs.items()):
                     self._votes.dead_word(payload_id, at)
             case Pruned(through):
                 missed = core.pruned(through)
                 if missed:
                     self._notice("pruned", host=core.peer, positions=missed)
+            case Passed(through):
+                core.passed(through)
             case Settled(payload_id, state, block_hash):
                 self._do(FollowState(payload_id, state, block_hash))
             case _:
@@ -369,9 +404,8 @@ class Core(Ledger):
 
     # --- time ---
 
-    def tick(self, now: float, wall_offset: float) -> None:
+    def tick(self, now: float) -> None:
         """Time has passed; some 20 times a second."""
-        self._wall_offset = wall_offset
         self._end_overdue(now)
         self._order.give_up_waiting(now)
         for following in self._followings.values():

@@ -1,6 +1,6 @@
 """One host's core as a playbook: what comes in, what it asks for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
@@ -20,6 +20,7 @@ from appliance.replication.commands import (
     Read,
     Renew,
     Replace,
+    Requeue,
     SaveCursor,
     Send,
     SetRecovered,
@@ -30,6 +31,7 @@ from appliance.replication.core import Core
 from appliance.replication.links import ACK_S, HANDSHAKE_S
 from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
+from appliance.replication.source_link import WINDOW_BYTES, WINDOW_ENTRIES
 from appliance.wire.replication import (
     VERSION,
     Ack,
@@ -38,6 +40,7 @@ from appliance.wire.replication import (
     Committed,
     Entries,
     Hello,
+    Passed,
     Pruned,
     Refusal,
     Settled,
@@ -50,7 +53,7 @@ from tests.replication.simulation.disk import DiskLog
 SECRET = b"s" * 32
 NONCE = b"n" * 16
 ABC = frozenset("abc")
-P, Q = PayloadId("0x01"), PayloadId("0x02")
+P, Q, R = PayloadId("0x01"), PayloadId("0x02"), PayloadId("0x03")
 C = TypeVar("C")
 M = TypeVar("M", bound=AnyMessage)
 
@@ -128,7 +131,7 @@ class Played:
 
     def tick(self, now: float) -> None:
         self.now = now
-        self.core.tick(now, 0.0)
+        self.core.tick(now)
         self.play()
 
     def taken(self, kind: type[C]) -> list[C]:
@@ -260,6 +263,38 @@ def test_what_does_not_belong_on_a_link_ends_it(message: AnyMessage) -> None:
     assert [end.link for end in host.taken(End)] == (["new"] if isinstance(message, Ack) else ["new", link])
 
 
+@pytest.mark.parametrize("message", [Ack(0, [], []), Refusal("?"), Pruned(10**9)])
+def test_nonsense_while_the_disk_is_busy_ends_the_link_when_its_turn_comes(message: AnyMessage) -> None:
+    host = Played()
+    link = host.follow("b")
+    host.core.received(link, log_of("b", (P, 0, "x")), host.now)
+    host.core.received(link, message, host.now)
+    host.play()
+    assert [(end.link, end.failed) for end in host.taken(End)] == [(link, True)]
+
+
+def test_a_source_that_knows_no_window_is_cut_off() -> None:
+    host = Played()
+    link = host.follow("b")
+    (one,) = log_of("b", (P, 0, "x")).entries
+    for position in range(1, 5000):
+        host.core.received(link, Entries([structs.replace(one, position=position)]), host.now)
+    waiting = sum(isinstance(command, Store) for command in host.core.take_commands())
+    assert waiting == 2 * WINDOW_ENTRIES
+    assert host.core.following(link) is None
+
+
+def test_a_source_that_sends_bodies_without_end_is_cut_off() -> None:
+    host = Played()
+    link = host.follow("b")
+    (one,) = log_of("b", (P, 0, "x")).entries
+    for position in range(1, 10):
+        large = structs.replace(one, position=position, body=bytes(4 * 2**20))
+        host.core.received(link, Entries([large]), host.now)
+    assert sum(isinstance(command, Store) for command in host.core.take_commands()) == 2 * WINDOW_BYTES // 2**22
+    assert host.core.following(link) is None
+
+
 def test_what_comes_on_a_link_that_was_ended_is_ignored() -> None:
     host = Played()
     host.hear("nobody", Ack(0, [], []))
@@ -271,6 +306,34 @@ def test_of_two_links_of_one_follower_the_new_one_stays() -> None:
     old, new = host.serve("b"), host.serve("b")
     assert [end.link for end in host.taken(End)] == [old]
     assert host.core.serving(new) is not None
+
+
+@pytest.mark.parametrize("first", [Played.serve, Played.follow])
+def test_of_two_hosts_of_one_name_only_the_first_is_taken(first: Callable[..., str]) -> None:
+    host = Played()
+    link = first(host, "b", log_id="log-b")
+    others = [host.serve("b", log_id="another"), host.follow("b", log_id="another")]
+    reason = "host_id b is connected with another log: are there two of that name?"
+    assert host.taken(End) == [End(other, reason, True) for other in others]
+    assert host.core.serving(link) or host.core.following(link)
+    assert "lost_log" not in host.notices()
+
+
+def test_a_copied_log_is_refused_under_another_name() -> None:
+    host = Played()
+    host.follow("b")
+    link = host.serve("c", log_id="log-b")
+    assert host.taken(End) == [End(link, "log log-b is that of b: a copied folder?", True)]
+
+
+def test_learners_come_and_go_with_new_logs_and_nobody_minds() -> None:
+    learner = Played("l")
+    learner.follow("b")
+    learner.hear(learner.follow("c"), log_of("c", (P, 0, "x")))
+    learner.core.ended(learner.serve("m", log_id="old"), learner.now)
+    learner.serve("m", log_id="new")
+    assert learner.taken(Replace) == []
+    assert "lost_log" not in learner.notices()
 
 
 def test_handshakes_and_acknowledgements_have_their_time() -> None:
@@ -320,6 +383,27 @@ def test_a_message_that_comes_twice_is_stored_once() -> None:
     host.hear(link, message)
     host.hear(link, message)
     assert len(host.taken(Store)) == 1
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0])
+def test_a_wall_clock_that_is_set_makes_nothing_older(step_s: float) -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.core.set_clock(step_s)
+    host.now = 102.0
+    (sent,) = host.sent(host.serve("b"), Entries)
+    assert [entry.age_s for entry in sent.entries] == [2.0]
+
+
+def test_what_retention_has_removed_is_waited_for_no_more() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(Q, 0)
+    host.core.pruned(1)
+    assert host.core.open == 1
+    host.hear(host.follow("b"), log_of("b", (Q, 0, "x")))
+    assert [command.position for command in host.taken(CommitThrough)] == [2]
+    assert host.core.open == 0
 
 
 def test_followers_are_told_of_commits_after_what_they_were_sent() -> None:
@@ -395,7 +479,7 @@ def test_another_committed_body_for_what_is_committed_here_is_an_alarm() -> None
     assert "conflict" in learner.notices()
 
 
-def test_what_is_late_ends_its_payload_here_and_all_are_told() -> None:
+def test_what_is_late_ends_its_payload_here_and_who_brought_it_is_told() -> None:
     host = Played()
     follower = host.serve("c")
     host.now = 200.0
@@ -407,7 +491,7 @@ def test_what_is_late_ends_its_payload_here_and_all_are_told() -> None:
     host.hear(late, Entries([structs.replace(entry, age_s=50.0)]))
     assert host.disk.ends == {P: 0}
     assert host.sent(late, Ack) == [Ack(1, [], [1])]
-    assert host.sent(follower, Closed) == [Closed(P, 0, False)]
+    assert host.sent(follower, Closed) == []  # it is not dead while others may commit it
     assert "late" in host.notices()
 
 
@@ -453,6 +537,32 @@ def test_who_followed_another_log_of_a_host_says_so_while_it_has_no_vote() -> No
     assert not welcome.another_log
 
 
+def test_an_end_that_rests_on_a_lost_vote_is_not_believed() -> None:
+    host = Played(known_logs={"c": "log-c"})
+    host.originate(P, 0)
+    link = host.follow("b")
+    host.serve("c", log_id="a new one", recovering=True)
+    host.hear(link, Closed(P, 0, {"b": "log-b", "c": "log-c"}))  # it was long on its way
+    assert host.taken(Close) == []
+    host.hear(link, Closed(P, 0, {"b": "log-b", "c": "a new one"}))
+    assert host.taken(Close) == [Close(P, 0)]
+
+
+def test_an_end_that_was_being_written_when_a_vote_was_lost_is_told_to_nobody() -> None:
+    host = Played(known_logs={"b": "log-b", "c": "log-c"})
+    host.originate(P, 0)
+    follower = host.serve("b")
+    host.hear(host.follow("b"), log_of("b", (P, 0, "y")))
+    from_c = host.serve("c")
+    host.core.received(from_c, Ack(1, [], [1]), host.now)
+    (close,) = [command for command in host.core.take_commands() if isinstance(command, Close)]
+    host.core.ended(from_c, host.now)
+    host.serve("c", log_id="a new one", recovering=True)
+    host.core.closed(close, host.now)
+    host.play()
+    assert host.sent(follower, Closed) == []
+
+
 def test_the_cursor_of_a_host_without_a_vote_is_not_kept() -> None:
     host = Played()
     host.hear(host.follow("b", recovering=True), log_of("b", (P, 0, "x")))
@@ -480,7 +590,26 @@ def test_a_log_that_was_set_back_becomes_another_one() -> None:
 
 def test_a_learner_drops_what_only_a_lost_log_had() -> None:
     learner = Played("l")
-    learner.hear(learner.follow("b"), log_of("b", (P, 0, "x")))
+    link = learner.follow("b")
+    learner.hear(link, log_of("b", (P, 0, "x")))
+    assert learner.core.open == 1
+    learner.core.ended(link, learner.now)
+    learner.follow("b", log_id="a new one")
+    assert learner.taken(Replace) == [Replace(P, 0)]
+    assert learner.core.open == 0
+
+
+def test_a_learner_meets_a_lost_log_when_all_that_it_sent_is_here() -> None:
+    learner = Played("l")
+    link = learner.follow("b")
+    learner.core.received(link, log_of("b", (P, 0, "x")), learner.now)
+    (store,) = learner.core.take_commands()
+    assert isinstance(store, Store)
+    learner.core.ended(link, learner.now)
+    learner.follow("b", log_id="a new one")
+    assert "what its lost log sent is still on its way to the disk" in {end.reason for end in learner.taken(End)}
+    learner._carry_out(store)
+    learner.play()
     assert learner.core.open == 1
     learner.follow("b", log_id="a new one")
     assert learner.taken(Replace) == [Replace(P, 0)]
@@ -490,9 +619,71 @@ def test_a_learner_drops_what_only_a_lost_log_had() -> None:
 # --- the rest ---
 
 
+def test_what_is_undecided_is_sent_again_on_every_link() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(P, 1)
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    assert host.core.committed == 1
+    link = host.serve("c", cursor_log_id="log-a", cursor=2)  # settled there: it has ended the payload, perhaps
+    assert [entry.index for message in host.sent(link, Entries) for entry in message.entries] == [1]
+
+
+def test_a_host_that_ended_a_branch_that_is_gone_does_not_end_the_one_that_took_its_place() -> None:
+    host = Played()
+    link = host.serve("b")
+    other = host.serve("c")
+    host.originate(P, 0)
+    host.originate(P, 1)
+    host.hear(other, Ack(2, [], [1]))  # c ended P at 0, before it heard that x0 is committed
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    assert host.core.committed == 1
+    host.hear(link, Ack(2, [], [2]))
+    assert host.taken(Close) == []  # c may vote for x1 yet
+    host.hear(host.serve("c"), Ack(2, [], [2]))
+    assert host.taken(Close) == [Close(P, 1)]
+
+
+def test_followers_are_told_where_the_log_ends_though_its_last_entries_are_gone() -> None:
+    host = Played()
+    link = host.serve("b")
+    host.originate(P, 0)
+    host.originate(P, 1)
+    host.core._votes.dead_word(P, 0)
+    host.tick(100.1)
+    assert host.taken(Close) == [Close(P, 0)]
+    again = host.serve("c", cursor_log_id="log-a", cursor=0)
+    assert host.sent(again, Passed) == [Passed(2)]
+    assert host.sent(link, Passed) == []
+    follower = Played("c")
+    following = follower.follow("a", appended=2)
+    follower.hear(following, Passed(2))
+    link_state = follower.core.following(following)
+    assert link_state is not None
+    assert link_state.undoubted() == 2
+
+
+def test_what_comes_while_younger_entries_give_way_gives_way_too() -> None:
+    host = Played()
+    host.now = 101.0
+    host.originate(Q, 0, born=100.0)
+    host.core.received(host.follow("b"), log_of("b", (P, 0, "x"), born=98.0), host.now)
+    (store,) = (command for command in host.core.take_commands() if isinstance(command, Store))
+    host._carry_out(store)
+    (requeue,) = (command for command in host.core.take_commands() if isinstance(command, Requeue))
+    assert requeue == Requeue(Q, 0)
+    assert host.disk.append(R, 0, 1, "a", b"x0", 100.4, None)  # before the disk came to that
+    host.feed()
+    assert not [command for command in host.core.take_commands() if isinstance(command, Requeue)]
+    host.disk.requeue(Q, 0)
+    host.feed()
+    host.core.requeued(requeue, host.now)
+    assert Requeue(R, 0) in host.core.take_commands()
+
+
 def test_retention_at_the_source_is_told_and_alarmed_once() -> None:
     host = Played("b")
-    link = host.follow("a")
+    link = host.follow("a", appended=9)
     host.hear(link, Pruned(7))
     host.hear(link, Pruned(7))
     assert host.notices().count("pruned") == 1
@@ -553,7 +744,7 @@ def test_a_disk_that_refuses_ends_the_link_and_asks_for_changes_again() -> None:
     assert _ends(host.core.take_commands()) == [End(link, "disk full", True)]
     host.originate(P, 0, "mine")
     host.core._votes.word(log_place("x"))
-    host.core.tick(host.now, 0.0)
+    host.core.tick(host.now)
     (replace,) = (command for command in host.core.take_commands() if isinstance(command, Replace))
     host.core.change_failed(replace, host.now)
     assert replace in host.core.take_commands()
