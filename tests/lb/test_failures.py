@@ -17,7 +17,7 @@ from appliance.lb.service import LbSettings
 from appliance.net.http import HttpRequest, HttpResponse
 from tests.lb.world import CALL, COOL, SETTINGS, FakeNode, Gate, World, answers, fake_node, hang, world
 from tests.net.upstreams import Conversation, upstream
-from tests.support.eventually import eventually
+from tests.support.eventually import cancel_when, eventually
 
 FAST_TRACK = {"X-Fast-Track": "true"}
 HIGH = {"X-High-Priority": "true"}
@@ -243,7 +243,8 @@ async def test_a_client_that_goes_away_leaves_the_queue_at_once() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(expect, w, 200)
             await eventually(lambda: node.running == 1)
-            with trio.move_on_after(0.1):
+            with trio.CancelScope() as leaving:
+                nursery.start_soon(cancel_when, leaving, lambda: sum(w.sizes()) == 1)
                 await w.call()
             await eventually(lambda: sum(w.sizes()) == 0)
             gate.open_all()
@@ -255,8 +256,10 @@ async def test_a_client_that_goes_away_frees_its_worker_and_the_nodes_connection
     node = FakeNode(hang)
     nodes = NodeSettings(default_workers=1, health=HealthRules(check_interval_s=600.0))
     async with world(node, settings=replaced(nodes=nodes)) as w:
-        with trio.move_on_after(0.1):
-            await w.call()
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as leaving:
+                nursery.start_soon(cancel_when, leaving, lambda: node.running == 1)
+                await w.call()
         await eventually(lambda: node.running == 0)
         assert node.cancelled == 1
         node.behaviour = None
