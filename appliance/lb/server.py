@@ -54,7 +54,7 @@ class FaceSettings:
 class _Call(Waiting):
     """A request that is to be relayed."""
 
-    __slots__ = ("attempt", "body", "high", "request_id", "size_at_start")
+    __slots__ = ("body", "high", "request_id", "size_at_start")
 
     def __init__(self, priority: Priority, created: float, high: bool, request_id: str | None, body: bytes) -> None:
         super().__init__(priority, created)
@@ -62,7 +62,6 @@ class _Call(Waiting):
         self.request_id = request_id
         self.body = body
         self.size_at_start = 0
-        self.attempt: Attempt | None = None  # the first one, where it is under way
 
 
 class Face:
@@ -121,7 +120,7 @@ class Face:
             turn.hand_over(partial(self._complete, call, placed))
             return True
         told = partial(self._told, call, turn)
-        attempt = call.attempt = self._relay.begin(call, placed, call.body, call.created, told)
+        attempt = self._relay.begin(call, placed, call.body, call.created, told)
         if attempt.under_way:
             turn.on_cancel = partial(self._give_up, call, attempt)
         else:
@@ -173,12 +172,12 @@ class Face:
             raise
         return self._answer(call, answer)
 
-    def _told(self, call: "_Call", turn: Turn, answer: Answer | None) -> None:
+    def _told(self, call: "_Call", turn: Turn, attempt: Attempt, answer: Answer | None) -> None:
         """The first try is over; without an answer where there is more to do than to pass one on."""
         if answer is not None:
             turn.reply(self._answer(call, answer))
-        elif call.attempt is not None:
-            turn.hand_over(partial(self._resume, call, call.attempt))
+        else:
+            turn.hand_over(partial(self._resume, call, attempt))
 
     def _give_up(self, call: "_Call", attempt: Attempt) -> None:
         self._relay.give_up(attempt)

@@ -15,7 +15,7 @@ from appliance.net.readiness import Readiness
 from tests.net.upstreams import Conversation, Upstream, client_tls, echo_bodies, upstream
 from tests.support.eventually import eventually
 
-readinesses: list[Readiness | None] = [None]
+current: list[Readiness | None] = [None]
 
 
 @pytest.fixture(autouse=True, params=["in a task", "by callbacks"])
@@ -23,9 +23,9 @@ async def way(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncGen
     """Every test holds for both."""
     readiness = Readiness()
     nursery.start_soon(readiness.run)
-    readinesses.append(readiness if request.param == "by callbacks" else None)
+    current.append(readiness if request.param == "by callbacks" else None)
     yield
-    readinesses.pop()
+    current.pop()
 
 
 def lane_to(
@@ -39,14 +39,14 @@ def lane_to(
         max_response_bytes=max_response_bytes,
         connect_timeout_s=5.0,
         check=check,
-        readiness=readinesses[-1],
+        readiness=current[-1],
     )
 
 
 async def ask(lane: HttpLane, body: bytes = b"{}", url: str = "http://h/") -> LaneAnswer:
     """The answer, whichever way it comes."""
     head = b"%b%d\r\n\r\n" % (post_head(parse_url(url, "http", "https")), len(body))
-    if readinesses[-1] is None:
+    if current[-1] is None:
         return await lane.exchange(head, body, trio.current_time())
     told, answers = trio.Event(), list[LaneAnswer | None]()
 
@@ -251,7 +251,7 @@ async def test_an_open_lane_needs_no_task(way: None) -> None:
         lane, told = lane_to(url_of(made)), list[LaneAnswer | None]()
         await ask(lane)
         begun = await begin_quickly(lane, told)
-        assert begun == (readinesses[-1] is not None)
+        assert begun == (current[-1] is not None)
         if begun:
             assert [answer and answer.body for answer in told] == [b"{}"]
         else:
@@ -285,7 +285,7 @@ async def test_a_farewell_right_behind_an_answer_is_seen_before_the_next_request
 
     async with upstream(script) as made:
         lane = lane_to(url_of(made))
-        for number in range(3 if readinesses[-1] is not None else 1):  # who only looks after a while sees it later
+        for number in range(3 if current[-1] is not None else 1):  # who only looks after a while sees it later
             assert (await ask(lane)).body == b"%d" % number
             await trio.sleep(0.05)
         lane.close()

@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 
 from appliance.net.http import HttpRequest, HttpResponse
-from appliance.net.http_server import HttpLimits, Upgrade
+from appliance.net.http_server import HandOver, HttpLimits, Upgrade
 from appliance.net.quick_session import Turn
 from tests.net import serving
 from tests.net.serving import Peer, Running, running
@@ -38,7 +38,7 @@ class Quick:
     def _on_cancel(self) -> None:
         self.cancelled += 1
 
-    async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
+    async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade | HandOver:
         self.in_tasks += 1
         return answer_to(request)
 
