@@ -109,7 +109,7 @@ async def test_a_node_that_refuses_connections_is_tried_elsewhere_and_then_left_
 
 async def test_a_node_that_hangs_counts_as_failing_and_its_requests_go_elsewhere() -> None:
     hanging, good = FakeNode(hang), FakeNode()
-    rules = RelayRules(queue_timeout_s=30.0, handover_timeout_s=20.0, proxy_timeout_s=0.2)
+    rules = RelayRules(queue_timeout_s=30.0, handover_timeout_s=20.0, proxy_timeout_s=1.5)
     async with world(hanging, good, settings=replaced(relay=rules)) as w:
         async with trio.open_nursery() as nursery:
             for _ in range(6):
