@@ -10,6 +10,7 @@ import trio
 
 from appliance.domain.errors import ApplianceError
 from appliance.lb.dispatch import Dispatcher, Refusal
+from appliance.lb.held_answers import HeldAnswers
 from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
 from appliance.lb.node_set import NodeSet
@@ -73,6 +74,7 @@ class Face:
         relay: Relay,
         nodes: NodeSet,
         limit: RateLimit,
+        held: HeldAnswers,
         metrics: LbMetrics,
         request_log: RequestLog,
     ) -> None:
@@ -81,6 +83,7 @@ class Face:
         self._relay = relay
         self._nodes = nodes
         self._limit = limit
+        self._held = held
         self._metrics = metrics
         self._log = request_log
         self._answers = metrics.answers.counts
@@ -148,7 +151,7 @@ class Face:
         return _Call(priority, trio.current_time(), high, header("x-request-id"), request.body)
 
     def _submit(self, call: "_Call") -> Node | Refusal | None:
-        placed = self._relay.submit(call)
+        placed = Refusal.HELD_FULL if self._held.full else self._relay.submit(call)
         sizes = self._dispatcher.queue.sizes()
         call.size_at_start = sizes[call.priority]
         if not isinstance(placed, Refusal):
@@ -191,9 +194,14 @@ class Face:
             return _text(503, answer.value, _RETRY_AFTER_S)
         total_s = answer.at - call.created
         sizes = self._dispatcher.queue.sizes()
+        headers = _headers(answer, total_s, call.size_at_start, sizes[call.priority])
+        response = self._held.response(answer.status, answer.body, headers)
+        if response is None:
+            self._metrics.refused[Refusal.HELD_FULL].inc()
+            return self._answer(call, Refusal.HELD_FULL)
         self._answers[answer.status // 100] += 1
         self._log.completed(call, call.high, call.request_id, len(call.body), answer, total_s, sizes)
-        return _response(answer, total_s, call.size_at_start, sizes[call.priority])
+        return response
 
     def _key(self, request: HttpRequest) -> str:
         """What a client says it is, else its address; a prefix keeps the one from being taken for the other."""
@@ -230,7 +238,7 @@ async def _ready(response: HttpResponse) -> HttpResponse:
     return response
 
 
-def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> HttpResponse:
+def _headers(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> Headers:
     lines = _ANSWER_LINES % (
         answer.content_type,
         int(answer.queue_s * 1e6),
@@ -239,7 +247,7 @@ def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: i
         size_at_start,
         size_at_end,
     )
-    return HttpResponse(answer.status, answer.body, Headers.encoded(lines))
+    return Headers.encoded(lines)
 
 
 def _not_allowed(*allowed: str) -> HttpResponse:

@@ -286,8 +286,8 @@ class Core(Ledger):
         records = tuple(self._received_record(entry, now) for entry in entries)
         late = frozenset(entry.position for entry in entries if self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
-        self._storing[core.peer] += 1
         self._do(core.store(link, records, late, committed))
+        self._storing[core.peer] += 1
 
     def _received_record(self, entry: WireEntry, now: float) -> _Received:
         return _Received(

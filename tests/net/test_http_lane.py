@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.domain.errors import UnavailableError
 from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectFailed, ConnectionBroken, TimedOut
@@ -330,3 +331,26 @@ async def test_heads_have_what_the_node_needs() -> None:
         b"POST /path?x=1 HTTP/1.1\r\nhost: host:8545\r\nauthorization: Basic dXNlcjpwdw==\r\n"
         b"accept: application/json\r\ncontent-type: application/json\r\ncontent-length: "
     )
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n"])
+async def test_an_answer_that_ends_with_the_connection_is_not_whole_behind_a_reset(head: bytes, tls: bool) -> None:
+    seen = trio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(head + b"x" * 1000)
+        await seen.wait()
+        await conversation.reset()
+
+    async with upstream(script, tls=tls) as made, trio.open_nursery() as nursery:
+        lane = lane_to(url_of(made, tls=tls))
+
+        async def expect_broken() -> None:
+            with pytest.raises(ConnectionBroken):
+                await ask(lane)
+
+        nursery.start_soon(expect_broken)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        seen.set()
