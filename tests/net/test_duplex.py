@@ -24,6 +24,7 @@ HANDSHAKE = (
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 QUICK = DuplexLimits(ping_interval_s=0.05, pong_timeout_s=0.05)
+PATIENT = DuplexLimits(pong_timeout_s=60)
 Handler = Callable[[Duplex], Awaitable[None]]
 
 
@@ -285,7 +286,7 @@ async def test_frames_that_are_none_of_ours_end_the_connection(frame: bytes) -> 
 async def test_floods_of_small_frames_leave_the_others_their_turns(frame: bytes) -> None:
     """Pongs, or empty pieces of a message that does not end."""
     steps = Steps()
-    async with serving() as there, dial(there.url) as duplex, await raw(there.address) as stream:
+    async with serving(limits=PATIENT) as there, dial(there.url) as duplex, await raw(there.address) as stream:
         await stream.send_all(b"\x02\x80\x00\x00\x00\x00" if frame[0] == 0 else frame)
         trio.lowlevel.add_instrument(steps)
         await stream.send_all(frame * 40_000)
@@ -299,7 +300,7 @@ async def test_floods_of_small_frames_leave_the_others_their_turns(frame: bytes)
 
 
 async def test_pieces_of_a_message_cost_only_what_is_in_them() -> None:
-    async with serving() as there, await raw(there.address) as stream:
+    async with serving(limits=PATIENT) as there, await raw(there.address) as stream:
         await stream.send_all(b"\x02\x80\x00\x00\x00\x00")
         tracemalloc.start()
         await stream.send_all(b"\x00\x80\x00\x00\x00\x00" * 40_000 + b"\x89\x80\x00\x00\x00\x00")
