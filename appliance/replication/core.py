@@ -26,7 +26,7 @@ from appliance.replication.commands import (
     Send,
     Store,
 )
-from appliance.replication.follower_link import FollowerLink, Gap, Heard
+from appliance.replication.follower_link import SAVE_CURSOR_S, FollowerLink, Gap, Heard
 from appliance.replication.handshake import Refused, answer, greet, judge_hello, judge_welcome
 from appliance.replication.ledger import MAX_OPEN, Ledger
 from appliance.replication.links import Following, Source
@@ -51,7 +51,7 @@ MAX_DEFERRED: Final = 4096
 """Messages of one link that wait for the disk; then the link is ended, and begins again."""
 
 MAX_ORIGINS: Final = 16_384
-"""Entries of which it is remembered who sent them, so that their bodies are not sent back. Of older ones they are."""
+"""Entries of each peer that are known to be there, so that their bodies are not sent back. Of older ones they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Core(Ledger):
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
         self._log_ids = dict(restored.known_logs)
         self._known_logs = dict(restored.known_logs)
-        self._origins: OrderedDict[int, str] = OrderedDict()
+        self._origins: dict[str, OrderedDict[Place, None]] = {}
         super().__init__(settings, restored, now, wall_offset)
 
     # --- links ---
@@ -92,7 +92,10 @@ class Core(Ledger):
     def ended(self, link: Link, now: float) -> None:
         """A connection is gone."""
         self._sources.pop(link, None)
-        self._followings.pop(link, None)
+        following = self._followings.pop(link, None)
+        if following is not None and following.core is not None:
+            # A peer that comes back with an older log of the same name is known by how far it was followed.
+            self._save_cursor(following.core)
         self._settle(now)
 
     def received(self, link: Link, message: AnyMessage, now: float) -> None:
@@ -134,7 +137,8 @@ class Core(Ledger):
         cursor = hello.cursor if hello.cursor_log_id == self._settings.log_id else 0
         votes = hello.host_id in self._settings.voters and not hello.recovering
         start = max(cursor, self._pruned)
-        source.core = SourceLink(hello.host_id, hello.log_id, start, now, begun_at=self._order.seen, votes=votes)
+        source.core = SourceLink(hello.host_id, hello.log_id, start, now, votes=votes)
+        self._origins.pop(hello.host_id, None)  # before the link began it may have lost what it had
         if votes:
             self._known_logs[hello.host_id] = hello.log_id
         welcome = answer(
@@ -196,8 +200,7 @@ class Core(Ledger):
             core.sent = command.through
 
     def _wire_entry(self, record: Record, core: SourceLink, now: float) -> WireEntry:
-        # Before the link began it may have lost what it had.
-        is_known = record.position > core.begun_at and self._origins.get(record.position) == core.peer
+        is_known = Place(record.payload_id, record.index, record.prefix) in self._origins.get(core.peer, ())
         return WireEntry(
             record.position,
             record.payload_id,
@@ -259,6 +262,7 @@ class Core(Ledger):
         records = tuple(self._received_record(entry, now) for entry in entries)
         late = frozenset(entry.position for entry in entries if self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
+        self._remember_origin(core.peer, entries)
         self._do(core.store(link, records, late, committed))
 
     def _received_record(self, entry: WireEntry, now: float) -> _Received:
@@ -288,6 +292,7 @@ class Core(Ledger):
             self._settle(now)
             return
         core = following.core
+        core.stored_at = now
         try:
             ack, heard = core.stored(store, receipts)
         except Gap as error:
@@ -316,8 +321,6 @@ class Core(Ledger):
         for each in heard:
             place = each.place
             match each.verdict:
-                case Verdict.NEW if each.position is not None:
-                    self._remember_origin(each.position, core.peer)
                 case Verdict.REFUSED:
                     self._refused(core, each)
                 case Verdict.CLOSED:
@@ -328,10 +331,13 @@ class Core(Ledger):
             if is_voter and each.committed:
                 self._votes.word(place)
 
-    def _remember_origin(self, position: int, peer: str) -> None:
-        self._origins[position] = peer
-        if len(self._origins) > MAX_ORIGINS:
-            self._origins.popitem(last=False)
+    def _remember_origin(self, peer: str, entries: Iterable[WireEntry]) -> None:
+        """Before they are stored: this host's log is read for its followers as soon as they are on disk."""
+        known = self._origins.setdefault(peer, OrderedDict())
+        for entry in entries:
+            known[Place(entry.payload_id, entry.index, entry.prefix)] = None
+        while len(known) > MAX_ORIGINS:
+            known.popitem(last=False)
 
     def _refused(self, core: FollowerLink, heard: Heard) -> None:
         if heard.committed and not self._votes.is_open(heard.place.key):
@@ -375,8 +381,11 @@ class Core(Ledger):
         self._end_overdue(now)
         self._order.give_up_waiting(now)
         for following in self._followings.values():
-            core = following.core
-            if core is not None and core.keeps_cursor and not core.is_storing and core.cursor().position > core.saved:
-                core.saved = core.cursor().position
-                self._do(SaveCursor(core.peer, core.cursor()))
+            if following.core is not None and now - following.core.stored_at >= SAVE_CURSOR_S:
+                self._save_cursor(following.core)
         self._settle(now)
+
+    def _save_cursor(self, core: FollowerLink) -> None:
+        cursor = core.unsaved()
+        if cursor is not None:
+            self._do(SaveCursor(core.peer, cursor))

@@ -21,6 +21,10 @@ MAX_REFUSED: Final = 1024
 """Payloads of which a branch was refused on a link; of one that is forgotten a gap is seen where there is none, and the
 peer's log is followed from its start again."""
 
+SAVE_CURSOR_S: Final = 1.0
+"""A stream's cursors go to disk with its entries. One that has moved without any is saved when so long nothing came:
+a transaction of its own costs an fsync, for which the next flashblock would have to wait."""
+
 
 class Gap(RemoteError):
     """An entry came whose predecessor is not here: this peer's log has to be followed from its start again."""
@@ -50,6 +54,7 @@ class FollowerLink:
         self.votes = votes
         self.received = self.position = cursor.position
         self.saved = cursor.position
+        self.stored_at = 0.0
         self.issued = self.done = 0
         self._is_open = is_open
         self._unsettled: deque[tuple[int, Key]] = deque()
@@ -132,6 +137,13 @@ class FollowerLink:
     def cursor(self) -> Cursor:
         """How far the source's log is settled here; as durable as the commit point that is written with it."""
         return Cursor(self.log_id, self._before_open(self._unsettled))
+
+    def unsaved(self) -> Cursor | None:
+        """The cursor, where it is to be kept and is beyond what was given to the disk; that is noted."""
+        if not self.keeps_cursor or self.is_storing or self.cursor().position <= self.saved:
+            return None
+        self.saved = self.cursor().position
+        return self.cursor()
 
     def undoubted(self) -> int:
         """How far this host holds the source's log, or knows better."""
