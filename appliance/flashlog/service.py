@@ -31,7 +31,7 @@ from appliance.flashlog.spans import PayloadRecord
 from appliance.flashlog.state import LogState, OnState
 from appliance.flashlog.store import Removed, StateSet, Store
 from appliance.flashlog.tail import Tail, TailLimits
-from appliance.flashlog.threads import OwnThreads, RunSync
+from appliance.flashlog.threads import OwnThread, OwnThreads, RunSync
 from appliance.flashlog.writer import Writer
 
 DEFAULT_RETENTION = RetentionLimits()
@@ -278,6 +278,13 @@ class FlashLog:
         """Let retention wait, within its bound, for whoever needs what is after ``awaited()``."""
         self._housekeeping.awaited = awaited
 
+    def close(self) -> None:
+        """Refuse what is to be written from now on, and end the waiting; what was submitted is still done."""
+        if not self._state.commit_on_append:
+            self._writer.post(self.progress_note())  # a log that is closed in order starts where it ended
+        self._writer.close()
+        self._state.point.close()
+
     # --- positions ---
 
     @property
@@ -387,29 +394,35 @@ async def open_flashlog(
     Leaving the block writes what still waits.
     """
     metrics = metrics or FlashlogMetrics.create(CollectorRegistry())
-    write, read = run_sync or OwnThreads(1), run_sync or OwnThreads(READERS)
-    opened = await write(partial(open_files, replicated=not commit_on_append), folder, tail_limits)
-    try:
-        state = _state_of(opened, tail_limits, metrics, commit_on_append=commit_on_append)
-        writer = Writer(opened.files.store, write, metrics, state.note_outcomes)
+    with OwnThread("flashlog") as thread:
+        write, read = run_sync or thread, run_sync or OwnThreads(READERS)
+        opened = await write(partial(open_files, replicated=not commit_on_append), folder, tail_limits)
         readers = Readers(opened.files.database, read)
-        housekeeping = Housekeeping(writer, readers, retention, clock, state.note_removed)
-        log = FlashLog(opened, state, writer, readers, housekeeping, metrics, clock)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(writer.run)
-            nursery.start_soon(housekeeping.run, retention_interval_s)
-            try:
+        try:
+            state = _state_of(opened, tail_limits, metrics, commit_on_append=commit_on_append)
+            writer = Writer(opened.files.store, write, metrics, state.note_outcomes)
+            housekeeping = Housekeeping(writer, readers, retention, clock, state.note_removed)
+            log = FlashLog(opened, state, writer, readers, housekeeping, metrics, clock)
+            async with _running(log, writer, housekeeping, retention_interval_s):
                 yield log
-            finally:
-                if not commit_on_append:
-                    writer.post(log.progress_note())  # a log that is closed in order starts where it ended
-                writer.close()
-                state.point.close()
-                nursery.cancel_scope.cancel()  # the writer is shielded: it ends when its queue is empty
-    finally:
-        with trio.CancelScope(shield=True):
-            readers.close()
-            await write(opened.files.close)
+        finally:
+            with trio.CancelScope(shield=True):
+                readers.close()
+                await write(opened.files.close)
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    log: FlashLog, writer: Writer, housekeeping: Housekeeping, retention_interval_s: float
+) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        nursery.start_soon(housekeeping.run, retention_interval_s)
+        try:
+            yield
+        finally:
+            log.close()
+            nursery.cancel_scope.cancel()  # the writer is shielded: it ends when its queue is empty
 
 
 def _state_of(opened: OpenedLog, limits: TailLimits, metrics: FlashlogMetrics, *, commit_on_append: bool) -> LogState:
