@@ -217,10 +217,13 @@ class FlashLog:
         followed = await self._write(work)
         return followed is not None and followed.changed
 
-    async def set_cursor(self, peer: str, cursor: Cursor) -> None:
-        """Note how far ``peer``'s log was followed, apart from entries."""
-        self._cursors.pop(peer, None)
-        await self._write(lambda store: replica_jobs.set_cursor(store, peer, cursor))
+    def set_cursor(self, peer: str, cursor: Cursor) -> None:
+        """Note how far ``peer``'s log was followed, with the next transaction; nobody waits for it.
+
+        Where the disk refuses, the earlier one stays: what is sent again is held.
+        """
+        self._cursors[peer] = cursor
+        self._writer.post(self.progress_note())
 
     async def cursor_of(self, peer: str) -> Cursor | None:
         """How far ``peer``'s log was followed; None for one that never was."""

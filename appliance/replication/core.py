@@ -76,6 +76,7 @@ class Core(Ledger):
         self._log_ids = dict(restored.known_logs)
         self._known_logs = dict(restored.known_logs)
         self._origins: dict[str, OrderedDict[Place, None]] = {}
+        self._stored_at = now
         super().__init__(settings, restored, now, wall_offset)
 
     # --- links ---
@@ -287,12 +288,12 @@ class Core(Ledger):
 
     def stored(self, store: Store, receipts: Sequence[Receipt], now: float) -> None:
         """The answer to `Store`, after the fsync and after what is new was fed."""
+        self._stored_at = now
         following = self._followings.get(store.link)
         if following is None or following.core is None:
             self._settle(now)
             return
         core = following.core
-        core.stored_at = now
         try:
             ack, heard = core.stored(store, receipts)
         except Gap as error:
@@ -380,9 +381,10 @@ class Core(Ledger):
         self._wall_offset = wall_offset
         self._end_overdue(now)
         self._order.give_up_waiting(now)
-        for following in self._followings.values():
-            if following.core is not None and now - following.core.stored_at >= SAVE_CURSOR_S:
-                self._save_cursor(following.core)
+        if now - self._stored_at >= SAVE_CURSOR_S:
+            for following in self._followings.values():
+                if following.core is not None:
+                    self._save_cursor(following.core)
         self._settle(now)
 
     def _save_cursor(self, core: FollowerLink) -> None:

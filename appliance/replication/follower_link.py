@@ -21,9 +21,9 @@ MAX_REFUSED: Final = 1024
 """Payloads of which a branch was refused on a link; of one that is forgotten a gap is seen where there is none, and the
 peer's log is followed from its start again."""
 
-SAVE_CURSOR_S: Final = 1.0
-"""A stream's cursors go to disk with its entries. One that has moved without any is saved when so long nothing came:
-a transaction of its own costs an fsync, for which the next flashblock would have to wait."""
+SAVE_CURSOR_S: Final = 0.05
+"""A stream's cursors and commit point go to disk with its entries. What has moved since is saved when so long nothing
+came: a transaction of its own is an fsync, which would be in the way of the commit that is going on."""
 
 
 class Gap(RemoteError):
@@ -54,7 +54,6 @@ class FollowerLink:
         self.votes = votes
         self.received = self.position = cursor.position
         self.saved = cursor.position
-        self.stored_at = 0.0
         self.issued = self.done = 0
         self._is_open = is_open
         self._unsettled: deque[tuple[int, Key]] = deque()

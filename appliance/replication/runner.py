@@ -223,7 +223,7 @@ class Runner:
             case commands.SetRecovered():
                 await self._attempt(command, flashlog.set_recovering(recovering=False), core.recovered)
             case commands.SaveCursor(peer, cursor):
-                await self._try_to(flashlog.set_cursor(peer, cursor))
+                flashlog.set_cursor(peer, cursor)
             case commands.FollowState(payload_id, state, block_hash):
                 await self._try_to(flashlog.follow_state(payload_id, state, block_hash))
             case commands.Renew():

@@ -84,8 +84,11 @@ async def test_a_host_that_follows_has_the_same_bytes(log: FlashLog) -> None:
     assert await log.cursor_of("b") == Cursor("x", 2)
     assert log.statistics()["entries"] == 2
     assert [record.builder for record in log.recent_records(0, 9) or []] == ["a", "a"]
-    await log.set_cursor("b", Cursor("x", 1))
+    log.set_cursor("b", Cursor("x", 1))
+    log.set_cursor("c", Cursor("y", 4))
+    await log.set_recovering(recovering=False)  # behind them
     assert await log.cursor_of("b") == Cursor("x", 1)
+    assert await log.cursor_of("c") == Cursor("y", 4)
     record = await log.record(payload_id(1), 1)
     assert record is not None
     assert record.body == flashblock(1, 1).body

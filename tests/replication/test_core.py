@@ -486,7 +486,7 @@ def test_cursors_are_saved_when_more_is_settled_and_nothing_takes_them_to_disk()
     host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
     host.tick(100.0 + SAVE_CURSOR_S / 2)
     assert host.taken(SaveCursor) == []
-    host.tick(100.0 + SAVE_CURSOR_S)
+    host.tick(100.0 + 1.5 * SAVE_CURSOR_S)
     assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
     host.tick(100.0 + 3 * SAVE_CURSOR_S)
     assert host.taken(SaveCursor) == []
