@@ -10,7 +10,7 @@ from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.net.duplex import Duplex
 from appliance.replication.bell import Bell
 from appliance.wire import replication as wire
-from appliance.wire.replication import AnyMessage, Settled
+from appliance.wire.replication import AnyMessage, Entries, Settled
 
 if TYPE_CHECKING:
     from appliance.replication.runner import Runner
@@ -44,11 +44,14 @@ class Connection:
         return f"<Connection with {self.address}>"
 
     def send(self, message: AnyMessage) -> None:
-        """After what was sent before: at once where nothing waits, without a turn of the loop in between."""
+        """After what was sent before. Entries go out at once where nothing waits: a commit is waiting for them.
+
+        All else has time until the next turn of the loop, so that it does not hold up entries for another host.
+        """
         data = wire.encode(message)
-        if not self._outbox and not self._is_ending and self._duplex.send_now(data):
+        if isinstance(message, Entries) and not self._outbox and not self._is_ending and self._duplex.send_now(data):
             if self._states:
-                self._bell.ring()  # what was waiting for these entries
+                self._bell.ring()  # they may have waited for these entries
             return
         self._outbox.append(data)
         self._bell.ring()

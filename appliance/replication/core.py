@@ -51,7 +51,7 @@ MAX_DEFERRED: Final = 4096
 """Messages of one link that wait for the disk; then the link is ended, and begins again."""
 
 MAX_ORIGINS: Final = 16_384
-"""Entries of each peer that are known to be there, so that their bodies are not sent back. Of older ones they are."""
+"""Entries of which it is remembered who sent them, so that their bodies are not sent back. Of older ones they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ class Core(Ledger):
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
         self._log_ids = dict(restored.known_logs)
         self._known_logs = dict(restored.known_logs)
-        self._origins: dict[str, OrderedDict[Place, None]] = {}
+        self._origins: OrderedDict[int, str] = OrderedDict()
+        self._incoming: dict[Place, str] = {}  # what is being stored, and whose it is: within the links' windows
         self._stored_at = now
         super().__init__(settings, restored, now, wall_offset)
 
@@ -138,8 +139,8 @@ class Core(Ledger):
         cursor = hello.cursor if hello.cursor_log_id == self._settings.log_id else 0
         votes = hello.host_id in self._settings.voters and not hello.recovering
         start = max(cursor, self._pruned)
-        source.core = SourceLink(hello.host_id, hello.log_id, start, now, votes=votes)
-        self._origins.pop(hello.host_id, None)  # before the link began it may have lost what it had
+        source.core = SourceLink(hello.host_id, hello.log_id, start, now, begun_at=self._order.seen, votes=votes)
+        self._incoming = {place: peer for place, peer in self._incoming.items() if peer != hello.host_id}
         if votes:
             self._known_logs[hello.host_id] = hello.log_id
         welcome = answer(
@@ -201,7 +202,8 @@ class Core(Ledger):
             core.sent = command.through
 
     def _wire_entry(self, record: Record, core: SourceLink, now: float) -> WireEntry:
-        is_known = Place(record.payload_id, record.index, record.prefix) in self._origins.get(core.peer, ())
+        # Before the link began it may have lost what it had.
+        is_known = record.position > core.begun_at and self._origins.get(record.position) == core.peer
         return WireEntry(
             record.position,
             record.payload_id,
@@ -263,7 +265,7 @@ class Core(Ledger):
         records = tuple(self._received_record(entry, now) for entry in entries)
         late = frozenset(entry.position for entry in entries if self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
-        self._remember_origin(core.peer, entries)
+        self._incoming.update((Place(entry.payload_id, entry.index, entry.prefix), core.peer) for entry in entries)
         self._do(core.store(link, records, late, committed))
 
     def _received_record(self, entry: WireEntry, now: float) -> _Received:
@@ -289,6 +291,7 @@ class Core(Ledger):
     def stored(self, store: Store, receipts: Sequence[Receipt], now: float) -> None:
         """The answer to `Store`, after the fsync and after what is new was fed."""
         self._stored_at = now
+        self._forget_incoming(store)
         following = self._followings.get(store.link)
         if following is None or following.core is None:
             self._settle(now)
@@ -307,6 +310,7 @@ class Core(Ledger):
 
     def store_failed(self, store: Store, reason: str, now: float) -> None:
         """The disk refused: nothing of the batch is there. The link begins again, later."""
+        self._forget_incoming(store)
         if store.link in self._followings:
             self._end(store.link, reason, failed=True)
         self._settle(now)
@@ -332,13 +336,22 @@ class Core(Ledger):
             if is_voter and each.committed:
                 self._votes.word(place)
 
-    def _remember_origin(self, peer: str, entries: Iterable[WireEntry]) -> None:
-        """Before they are stored: this host's log is read for its followers as soon as they are on disk."""
-        known = self._origins.setdefault(peer, OrderedDict())
-        for entry in entries:
-            known[Place(entry.payload_id, entry.index, entry.prefix)] = None
-        while len(known) > MAX_ORIGINS:
-            known.popitem(last=False)
+    def feed(self, records: Sequence[Record], through: int, now: float) -> None:
+        """What this host's log has after `seen`. It is read for followers at once, before `stored` says who sent it."""
+        for record in records:
+            peer = self._incoming.get(Place(record.payload_id, record.index, record.prefix))
+            if peer is not None:
+                self._remember_origin(record.position, peer)
+        super().feed(records, through, now)
+
+    def _remember_origin(self, position: int, peer: str) -> None:
+        self._origins[position] = peer
+        if len(self._origins) > MAX_ORIGINS:
+            self._origins.popitem(last=False)
+
+    def _forget_incoming(self, store: Store) -> None:
+        for entry in store.entries:
+            self._incoming.pop(Place(entry.payload_id, entry.index, entry.prefix), None)
 
     def _refused(self, core: FollowerLink, heard: Heard) -> None:
         if heard.committed and not self._votes.is_open(heard.place.key):

@@ -43,13 +43,14 @@ class _Sent:
 class SourceLink:
     """One follower of this host's log, once it is welcome. ``votes``: what it has on its disk counts.
 
-    It is sent what comes after ``start``.
+    It is sent what comes after ``start``; ``begun_at`` is where this log was when the link began.
     """
 
-    def __init__(self, peer: str, log_id: str, start: int, now: float, *, votes: bool) -> None:
+    def __init__(self, peer: str, log_id: str, start: int, now: float, *, begun_at: int, votes: bool) -> None:
         self.peer = peer
         self.log_id = log_id
         self.votes = votes
+        self.begun_at = begun_at
         self.sent = self.acked = start
         self.heard_at = now
         self.held = self.refused = 0

@@ -26,7 +26,7 @@ def place(index: int) -> Place:
 
 
 def source() -> SourceLink:
-    return SourceLink("b", "log", 0, 0.0, votes=True)
+    return SourceLink("b", "log", 0, 0.0, begun_at=0, votes=True)
 
 
 def room(link: SourceLink) -> bool:
