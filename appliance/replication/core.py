@@ -7,7 +7,7 @@ feeds what this host's log has got since (`feed`), so that an entry is known her
                      `--> SourceLink <- read <- Read <- log                       `--> Replace, Close, Requeue
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -40,6 +40,7 @@ from appliance.wire.replication import (
     Committed,
     Entries,
     Hello,
+    Passed,
     Pruned,
     Refusal,
     Settled,
@@ -78,6 +79,7 @@ class Core(Ledger):
         self._origins: OrderedDict[int, str] = OrderedDict()
         self._incoming: dict[Place, str] = {}  # what is being stored, and whose it is: within the links' windows
         self._stored_at = now
+        self._storing: Counter[str] = Counter()  # batches on their way to the disk, also of links that ended
         super().__init__(settings, restored, now, wall_offset)
 
     # --- links ---
@@ -138,7 +140,8 @@ class Core(Ledger):
             raise Refused("this host's log was set back; it begins anew")
         cursor = hello.cursor if hello.cursor_log_id == self._settings.log_id else 0
         votes = hello.host_id in self._settings.voters and not hello.recovering
-        start = max(cursor, self._pruned)
+        # What is undecided here is sent again though it may be settled there: the answer is that host's vote.
+        start = max(min(cursor, self._order.committed), self._pruned)
         source.core = SourceLink(hello.host_id, hello.log_id, start, now, begun_at=self._order.seen, votes=votes)
         self._incoming = {place: peer for place, peer in self._incoming.items() if peer != hello.host_id}
         if votes:
@@ -149,16 +152,19 @@ class Core(Ledger):
         self._do(Send(link, welcome))
         if self._pruned > cursor:
             self._do(Send(link, Pruned(self._pruned)))
-        for payload_id, at, decided in self._votes.own_ends():
-            self._do(Send(link, Closed(payload_id, at, decided)))
+        for payload_id, at in self._votes.dead_ends():
+            self._do(Send(link, Closed(payload_id, at)))
+
+    def _is_lost(self, host: str, log_id: str) -> bool:
+        return self._log_ids.get(host, log_id) != log_id
 
     def _note_log(self, host: str, log_id: str, link: Link) -> None:
         """One log a host, and one link in each direction: what came before is of an earlier life."""
-        if self._log_ids.setdefault(host, log_id) != log_id:
+        if self._is_lost(host, log_id):
             self._notice("lost_log", host=host, had=self._log_ids[host], has=log_id)
-            self._log_ids[host] = log_id
             self._votes.forget(host)
             self._drop_orphans()
+        self._log_ids[host] = log_id
         for other in self._links_of(host, log_id, like=link):
             self._end(other, "another link took its place")
 
@@ -181,7 +187,7 @@ class Core(Ledger):
             return
         # What it holds comes in its own log, in its order: counted there, committed entries have one order everywhere.
         for place in found.ended:
-            self._votes.ended_at(core.peer, place.payload_id, place.index)
+            self._votes.ended_at(core.peer, place)
 
     def read(self, command: Read, records: Sequence[Record], now: float) -> None:
         """The answer to `Read`: in the log's order, as it was at some moment since."""
@@ -200,6 +206,7 @@ class Core(Ledger):
             self._do(Send(command.link, core.send(entries, now)))
         else:
             core.sent = command.through
+            self._do(Send(command.link, Passed(command.through)))
 
     def _wire_entry(self, record: Record, core: SourceLink, now: float) -> WireEntry:
         # Before the link began it may have lost what it had.
@@ -239,6 +246,10 @@ class Core(Ledger):
         if not isinstance(message, Welcome):
             raise DecodeError(f"{type(message).__name__.lower()} is not what is expected here")
         judge_welcome(self._settings, message, following.peer, following.nonce)
+        if self._is_lost(message.host_id, message.log_id) and self._storing[message.host_id]:
+            # What of it is not decided is dropped, so all of it has to be in this log first.
+            self._end(link, "what its lost log sent is still on its way to the disk", failed=True)
+            return
         self._note_log(message.host_id, message.log_id, link)
         self._note_voters(message)
         position = following.cursor.position if following.cursor and following.cursor.log_id == message.log_id else 0
@@ -266,6 +277,7 @@ class Core(Ledger):
         late = frozenset(entry.position for entry in entries if self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
         self._incoming.update((Place(entry.payload_id, entry.index, entry.prefix), core.peer) for entry in entries)
+        self._storing[core.peer] += 1
         self._do(core.store(link, records, late, committed))
 
     def _received_record(self, entry: WireEntry, now: float) -> _Received:
@@ -292,6 +304,7 @@ class Core(Ledger):
         """The answer to `Store`, after the fsync and after what is new was fed."""
         self._stored_at = now
         self._forget_incoming(store)
+        self._storing[store.peer] -= 1
         following = self._followings.get(store.link)
         if following is None or following.core is None:
             self._settle(now)
@@ -311,6 +324,7 @@ class Core(Ledger):
     def store_failed(self, store: Store, reason: str, now: float) -> None:
         """The disk refused: nothing of the batch is there. The link begins again, later."""
         self._forget_incoming(store)
+        self._storing[store.peer] -= 1
         if store.link in self._followings:
             self._end(store.link, reason, failed=True)
         self._settle(now)
@@ -361,10 +375,8 @@ class Core(Ledger):
 
     def _ended_here(self, heard: Heard, *, is_late: bool) -> None:
         payload_id, index = heard.place.key
-        if self._votes.ended(payload_id, index):
-            self._tell_closed(payload_id, index, decided=False)
-            if is_late:
-                self._notice("late", payload_id=payload_id, index=index)
+        if heard.is_sibling and self._votes.ended(payload_id, index) and is_late:
+            self._notice("late", payload_id=payload_id, index=index)
         self._votes.refused(payload_id)
 
     def _told(self, core: FollowerLink, message: AnyMessage) -> None:
@@ -373,15 +385,14 @@ class Core(Ledger):
             case Committed(places) if is_voter:
                 for place in places:
                     self._votes.word(Place(place.payload_id, place.index, place.prefix))
-            case Closed(payload_id, at, decided) if is_voter:
-                if core.votes:
-                    self._votes.ended_at(core.peer, payload_id, at)
-                if decided:
-                    self._votes.dead_word(payload_id, at)
+            case Closed(payload_id, at) if is_voter:
+                self._votes.dead_word(payload_id, at)
             case Pruned(through):
                 missed = core.pruned(through)
                 if missed:
                     self._notice("pruned", host=core.peer, positions=missed)
+            case Passed(through):
+                core.passed(through)
             case Settled(payload_id, state, block_hash):
                 self._do(FollowState(payload_id, state, block_hash))
             case _:

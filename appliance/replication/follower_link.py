@@ -52,8 +52,8 @@ class FollowerLink:
         self.keeps_cursor = keeps_cursor
         self.log_id = cursor.log_id
         self.votes = votes
-        self.received = self.position = cursor.position
-        self.saved = cursor.position
+        self.received = 0  # on this link, which may begin before the cursor
+        self.position = self.saved = cursor.position
         self.issued = self.done = 0
         self._is_open = is_open
         self._unsettled: deque[tuple[int, Key]] = deque()
@@ -76,11 +76,14 @@ class FollowerLink:
 
     def pruned(self, through: int) -> int:
         """How many positions of the source's log are gone that were never seen here."""
-        missed = max(0, through - self.received)
-        self.received = max(self.received, through)
-        if not self.is_storing:
-            self.position = max(self.position, through)
+        missed = max(0, through - max(self.received, self.position))
+        self.passed(through)
         return missed
+
+    def passed(self, through: int) -> None:
+        """Nothing more comes up to there; asked when nothing is on its way to the disk."""
+        self.received = max(self.received, through)
+        self.position = max(self.position, through)
 
     def store(self, link: Link, entries: tuple[Replica, ...], late: frozenset[int], committed: frozenset[int]) -> Store:
         """The command that puts the next entries into this host's log."""
@@ -111,7 +114,7 @@ class FollowerLink:
             if each.verdict in (Verdict.REFUSED, Verdict.OUT_OF_ORDER):
                 refused.append(entry.position)
                 self._remember_refused(each.place.payload_id)
-            elif each.verdict is Verdict.CLOSED or (each.verdict is Verdict.PASSED and not each.committed):
+            elif self._is_end(each):
                 ended.append(entry.position)
         self._in_doubt.extend(
             (entry.position, each.place.key)
@@ -120,6 +123,16 @@ class FollowerLink:
         )
         self.position = max(self.position, store.entries[-1].position)
         return Ack(store.entries[-1].position, refused, ended), heard
+
+    @staticmethod
+    def _is_end(heard: Heard) -> bool:
+        """Whether this log takes nothing at exactly this place of this branch.
+
+        A tombstone before it says less: that one goes when the branch is committed there.
+        """
+        if heard.verdict is Verdict.PASSED:
+            return not heard.committed
+        return heard.verdict is Verdict.CLOSED and heard.is_sibling
 
     def _check_gap(self, heard: Heard) -> None:
         is_behind_refused = heard.place.payload_id in self._refused

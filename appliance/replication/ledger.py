@@ -56,6 +56,7 @@ class Ledger(Links):
         self._pruned = restored.pruned
         self._newest: Waiting | None = None
         self._replaced: OrderedDict[PayloadId, None] = OrderedDict()
+        self._giving_way: dict[PayloadId, int] = {}  # to what is older; and where the log ended when that was seen
         self._blocked_since: float | None = None
         self._changing: set[PayloadId] = set()
         self._epoch = 0
@@ -109,17 +110,29 @@ class Ledger(Links):
                 break
             self._appended = max(self._appended, record.position)
             place = Place(record.payload_id, record.index, record.prefix)
-            born = min(now, record.received_at - self._wall_offset)
+            born = max(min(now, record.received_at - self._wall_offset), self._order.born_before(place))
             waiting = Waiting(record.position, place, now, born)
             is_new = self._order.held(waiting)
             self._votes.held(place)
-            if is_new:
-                # What is younger stands behind it where it was counted first; so here, too, while nobody has seen it.
-                by_s = 0.0 if record.payload_id in self._replaced else self._settings.late_after_s
-                self._requeue(self._order.younger(waiting, by_s, LOOKED_AT))
+            self._give_way_to(waiting, is_new=is_new)
         else:
             self._order.seen = max(self._order.seen, through)
         self._settle(now)
+
+    def _give_way_to(self, older: Waiting, *, is_new: bool) -> None:
+        """What is younger stands behind it where it was counted first; so here, too, while nobody has seen it."""
+        payload_id = older.place.payload_id
+        if is_new:
+            by_s = 0.0 if payload_id in self._replaced else self._settings.late_after_s
+            younger = self._order.younger(older, by_s, LOOKED_AT)
+        elif payload_id in self._giving_way:  # it was moved itself, and something younger came before it was
+            by_s = self._settings.late_after_s / 2
+            younger = self._order.younger(older, by_s, LOOKED_AT, after=self._giving_way[payload_id])
+        else:
+            return
+        moving = {waiting.place.payload_id for waiting in younger} - self._changing
+        if self._requeue(younger):
+            self._giving_way.update(dict.fromkeys(moving, self._order.seen))
 
     def pruned(self, position: int) -> None:
         """Retention removed everything up to a position."""
@@ -152,7 +165,7 @@ class Ledger(Links):
         positions = self._remove(command.payload_id, command.at)
         self._votes.ended(command.payload_id, command.at)
         self._votes.dead_word(command.payload_id, command.at)
-        self._tell_closed(command.payload_id, command.at, decided=True)
+        self._tell_closed(command.payload_id, command.at)
         self._notice("closed", payload_id=command.payload_id, index=command.at, entries=len(positions))
         self._settle(now)
 
@@ -188,6 +201,7 @@ class Ledger(Links):
 
     def _changed(self, payload_id: PayloadId) -> None:
         self._changing.discard(payload_id)
+        self._giving_way.pop(payload_id, None)
         self._order.frozen.discard(payload_id)
         self._votes.touch(payload_id)
 
@@ -216,7 +230,7 @@ class Ledger(Links):
             case Dead(payload_id, index):
                 self._change(Close(payload_id, index))
             case Ended(payload_id, index):
-                self._tell_closed(payload_id, index, decided=True)
+                self._tell_closed(payload_id, index)
         return ()
 
     def _change(self, command: Replace | Close | Requeue) -> None:
@@ -249,15 +263,16 @@ class Ledger(Links):
         if is_overdue or self._votes.is_contested(blocking.place.key):
             self._requeue(self._order.undecided(MAX_MOVED + 1))
 
-    def _requeue(self, entries: Sequence[Waiting]) -> None:
-        """Move entries to the end of the log, in their order: whole payloads from an index on."""
+    def _requeue(self, entries: Sequence[Waiting]) -> bool:
+        """Move entries to the end of the log, in their order: whole payloads from an index on. Not too many of them."""
         if len(entries) > MAX_MOVED:
-            return
+            return False
         first: dict[PayloadId, int] = {}
         for waiting in entries:
             first.setdefault(waiting.place.payload_id, waiting.place.index)
         for payload_id, index in first.items():
             self._change(Requeue(payload_id, index))
+        return True
 
     def _recover(self) -> None:
         if not self.recovering or self._is_setting_recovered:

@@ -89,10 +89,10 @@ class Links:
             if following.core is not None and following.core.has_unsettled(payload_id, from_index):
                 self._end(link, "a branch is fetched again")
 
-    def _tell_closed(self, payload_id: PayloadId, at: int, *, decided: bool) -> None:
+    def _tell_closed(self, payload_id: PayloadId, at: int) -> None:
         for link, source in self._sources.items():
             if source.core is not None:
-                self._do(Send(link, Closed(payload_id, at, decided)))
+                self._do(Send(link, Closed(payload_id, at)))
 
     def _end_overdue(self, now: float) -> None:
         opened: list[tuple[Link, Source | Following]] = [*self._sources.items(), *self._followings.items()]

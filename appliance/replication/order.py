@@ -68,6 +68,11 @@ class CommitOrder:
         self._position_of[waiting.place.key] = waiting.position
         return before is None
 
+    def born_before(self, place: Place) -> float:
+        """When its predecessor was born, where it is open. An entry is no older, or giving way could go in circles."""
+        position = self._position_of.get((place.payload_id, place.index - 1))
+        return -math.inf if position is None else self._open[position].born
+
     def decide(self, key: Key) -> Place:
         """An entry is committed."""
         self._decided.add(key)
@@ -138,15 +143,16 @@ class CommitOrder:
     def _is_undecided(self, waiting: Waiting) -> bool:
         return waiting.place.key not in self._decided
 
-    def younger(self, than: Waiting, by_s: float, limit: int) -> list[Waiting]:
-        """Entries of other payloads that stand before one that is older than they are, in log order.
+    def younger(self, than: Waiting, by_s: float, limit: int, after: int = 0) -> list[Waiting]:
+        """Entries of other payloads that stand before one that is older than they are, the oldest first.
 
-        Of the last ``limit`` of the log; positions say nothing of ages where something gave way before.
+        Of the last ``limit`` of the log that come ``after``; positions say nothing of ages where something gave way.
         """
         if than.born + by_s >= self._youngest:  # as nearly always
             return []
         last = islice(reversed(self._open.values()), limit)
-        return [each for each in last if self._stands_before(each, than, by_s)][::-1]
+        found = [each for each in last if each.position > after and self._stands_before(each, than, by_s)]
+        return sorted(found, key=lambda each: (each.born, each.position))
 
     def _stands_before(self, waiting: Waiting, older: Waiting, by_s: float) -> bool:
         is_other = waiting.place.payload_id != older.place.payload_id

@@ -95,7 +95,7 @@ class Votes:
         self._quorum = quorum
         self._races: dict[PayloadId, _Race] = {}
         self._touched: dict[PayloadId, None] = {}  # in order, so that the same inputs give the same outputs
-        self._ends: dict[str, OrderedDict[PayloadId, frozenset[int]]] = {}
+        self._ends: dict[str, OrderedDict[PayloadId, dict[int, bytes]]] = {}  # instead of which entry of this log
         self._own_ends: OrderedDict[PayloadId, int] = OrderedDict()
         self._dead: OrderedDict[PayloadId, int] = OrderedDict()
 
@@ -133,6 +133,9 @@ class Votes:
         for known in (race.own, race.votes, race.words):
             for index in [index for index in known if index >= from_index]:
                 del known[index]
+        for ends in self._ends.values():
+            for index in [index for index in ends.get(payload_id, ()) if index >= from_index]:
+                del ends[payload_id][index]
         if race.own:
             self._touch(payload_id)
         else:
@@ -162,9 +165,9 @@ class Votes:
         """Judge a payload again."""
         self._touch(payload_id)
 
-    def own_ends(self) -> list[tuple[PayloadId, int, bool]]:
-        """This log's tombstones, and of each whether it is known that nothing can be committed there."""
-        return [(payload_id, at, self._is_dead_word(payload_id, at)) for payload_id, at in self._own_ends.items()]
+    def dead_ends(self) -> list[tuple[PayloadId, int]]:
+        """This log's tombstones where it is known that nothing can be committed."""
+        return [(payload_id, at) for payload_id, at in self._own_ends.items() if self._is_dead_word(payload_id, at)]
 
     def may_vote(self, own: str) -> None:
         """What this log holds counts from now on."""
@@ -188,13 +191,13 @@ class Votes:
             race.words[place.index] = place.prefix
             self._touch(place.payload_id)
 
-    def ended_at(self, host: str, payload_id: PayloadId, at: int) -> None:
-        """A voter has a tombstone."""
+    def ended_at(self, host: str, place: Place) -> None:
+        """A voter has all before an entry of this log as it is here, and a tombstone instead of it."""
         if host in self._voters:
             ends = self._ends.setdefault(host, OrderedDict())
-            ends[payload_id] = ends.pop(payload_id, frozenset()) | {at}
+            ends[place.payload_id] = {**ends.pop(place.payload_id, {}), place.index: place.prefix}
             _bound(ends)
-            self._touch(payload_id)
+            self._touch(place.payload_id)
 
     def dead_word(self, payload_id: PayloadId, at: int) -> None:
         """A voter knows that nothing can be committed from there on."""
@@ -228,8 +231,9 @@ class Votes:
         if race is None:
             return False
         others = race.votes.get(key[1], {}).values()
-        return any(vote.prefix != race.own.get(key[1]) for vote in others) or any(
-            min(ends.get(key[0], (key[1] + 1,))) <= key[1] for ends in self._ends.values()
+        own = race.own.get(key[1])
+        return any(vote.prefix != own for vote in others) or any(
+            self._has_ended(host, key[0], key[1], own) for host in self._ends
         )
 
     def judge(self) -> list[Outcome]:
@@ -294,14 +298,17 @@ class Votes:
         return best + open_votes < self._quorum
 
     def _is_fixed(self, host: str, payload_id: PayloadId, race: _Race, index: int) -> bool:
-        # An end before this index lost: something is committed there, and the host will go on from that.
+        # An end before this index lost, and so did one on another branch: the host will go on from what is committed.
         if host == self.own:
             return index in race.own or self._own_ends.get(payload_id) == index
-        ends = self._ends.get(host)
-        if ends is not None and index in ends.get(payload_id, ()):
+        if self._has_ended(host, payload_id, index, race.own.get(index)):
             return True
         vote = race.votes.get(index, {}).get(host)
         return vote is not None and vote.fixed
+
+    def _has_ended(self, host: str, payload_id: PayloadId, index: int, own: bytes | None) -> bool:
+        ends = self._ends.get(host)
+        return ends is not None and own is not None and ends.get(payload_id, {}).get(index) == own
 
     def _is_dead_word(self, payload_id: PayloadId, index: int) -> bool:
         return self._dead.get(payload_id, index + 1) <= index

@@ -124,11 +124,10 @@ class Settled(Message, frozen=True, array_like=True, tag="settled"):
 
 
 class Closed(Message, frozen=True, array_like=True, tag="closed"):
-    """The source takes nothing of the payload from index ``at`` on. ``decided``: nothing can be committed there."""
+    """Nothing of the payload can be committed from index ``at`` on; the source takes nothing of it there."""
 
     payload_id: PayloadId
     at: int
-    decided: bool
 
 
 class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
@@ -137,10 +136,16 @@ class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
     through: int
 
 
+class Passed(Message, frozen=True, array_like=True, tag="passed"):
+    """Nothing of the source's log is left up to ``through`` that was not sent: the last entries have gone elsewhere."""
+
+    through: int
+
+
 class Ack(Message, frozen=True, array_like=True, tag="ack"):
     """Everything up to ``through`` was dealt with, and is on the follower's disk but for some positions.
 
-    ``refused``: another branch is there. ``ended``: the follower takes nothing of that payload from that index on.
+    ``refused``: another branch is there. ``ended``: the follower has all before it, and takes nothing at this index.
     """
 
     through: int
@@ -148,7 +153,7 @@ class Ack(Message, frozen=True, array_like=True, tag="ack"):
     ended: list[int]
 
 
-AnyMessage = Hello | Welcome | Refusal | Entries | Committed | Settled | Closed | Pruned | Ack
+AnyMessage = Hello | Welcome | Refusal | Entries | Committed | Settled | Closed | Pruned | Passed | Ack
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
@@ -195,7 +200,7 @@ def _check(message: AnyMessage) -> None:
         case Committed():
             for place in message.places:
                 _check_place(place)
-        case Ack() | Pruned():
+        case Ack() | Pruned() | Passed():
             _in_range("through", message.through)
         case Closed():
             _in_range("at", message.at)

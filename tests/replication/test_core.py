@@ -20,6 +20,7 @@ from appliance.replication.commands import (
     Read,
     Renew,
     Replace,
+    Requeue,
     SaveCursor,
     Send,
     SetRecovered,
@@ -39,6 +40,7 @@ from appliance.wire.replication import (
     Committed,
     Entries,
     Hello,
+    Passed,
     Pruned,
     Refusal,
     Settled,
@@ -51,7 +53,7 @@ from tests.replication.simulation.disk import DiskLog
 SECRET = b"s" * 32
 NONCE = b"n" * 16
 ABC = frozenset("abc")
-P, Q = PayloadId("0x01"), PayloadId("0x02")
+P, Q, R = PayloadId("0x01"), PayloadId("0x02"), PayloadId("0x03")
 C = TypeVar("C")
 M = TypeVar("M", bound=AnyMessage)
 
@@ -414,7 +416,7 @@ def test_another_committed_body_for_what_is_committed_here_is_an_alarm() -> None
     assert "conflict" in learner.notices()
 
 
-def test_what_is_late_ends_its_payload_here_and_all_are_told() -> None:
+def test_what_is_late_ends_its_payload_here_and_who_brought_it_is_told() -> None:
     host = Played()
     follower = host.serve("c")
     host.now = 200.0
@@ -426,7 +428,7 @@ def test_what_is_late_ends_its_payload_here_and_all_are_told() -> None:
     host.hear(late, Entries([structs.replace(entry, age_s=50.0)]))
     assert host.disk.ends == {P: 0}
     assert host.sent(late, Ack) == [Ack(1, [], [1])]
-    assert host.sent(follower, Closed) == [Closed(P, 0, False)]
+    assert host.sent(follower, Closed) == []  # it is not dead while others may commit it
     assert "late" in host.notices()
 
 
@@ -517,7 +519,86 @@ def test_a_learner_drops_what_only_a_lost_log_had() -> None:
     assert learner.core.open == 0
 
 
+def test_a_learner_meets_a_lost_log_when_all_that_it_sent_is_here() -> None:
+    learner = Played("l")
+    link = learner.follow("b")
+    learner.core.received(link, log_of("b", (P, 0, "x")), learner.now)
+    (store,) = learner.core.take_commands()
+    assert isinstance(store, Store)
+    learner.core.ended(link, learner.now)
+    learner.follow("b", log_id="a new one")
+    assert "what its lost log sent is still on its way to the disk" in {end.reason for end in learner.taken(End)}
+    learner._carry_out(store)
+    learner.play()
+    assert learner.core.open == 1
+    learner.follow("b", log_id="a new one")
+    assert learner.taken(Replace) == [Replace(P, 0)]
+    assert learner.core.open == 0
+
+
 # --- the rest ---
+
+
+def test_what_is_undecided_is_sent_again_on_every_link() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(P, 1)
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    assert host.core.committed == 1
+    link = host.serve("c", cursor_log_id="log-a", cursor=2)  # settled there: it has ended the payload, perhaps
+    assert [entry.index for message in host.sent(link, Entries) for entry in message.entries] == [1]
+
+
+def test_a_host_that_ended_a_branch_that_is_gone_does_not_end_the_one_that_took_its_place() -> None:
+    host = Played()
+    link = host.serve("b")
+    other = host.serve("c")
+    host.originate(P, 0)
+    host.originate(P, 1)
+    host.hear(other, Ack(2, [], [1]))  # c ended P at 0, before it heard that x0 is committed
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    assert host.core.committed == 1
+    host.hear(link, Ack(2, [], [2]))
+    assert host.taken(Close) == []  # c may vote for x1 yet
+    host.hear(host.serve("c"), Ack(2, [], [2]))
+    assert host.taken(Close) == [Close(P, 1)]
+
+
+def test_followers_are_told_where_the_log_ends_though_its_last_entries_are_gone() -> None:
+    host = Played()
+    link = host.serve("b")
+    host.originate(P, 0)
+    host.originate(P, 1)
+    host.core._votes.dead_word(P, 0)
+    host.tick(100.1)
+    assert host.taken(Close) == [Close(P, 0)]
+    again = host.serve("c", cursor_log_id="log-a", cursor=0)
+    assert host.sent(again, Passed) == [Passed(2)]
+    assert host.sent(link, Passed) == []
+    follower = Played("c")
+    following = follower.follow("a", appended=2)
+    follower.hear(following, Passed(2))
+    link_state = follower.core.following(following)
+    assert link_state is not None
+    assert link_state.undoubted() == 2
+
+
+def test_what_comes_while_younger_entries_give_way_gives_way_too() -> None:
+    host = Played()
+    host.now = 101.0
+    host.originate(Q, 0, born=100.0)
+    host.core.received(host.follow("b"), log_of("b", (P, 0, "x"), born=98.0), host.now)
+    (store,) = (command for command in host.core.take_commands() if isinstance(command, Store))
+    host._carry_out(store)
+    (requeue,) = (command for command in host.core.take_commands() if isinstance(command, Requeue))
+    assert requeue == Requeue(Q, 0)
+    assert host.disk.append(R, 0, 1, "a", b"x0", 100.4, None)  # before the disk came to that
+    host.feed()
+    assert not [command for command in host.core.take_commands() if isinstance(command, Requeue)]
+    host.disk.requeue(Q, 0)
+    host.feed()
+    host.core.requeued(requeue, host.now)
+    assert Requeue(R, 0) in host.core.take_commands()
 
 
 def test_retention_at_the_source_is_told_and_alarmed_once() -> None:

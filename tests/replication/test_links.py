@@ -136,8 +136,32 @@ def take(link: FollowerLink, *verdicts: Verdict, first: int = 1) -> Ack:
 
 def test_an_acknowledgement_tells_refused_and_ended_apart() -> None:
     link = follower(Openness())
-    ack = take(link, Verdict.NEW, Verdict.HELD, Verdict.REFUSED, Verdict.CLOSED, Verdict.PASSED)
-    assert ack == Ack(5, [3], [4, 5])
+    receipts = [
+        Receipt(Verdict.NEW, 1),
+        Receipt(Verdict.HELD, 2),
+        Receipt(Verdict.REFUSED, is_sibling=True),
+        Receipt(Verdict.CLOSED, is_sibling=True),
+        Receipt(Verdict.CLOSED),  # the tombstone is before this one: it is no vote here, and may go
+        Receipt(Verdict.PASSED),
+    ]
+    store = link.store("link", tuple(map(replica, range(1, 7))), frozenset(), frozenset())
+    assert link.stored(store, receipts)[0] == Ack(6, [3], [4, 6])
+
+
+def test_where_nothing_is_left_at_the_end_of_the_log_the_follower_is_there() -> None:
+    link = follower(Openness())
+    take(link, Verdict.NEW)
+    link.passed(4)
+    assert (link.undoubted(), link.cursor().position) == (4, 4)
+
+
+def test_a_link_may_begin_before_the_cursor() -> None:
+    link = FollowerLink("a", Cursor("log", 7), Openness(5), votes=True, keeps_cursor=True)
+    assert link.pruned(6) == 0
+    assert link.pruned(9) == 2
+    link = FollowerLink("a", Cursor("log", 7), Openness(5), votes=True, keeps_cursor=True)
+    take(link, Verdict.HELD, first=5)
+    assert link.cursor().position == 4  # not settled any more
 
 
 def test_the_cursor_is_before_what_is_not_settled() -> None:

@@ -1,5 +1,7 @@
 """How far the log is committed: in its order, past what is decided, and around what is not."""
 
+import math
+
 from appliance.domain.payloads import PayloadId
 from appliance.replication.order import CommitOrder, Waiting
 from appliance.replication.places import Place
@@ -107,8 +109,23 @@ def test_what_is_older_goes_before_what_is_younger_of_other_payloads() -> None:
     assert older is not None
     assert [waiting.position for waiting in order.younger(older, 0.5, ALL)] == [1, 2, 3]
     assert [waiting.position for waiting in order.younger(older, 5.0, ALL)] == [3]
+    assert order.younger(older, 0.5, ALL, after=2) == [order.at(3)]
     assert [waiting.position for waiting in order.younger(older, 0.5, 2)] == [3]  # of the last two, it is one itself
     assert order.younger(Waiting(9, Place(Q, 1, b"x"), 10.0, 5.6), 0.5, ALL) == []  # its own payload's do not count
+
+
+def test_the_oldest_of_them_gives_way_first() -> None:
+    order = order_of((P, 0, 6.0), (Q, 0, 5.0), (R, 0, 1.0))
+    older = order.at(3)
+    assert older is not None
+    assert [waiting.position for waiting in order.younger(older, 0.5, ALL)] == [2, 1]
+
+
+def test_an_entry_is_no_older_than_its_predecessor() -> None:
+    order = order_of((P, 0, 5.0))
+    assert order.born_before(Place(P, 1, b"x")) == 5.0
+    assert order.born_before(Place(P, 0, b"x")) == -math.inf
+    assert order.born_before(Place(Q, 1, b"x")) == -math.inf
 
 
 def test_what_was_shown_does_not_move() -> None:

@@ -50,7 +50,7 @@ def test_in_index_order_only() -> None:
 def test_learners_and_strangers_do_not_count() -> None:
     votes = votes_of_a(place(0))
     assert vote(votes, "learner", place(0)) == []
-    votes.ended_at("learner", P, 0)
+    votes.ended_at("learner", place(0))
     assert votes.judge() == []
 
 
@@ -121,19 +121,19 @@ def test_a_vote_on_a_branch_that_parted_earlier_leaves_the_host_free() -> None:
 
 def test_two_ends_of_three_are_dead() -> None:
     votes = votes_of_a(place(0))
-    votes.ended_at("b", P, 0)
+    votes.ended_at("b", place(0))
     assert votes.judge() == []
-    votes.ended_at("c", P, 0)
+    votes.ended_at("c", place(0))
     assert votes.judge() == [Dead(P, 0)]
 
 
 def test_an_end_before_a_committed_index_is_no_vote_there() -> None:
     votes = votes_of_a(place(0), place(1))
     vote(votes, "b", place(0))
-    votes.ended_at("c", P, 0)  # it lost: x0 is committed, and c will go on from it
-    votes.ended_at("b", P, 1)
+    votes.ended_at("c", place(0))  # it lost: x0 is committed, and c will go on from it
+    votes.ended_at("b", place(1))
     assert votes.judge() == []
-    votes.ended_at("c", P, 1)
+    votes.ended_at("c", place(1))
     assert votes.judge() == [Dead(P, 1)]
 
 
@@ -144,10 +144,29 @@ def test_what_this_host_ended_is_settled_when_nothing_can_be_committed_there() -
     votes.refused(P)
     assert votes.is_open((P, 0))
     assert vote(votes, "b", place(0)) == []
-    votes.ended_at("c", P, 0)
+    assert votes.dead_ends() == []
+    votes.dead_word(P, 0)  # by b, which knows that c ended it too
     assert votes.judge() == [Ended(P, 0)]
     assert not votes.is_open((P, 0))
-    assert votes.own_ends() == [(P, 0, True)]
+    assert votes.dead_ends() == [(P, 0)]
+
+
+def test_an_end_on_another_branch_leaves_the_host_free() -> None:
+    votes = votes_of_a(place(0), place(1))
+    vote(votes, "b", place(0))
+    votes.ended_at("b", place(1))
+    votes.ended_at("c", place(1, "y"))  # behind y at 0, where x is committed: c will get that, and vote at 1 again
+    assert votes.judge() == []
+    assert not votes.is_contested((P, 0))
+    votes.ended_at("c", place(1))
+    assert votes.judge() == [Dead(P, 1)]
+
+
+def test_ends_of_a_branch_that_was_cut_off_are_forgotten() -> None:
+    votes = votes_of_a(place(0), place(1))
+    votes.ended_at("c", place(1))
+    votes.removed(P, 1)
+    assert not votes._ends["c"][P]
 
 
 def test_what_this_host_ended_and_others_committed_is_fetched() -> None:
@@ -158,7 +177,7 @@ def test_what_this_host_ended_and_others_committed_is_fetched() -> None:
     assert vote(votes, "c", place(0)) == [Lost(P, 0)]
     votes.removed(P, 0)
     votes.reopened(P, 0)
-    assert votes.own_ends() == []
+    assert votes.dead_ends() == []
 
 
 def test_a_voters_word_that_it_is_dead_is_enough() -> None:
@@ -170,7 +189,7 @@ def test_a_voters_word_that_it_is_dead_is_enough() -> None:
 def test_a_log_that_was_lost_takes_its_votes_with_it() -> None:
     votes = votes_of_a(place(0), place(1), voters=ABCDE)
     vote(votes, "b", place(0))
-    votes.ended_at("b", P, 1)
+    votes.ended_at("b", place(1))
     votes.forget("b")
     assert vote(votes, "c", place(0)) == []
     assert vote(votes, "b", place(0)) == [Won((P, 0))]
@@ -207,7 +226,7 @@ def test_contested_is_where_a_voter_has_something_else() -> None:
     vote(votes, "b", place(0, "y"))
     assert votes.is_contested((P, 0))
     assert not votes.is_contested((P, 1))
-    votes.ended_at("c", P, 1)
+    votes.ended_at("c", place(1))
     assert votes.is_contested((P, 1))
     assert not votes.is_contested((PayloadId("0x02"), 0))
 
@@ -220,7 +239,7 @@ def test_ends_are_bounded(kind: str) -> None:
         if kind == "own":
             votes.ended(payload_id, 0)
         elif kind == "other":
-            votes.ended_at("b", payload_id, 0)
+            votes.ended_at("b", Place(payload_id, 0, b"x0"))
         else:
             votes.dead_word(payload_id, 0)
     kept = {"own": votes._own_ends, "other": votes._ends.get("b"), "dead": votes._dead}[kind]

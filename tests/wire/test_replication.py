@@ -19,6 +19,7 @@ from appliance.wire.replication import (
     Committed,
     Entries,
     Hello,
+    Passed,
     Pruned,
     Refusal,
     Settled,
@@ -43,8 +44,9 @@ MESSAGES: list[AnyMessage] = [
     Entries([ENTRY, msgspec.structs.replace(ENTRY, position=4, body=None)]),
     Committed([WirePlace(ID, 1, PREFIX)]),
     Settled(ID, PayloadState.LANDED, "0x1"),
-    Closed(ID, 2, True),
+    Closed(ID, 2),
     Pruned(5),
+    Passed(6),
     Ack(9, [3, 4], [5]),
 ]
 
@@ -70,7 +72,7 @@ def test_a_message_comes_as_it_went(message: AnyMessage) -> None:
         (msgspec.structs.replace(WELCOME, appended=-1), "appended: -1, expected"),
         (Ack(-1, [], []), "through: -1, expected"),
         (Pruned(-1), "through: -1, expected"),
-        (Closed(ID, -1, False), "at: -1, expected"),
+        (Closed(ID, -1), "at: -1, expected"),
     ],
 )
 def test_values_out_of_bounds_are_named(message: AnyMessage, text: str) -> None:
