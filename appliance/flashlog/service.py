@@ -144,26 +144,27 @@ class FlashLog:
 
         What is new at the positions ``late`` is not taken, but closes its payload at that index.
 
-        When it returns all entries are on disk. LogError when the disk refuses: then nothing has happened. Where all of
-        them are here already, as every entry is that a second peer brings, nothing is written now: the cursor waits
-        for the next transaction. It may lag behind, since what comes twice is held.
+        When it returns all entries are on disk. LogError when the disk refuses: then nothing has happened. What
+        `held_from` knows needs not be given to this.
         """
-        known = self._known(replicas)
-        if known is not None:
-            if cursor is not None:
-                self._cursors[peer] = cursor
-            await trio.lowlevel.checkpoint()
-            return known
         if cursor is not None:
             self._cursors.pop(peer, None)
         size = sum(len(replica.body or b"") for replica in replicas)
         received = await self._write(lambda store: replica_jobs.append_from(store, peer, replicas, cursor, late), size)
         return list(received.receipts)
 
-    def _known(self, replicas: Sequence[Replica]) -> list[Receipt] | None:
+    def held_from(self, peer: str, replicas: Sequence[Replica], cursor: Cursor | None) -> list[Receipt] | None:
+        """The receipts where all of the entries are here already and in memory, as all are that a second peer brings.
+
+        Nothing is written then: ``cursor`` waits for the next transaction. It may lag, since what comes twice is held.
+        """
         positions = [self._state.held(replica) for replica in replicas]
         receipts = [Receipt(Verdict.HELD, position) for position in positions if position is not None]
-        return receipts if len(receipts) == len(positions) else None
+        if len(receipts) < len(positions):
+            return None
+        if cursor is not None:
+            self._cursors[peer] = cursor
+        return receipts
 
     async def replace(
         self,
