@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import trio
 from prometheus_client import CollectorRegistry, Gauge
 
+from appliance import exposed_secrets
 from appliance.config.changes import changed_keys, take_over
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
@@ -59,6 +60,7 @@ class Reloader:
                 self._note(str(error))
                 log.error("configuration not reloaded, the old one holds", errors=str(error).splitlines())
                 return False
+            exposed_secrets.warn(config)
             await self._take(config, secrets, apply)
             return True
 

@@ -23,7 +23,7 @@ import trio
 from prometheus_client import Counter
 
 import appliance.admin.service
-from appliance import __version__
+from appliance import __version__, exposed_secrets
 from appliance.admin.app import AdminSources, EngineSources
 from appliance.admin.lb_routes import LbSources
 from appliance.config.model import Config, EngineConfig, LbConfig
@@ -107,6 +107,7 @@ class Appliance:
         self._reports: list[Callable[[], Report]] = []
         self._switch: ModeSwitch | None = None
         self._started_at = time.monotonic()
+        self._composed = trio.Event()
         self._stop = trio.Event()
         self._stopped = trio.Event()
         self._restarts = Counter(
@@ -130,7 +131,11 @@ class Appliance:
         self._stop.set()
 
     async def reload(self, load: Callable[[], Config]) -> bool:
-        """Take over from the file that ``load`` reads what can change now; False when it is bad: nothing changes."""
+        """Take over from the file that ``load`` reads what can change now; False when it is bad: nothing changes.
+
+        While `run` puts the planes together it waits: they would get half of the old and half of the new.
+        """
+        await self._composed.wait()
         return await self._reloader.reload(load, self._apply)
 
     async def _apply(self, config: Config, secrets: Secrets) -> None:
@@ -148,6 +153,7 @@ class Appliance:
         stop when a plane crashed that must not restart alone.
         """
         secrets = Secrets.load(self._config)
+        exposed_secrets.warn(self._config)
         self._reloader.started(secrets)
         try:
             with ExitStack() as sockets:
@@ -155,6 +161,7 @@ class Appliance:
                 self.listening |= listeners.addresses
                 async with self._open_log() as flashlog, AsyncExitStack() as upstreams:
                     await self._compose(secrets, listeners, flashlog, upstreams)
+                    self._composed.set()
                     await self._run_planes(listeners, task_status)
         finally:
             self._stopped.set()

@@ -33,6 +33,8 @@ class Host:
         self.keys, self.token = folder / "a.keys", folder / "token"
         self.keys.write_text(KEY)
         self.token.write_text("x" * 16)
+        for secret in (self.keys, self.token):
+            secret.chmod(0o600)
         self.path.write_text(GOOD.format(limit=5))
         self.registry = CollectorRegistry()
         self.now = 1_800_000_000.0
@@ -130,6 +132,21 @@ async def test_no_secret_is_in_a_log_line_or_the_status(tmp_path: Path) -> None:
         await host.reload()
     shown = repr(lines) + repr(host.reloader.statistics())
     assert not any(secret in shown for secret in (KEY, OTHER, "y" * 16, "x" * 16))
+
+
+async def test_a_key_file_that_everybody_can_read_is_said_and_taken_all_the_same(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.keys.chmod(0o644)
+    with structlog.testing.capture_logs() as lines:
+        assert await host.reload()
+    assert lines[0] == {
+        "event": "a secret file can be read by everybody",
+        "log_level": "warning",
+        "plane": "supervisor",
+        "key": "fanout.api_keys[0].key_file",
+        "file": str(host.keys),
+        "mode": "644",
+    }
 
 
 async def test_two_reloads_do_not_overlap(tmp_path: Path) -> None:

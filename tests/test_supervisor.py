@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.config.model import (
     AdminConfig,
@@ -225,3 +226,24 @@ async def test_while_replication_is_down_nothing_is_lost_and_then_commits_go_on(
     assert log.head == 2
     appliance.stop()
     await appliance.wait_stopped()
+
+
+async def test_a_reload_waits_until_the_planes_are_together(tmp_path: Path) -> None:
+    """They would get half of the old and half of the new."""
+    config = fanout_host(tmp_path)
+    appliance, loaded, ended = Appliance(config), list[bool](), list[bool]()
+
+    def load() -> Config:
+        loaded.append(True)
+        return config
+
+    async def reload() -> None:
+        ended.append(await appliance.reload(load))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not loaded
+        await nursery.start(appliance.run)
+        await eventually(lambda: ended == [True])
+        appliance.stop()

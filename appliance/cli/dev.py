@@ -13,6 +13,7 @@ import trio
 from appliance.domain.errors import ConfigError
 from appliance.telemetry.logging import configure
 
+MAX_HOSTS = 7
 _LIBRARIES = ("eth_account", "eth_hash", "eth_keys", "rlp")
 
 
@@ -26,6 +27,8 @@ def dev(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--slots {arguments.slots}: expected a number from 1")
     if not 0.2 <= arguments.block_time <= 60:
         raise ConfigError(f"--block-time {arguments.block_time:g}: expected seconds from 0.2 to 60")
+    if not 1 <= arguments.hosts <= MAX_HOSTS:
+        raise ConfigError(f"--hosts {arguments.hosts}: expected a number from 1 to {MAX_HOSTS}")
     if arguments.fault and arguments.replay is not None:
         raise ConfigError("--fault: a replay has no faults, only the devnet has")
     session = import_module("appliance.cli.dev_session").DevSession

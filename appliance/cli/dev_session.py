@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import trio
 
+from appliance.cli.dev_files import EngineFiles, LocalHost, plan, write_files
+from appliance.cli.dev_hosts import LocalHosts
 from appliance.config.model import (
     AdminConfig,
     BuilderConfig,
@@ -39,7 +41,7 @@ class DevSession:
         self._folder = folder
         self._slots = 0
         self._enough = trio.Event()
-        self._appliance: Appliance | None = None
+        self._appliance: Appliance | LocalHosts | None = None
         self._screen: Screen | None = None
         self._network: Any = self._create_network()
 
@@ -56,7 +58,7 @@ class DevSession:
         """Start everything, innermost last; stop in the opposite order."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._network.run)
-            appliance = self._appliance = Appliance(self._config())
+            appliance = self._appliance = self._create_appliance()
             listening = await nursery.start(appliance.run)
             self._screen = self._create_screen(listening)
             await nursery.start(self._screen.run)
@@ -66,6 +68,21 @@ class DevSession:
             appliance.stop()
             await appliance.wait_stopped()
             nursery.cancel_scope.cancel()
+
+    def _create_appliance(self) -> Appliance | LocalHosts:
+        """One in this process, or with `--hosts` several in processes of their own."""
+        if self._arguments.hosts == 1:
+            return Appliance(self._config())
+        hosts = plan(self._folder, self._arguments.hosts, any_port=self._arguments.any_port)
+        secret = _write_secret(self._folder / "op-node.jwt")
+        network = self._network
+        interval_s = self._arguments.block_time
+        write_files(hosts, EngineFiles(secret, network.el_endpoint, network.builder_endpoints, interval_s))
+        return LocalHosts(hosts, self._say)
+
+    def _say(self, line: str) -> None:
+        if self._screen is not None:
+            self._screen.say(line)
 
     async def _drive(self, engine_url: str) -> None:
         secret = self._folder / "op-node.jwt"
@@ -128,6 +145,8 @@ class DevSession:
     def _create_screen(self, listening: dict[str, str]) -> Screen:
 
         what = f"replaying {self._arguments.replay.name}" if self._arguments.replay else "devnet"
+        if self._arguments.hosts > 1:
+            what += f" with {self._arguments.hosts} hosts"
         return Screen(
             f"appliance dev: {what}, data in {self._folder}",
             self._hints(listening),
@@ -136,38 +155,57 @@ class DevSession:
         )
 
     def _hints(self, listening: dict[str, str]) -> Sequence[Hint]:
-
-        command = shlex.join([str(Path(sys.argv[0])), "tail"])
-        status = shlex.join([str(Path(sys.argv[0])), "status"])
-        mode = shlex.join([str(Path(sys.argv[0])), "mode"])
-        hints = [
-            Hint("follow the flashblocks", f"{command} --url ws://{listening['fanout']}/ws"),
-            Hint("see every plane", f"{status} --url http://{listening['admin']}"),
-            Hint("switch builders off", f"{mode} disabled --url http://{listening['admin']}"),
+        if isinstance(self._appliance, LocalHosts):
+            hints = _hints_of_hosts([process.host for process in self._appliance.processes])
+        else:
+            hints = [Hint("follow the flashblocks", f"{_command('tail')} --url ws://{listening['fanout']}/ws")]
+        hints += [
+            Hint("see every plane", f"{_command('status')} --url http://{listening['admin']}"),
+            Hint("switch builders off", f"{_command('mode')} disabled --url http://{listening['admin']}"),
             Hint("metrics", f"curl -s http://{listening['admin']}/metrics"),
             Hint("health", f"curl -si http://{listening['engine']}/healthz"),
         ]
         if self._arguments.replay is None:
             hints.append(Hint(f"builder {BUILDERS[0]} down, and up again", f"kill -USR1 {os.getpid()}"))
-        hints.append(Hint("kill it, start again, tail --after tail's last line", f"kill -9 {os.getpid()}"))
+        if self._arguments.hosts == 1:
+            hints.append(Hint("kill it, start again, tail --after tail's last line", f"kill -9 {os.getpid()}"))
         hints.append(Hint("stop", f"kill {os.getpid()}, or Ctrl-C"))
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and self._arguments.hosts == 1:
             hints.append(Hint("log lines", f"tail -f {shlex.quote(str(self._folder / 'appliance.log'))}"))
         return hints
 
     def _situation(self) -> Situation:
-
-        if self._appliance is None:
+        appliance = self._appliance
+        if appliance is None:
             return Situation()
-        report: Any = self._appliance.statistics()
-        health, _ = self._appliance.health()
-        faults = getattr(self._network, "faults", list)
-        return Situation(
-            subscribers=report["planes"]["fanout"]["admitted"],
-            flashblocks=report["flashlog"]["head"],
-            health=health.value,
-            faults=faults(),
-        )
+        faults: Sequence[str] = getattr(self._network, "faults", list)()
+        if isinstance(appliance, LocalHosts):
+            lines = [process.line() for process in appliance.processes]
+            return Situation(appliance.subscribers, appliance.shown, appliance.health, faults, lines)
+        report: Any = appliance.statistics()
+        health, _ = appliance.health()
+        admitted, head = report["planes"]["fanout"]["admitted"], report["flashlog"]["head"]
+        return Situation(admitted, head, health.value, faults)
+
+
+def _command(name: str) -> str:
+    """A command as it can be typed here."""
+    return shlex.join([str(Path(sys.argv[0])), name])
+
+
+def _hints_of_hosts(hosts: Sequence[LocalHost]) -> list[Hint]:
+    """What only several hosts can show: a subscriber that changes hosts, and logs that are the same."""
+    urls = " ".join(f"--url {host.stream_url}" for host in reversed(hosts))
+    last, other = hosts[-1], hosts[0]
+    logs = " ".join(shlex.quote(str(host.folder / "data")) for host in (other, last))
+    kill = shlex.join(["pkill", "-9", "-f", f"run --config {last.config}"])
+    return [
+        Hint(f"follow the flashblocks on {last.name}, without it on the next host", f"{_command('tail')} {urls}"),
+        Hint(f"kill {last.name}; it is back after a while", kill),
+        Hint("have two hosts the same?", f"{_command('log')} compare {logs}"),
+        Hint(f"what {last.name} does", f"{_command('status')} --url {last.admin_url}"),
+        Hint("its file and log lines", f"{shlex.quote(str(last.config))}, {shlex.quote(str(last.log_file))}"),
+    ]
 
 
 def _write_secret(path: Path) -> Path:

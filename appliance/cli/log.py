@@ -1,9 +1,10 @@
-"""`appliance log verify|compare|export|import|backup|prune`: what operators do with a flashblock log."""
+"""`appliance log verify|compare|evidence|export|import|backup|prune`: what operators do with a flashblock log."""
 
 import argparse
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from rich.progress import Progress
 from appliance.domain.errors import ConfigError
 from appliance.flashlog import maintenance
 from appliance.flashlog.comparison import compare
+from appliance.flashlog.evidence import evidence
+from appliance.flashlog.jsonl import to_line
 from appliance.flashlog.pruning import prune
 from appliance.flashlog.retention import RetentionLimits
 
@@ -28,8 +31,22 @@ def log_verify(arguments: argparse.Namespace) -> int:
     for problem in report.problems:
         print(problem)
     verdict = "whole" if report.ok else "NOT whole"
-    print(f"{arguments.log}: {verdict}; {report.entries:,} entries of {report.payloads:,} payloads")
+    refused = f"; {report.refused:,} refused second bodies: see `appliance log evidence`" if report.refused else ""
+    print(f"{arguments.log}: {verdict}; {report.entries:,} entries of {report.payloads:,} payloads{refused}")
     return 0 if report.ok else 1
+
+
+def log_evidence(arguments: argparse.Namespace) -> int:
+    """A line for each second body that was refused; with --raw the body too, as `log export` writes entries."""
+    for each in evidence(arguments.log):
+        if arguments.raw:
+            print(to_line(each).decode(), end="")
+        else:
+            at = datetime.fromtimestamp(each.received_at, UTC).isoformat(timespec="milliseconds")
+            place = f"payload {each.payload_id} of block {each.block_number or '?'}, index {each.index}"
+            held = "" if each.position else "; nothing is held there"
+            print(f"{place}: {len(each.body):,} bytes from {each.builder} at {at}{held}")
+    return 0
 
 
 def log_export(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ async def _talk(arguments: argparse.Namespace) -> bytes:
     async with HttpClient(arguments.url) as client:
         if arguments.mode is None:
             return await fetch(client, arguments, "GET", _PATH)
-        wanted = {"execution_mode": arguments.mode, "via": "cli", "user": user_name()}
+        wanted = {"execution_mode": arguments.mode.replace("-", "_"), "via": "cli", "user": user_name()}
         return await fetch(client, arguments, "PUT", _PATH, msgspec.json.encode(wanted))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from appliance import __version__
 
-DEFAULT_STREAM = "ws://127.0.0.1:1112/ws"
 DEFAULT_ADMIN = "http://127.0.0.1:9090"
 DEFAULT_LOG = "/var/lib/appliance/flashlog.db"
 
@@ -61,7 +60,7 @@ def _add_command(commands: "_Commands[_Parser]", name: str, text: str, module: s
 
 
 def _add_run(commands: "_Commands[_Parser]") -> None:
-    parser = _add_command(commands, "run", "run the planes that a configuration file names", "run", "run")
+    parser = _add_command(commands, "run", "run the planes that a configuration file names", "hangup", "run")
     parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration (TOML)")
     parser.add_argument(
         "--mock-node",
@@ -95,6 +94,14 @@ def _add_dev(commands: "_Commands[_Parser]") -> None:
     parser.add_argument("--block-time", type=float, default=2.0, metavar="S", help="seconds (default: %(default)s)")
     parser.add_argument("--slots", type=int, metavar="N", help="stop after N blocks")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="data folder (default: ./devnet-data)")
+    parser.add_argument(
+        "--hosts",
+        type=int,
+        default=1,
+        metavar="N",
+        help="replicate the stream over so many hosts, each a process with a file of its own in the data folder; "
+        "3 is a good number to kill one of (default: %(default)s)",
+    )
     parser.add_argument("--any-port", action="store_true", help="listen on free ports instead of the usual ones")
 
 
@@ -116,8 +123,8 @@ def _add_mode(commands: "_Commands[_Parser]") -> None:
         "mode",
         metavar="enabled|dry-run|disabled",
         nargs="?",
-        type=lambda text: text.replace("-", "_"),
-        choices=("enabled", "dry_run", "disabled"),
+        type=lambda text: text.replace("_", "-"),
+        choices=("enabled", "dry-run", "disabled"),
         help="what to switch to; without it, the present mode is shown",
     )
 
@@ -149,7 +156,12 @@ def _add_status(commands: "_Commands[_Parser]") -> None:
 def _add_tail(commands: "_Commands[_Parser]") -> None:
     text = "follow the flashblock stream in the terminal"
     parser = _add_command(commands, "tail", text, "tail", "tail")
-    parser.add_argument("--url", default=DEFAULT_STREAM, help="the stream (default: %(default)s)")
+    parser.add_argument(
+        "--url",
+        action="append",
+        metavar="URL",
+        help="the stream (default: ws://127.0.0.1:1112/ws); may be repeated: when one host fails the next goes on",
+    )
     parser.add_argument(
         "--after",
         metavar="BLOCK[:INDEX]",
@@ -160,7 +172,9 @@ def _add_tail(commands: "_Commands[_Parser]") -> None:
 
 
 def _add_log(commands: "_Commands[_Parser]") -> None:
-    parser = commands.add_parser("log", help="verify, compare, export, import, back up or prune a flashblock log")
+    parser = commands.add_parser(
+        "log", help="verify, compare, export, import, back up or prune a flashblock log, show what it refused"
+    )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     for name, text, argument in (
         ("verify", "check that the log is whole: every payload contiguous, every body readable", None),
@@ -184,6 +198,7 @@ def _add_log(commands: "_Commands[_Parser]") -> None:
         if argument:
             action.add_argument("file", metavar=argument[0], type=Path, help=argument[1])
     _add_log_compare(actions)
+    _add_log_evidence(actions)
     _add_log_prune(actions)
 
 
@@ -196,6 +211,16 @@ def _add_log_compare(actions: "_Commands[_Parser]") -> None:
         action.add_argument(
             name, metavar=name.upper(), type=Path, help="a log, its folder or a backup; it may be in use"
         )
+
+
+def _add_log_evidence(actions: "_Commands[_Parser]") -> None:
+    text = "show the second bodies that a log refused, and who sent them"
+    action = actions.add_parser("evidence", help=text, description=text[0].upper() + text[1:] + ".")
+    action.set_defaults(command=_lazy("log", "log_evidence"))
+    action.add_argument(
+        "--log", metavar="FILE", type=Path, default=Path(DEFAULT_LOG), help="the log (default: %(default)s)"
+    )
+    action.add_argument("--raw", action="store_true", help="as JSON lines with the bodies, in the form of an export")
 
 
 def _add_log_prune(actions: "_Commands[_Parser]") -> None:

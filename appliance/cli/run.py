@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import trio
 
+from appliance.cli.file_checks import check_files
+from appliance.cli.hangup import HANGUP
 from appliance.cli.mock_node import mock_config, run_beside_mock_node
 from appliance.config.environment import names_by_key
 from appliance.config.loader import load
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
-from appliance.domain.node_uri import parse_node_uri
-from appliance.lb.attestation import NO_VERIFIERS, verifier_for
-from appliance.secrets import Secrets
+from appliance.exposed_secrets import exposed
 from appliance.supervisor import Appliance
 from appliance.telemetry.logging import configure, get_logger
 
@@ -58,11 +59,14 @@ def _run_with_mock_node(path: Path | None) -> int:
 
 
 def check_config(arguments: argparse.Namespace) -> int:
-    """Report every error of a file, secrets included; silent about what is well but for one line."""
+    """Report every error of a file and of the files that it names; silent about what is well but for one line."""
     if arguments.sample:
         print((files("appliance.config") / "sample.toml").read_text(), end="")
         return 0
-    config = _checked(arguments.file)
+    config = load(arguments.file)
+    check_files(config)
+    for each in exposed(config):
+        print(f"appliance: warning: {each}", file=sys.stderr)
     planes = [
         name
         for name in ("engine", "flashblocks", "replication", "fanout", "lb", "providers", "admin")
@@ -72,14 +76,6 @@ def check_config(arguments: argparse.Namespace) -> int:
         planes[0:1] = ["engine", "builder_listen"] if config.engine.l2 is not None else ["builder_listen"]
     print(f"{arguments.file}: well; it runs {', '.join(planes)}")
     return 0
-
-
-def _checked(path: Path) -> Config:
-    config = load(path)
-    Secrets.load(config)
-    for node in config.lb.nodes if config.lb else ():
-        verifier_for(parse_node_uri(node.url), NO_VERIFIERS)
-    return config
 
 
 async def run_until_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
@@ -101,5 +97,7 @@ async def _stop_on_signal(appliance: Appliance, scope: trio.CancelScope) -> None
 
 async def _reload_on_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        if HANGUP.taken():  # it came while the process started, perhaps after the file was read
+            await appliance.reload(read)
         async for _ in signals:
             await appliance.reload(read)

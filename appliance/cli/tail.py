@@ -4,9 +4,10 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlencode
 
 import msgspec
@@ -22,6 +23,8 @@ from appliance.net.errors import WebsocketRefused
 from appliance.net.websocket_client import Inbox, messages
 from appliance.wire.flashblock import decode, plain_text
 
+DEFAULT_STREAM: Final = "ws://127.0.0.1:1112/ws"
+
 _PING_INTERVAL_S = 10.0
 _PONG_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
@@ -36,7 +39,7 @@ def tail(arguments: argparse.Namespace) -> int:
     """Print one line for each flashblock until Ctrl-C or ``--count``."""
     place = Place.parse(arguments.after)
     show = _raw if arguments.raw else _Lines(Console(highlight=False)).show
-    trio.run(_follow, arguments.url, place, show, arguments.count)
+    trio.run(_follow, Streams(arguments.url or [DEFAULT_STREAM]), place, show, arguments.count)
     return 0
 
 
@@ -67,9 +70,9 @@ class Place:
         query: dict[str, int | str] = {}
         if self.payload_id is not None:
             query["payload_id"] = self.payload_id
-        elif self.block_number is not None:
+        if self.block_number is not None:
             query["block_number"] = self.block_number
-        else:
+        if not query:
             return stream
         if self.index is not None:
             query["flashblock_index"] = self.index
@@ -91,14 +94,35 @@ class Place:
 Show = Callable[[Flashblock], None]
 
 
-async def _follow(stream: str, place: Place, show: Show, count: int | None) -> None:
+class Streams:
+    """The hosts that serve the same stream; one of them is connected to, the next one when it fails."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = tuple(urls)
+        self._index = 0
+
+    def __repr__(self) -> str:
+        return f"<Streams {self.url}, {len(self._urls)} in all>"
+
+    @property
+    def url(self) -> str:
+        """Of the host whose turn it is."""
+        return self._urls[self._index]
+
+    def go_on(self) -> bool:
+        """To the next one; whether each has failed now since the first had its turn."""
+        self._index = (self._index + 1) % len(self._urls)
+        return self._index == 0
+
+
+async def _follow(streams: Streams, place: Place, show: Show, count: int | None) -> None:
     outages = _Outages()
     backoff = Backoff()
     shown = 0
     while count is None or shown < count:
         try:
-            async with _connect(place.url(stream)) as connection:
-                outages.over()
+            async with _connect(place.url(streams.url)) as connection:
+                outages.over(streams.url)
                 message = await _first(connection)
                 while True:
                     backoff.reset()
@@ -110,32 +134,32 @@ async def _follow(stream: str, place: Place, show: Show, count: int | None) -> N
             if error.status == _GONE and place.give_up_payload():
                 continue
             if error.status < 500 and error.status != _TOO_MANY:
-                raise ApplianceError(f"{stream}: {_message(error.text)} (HTTP {error.status})") from error
-            outages.begin(error)
+                raise ApplianceError(f"{streams.url}: {_message(error.text)} (HTTP {error.status})") from error
+            outages.begin(error, is_last=streams.go_on())
         except UnavailableError as error:
-            outages.begin(error)
+            outages.begin(error, is_last=streams.go_on())
         await trio.sleep(backoff.next())
 
 
 class _Outages:
-    """Says an outage once. A first connection that fails is none: nothing is there, and that is an error."""
+    """Says an outage once. No first connection to any host is none: nothing is there, and that is an error."""
 
     def __init__(self) -> None:
         self._connected_once = False
         self._said = False
 
-    def begin(self, error: UnavailableError) -> None:
-        """A connection failed or ended."""
-        if not self._connected_once:
+    def begin(self, error: UnavailableError, *, is_last: bool) -> None:
+        """A connection failed or ended; ``is_last`` when there is no other host that was not tried yet."""
+        if not self._connected_once and is_last:
             raise error
         if not self._said:
             _note(f"{error}; trying again")
         self._said = True
 
-    def over(self) -> None:
+    def over(self, url: str) -> None:
         """Connected."""
         if self._said:
-            _note("connected again")
+            _note(f"connected to {url}")
         self._connected_once, self._said = True, False
 
 

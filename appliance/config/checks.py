@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from appliance.config.model import Config, ProvidersConfig
 from appliance.config.replication_checks import replication_rules
-from appliance.domain.node_uri import NodeUriError, parse_node_uri
+from appliance.domain.node_uri import VERIFIABLE, NodeUri, NodeUriError, parse_node_uri
 
 Row = tuple[str, str, str]
 """(path, what was found, what is expected)"""
@@ -31,10 +31,10 @@ def check(config: Config) -> Iterator[Row]:
 
 
 def _something_runs(config: Config) -> Iterator[Row]:
-    planes = "[engine], [fanout], [replication], [lb] and [[providers]]"
     sections = (config.engine, config.fanout, config.replication, config.lb)
     if all(section is None for section in sections) and not config.providers:
-        yield "file", "no plane", f"at least one of the sections {planes}"
+        planes = "[engine], [fanout], [replication], [lb], [[providers]]"
+        yield planes, "none of these sections", "at least one: a section that is absent is a plane that does not run"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, str]]:
@@ -213,3 +213,10 @@ def _lb_nodes(config: Config) -> Iterator[Row]:
         if uri.url in taken:
             yield path, f'"{uri.shown}"', "a node that is not there already"
         taken.add(uri.url)
+        yield from _attestation(uri, path)
+
+
+def _attestation(uri: NodeUri, path: str) -> Iterator[Row]:
+    if uri.claim is not None and uri.claim.scheme not in VERIFIABLE:
+        why = f"attestation of {uri.claim.scheme} nodes is not available in this build"
+        yield path, f'"{uri.shown}"', f"a node that need not be attested: {why}"

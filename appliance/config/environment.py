@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 _MAX_DIGITS: Final = 9
+_MAX_SECONDS: Final = 600
 
 Convert = Callable[[str], Any]
 """Text to the key's value; ValueError with what is expected."""
@@ -24,9 +25,12 @@ def _whole(text: str) -> int:
 
 def _seconds(text: str) -> int:
     try:
-        return _whole(text) * 1000
+        seconds = _whole(text)
     except ValueError:
-        raise ValueError("a whole number of seconds") from None
+        seconds = 0
+    if not 1 <= seconds <= _MAX_SECONDS:
+        raise ValueError(f"a whole number of seconds from 1 to {_MAX_SECONDS}")
+    return seconds * 1000
 
 
 def _switch(text: str) -> bool:
@@ -60,7 +64,7 @@ _NODE_VARIABLES: Final = ("NODES", "BACKENDS")
 
 def names_by_key(environ: Mapping[str, str]) -> dict[str, str]:
     """Which variables are set, by the key of `[lb]` that each is the value of."""
-    found = {key: name for name, (key, _) in _VARIABLES.items() if name in environ}
+    found = {key: name for name, (key, convert) in _VARIABLES.items() if _is_set(environ, name, convert)}
     nodes = [name for name in _NODE_VARIABLES if environ.get(name)]
     return found | ({"nodes": " and ".join(nodes)} if nodes else {})
 
@@ -70,7 +74,7 @@ def overrides(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Row]]:
     values: dict[str, Any] = {}
     problems: list[Row] = []
     for name, (key, convert) in _VARIABLES.items():
-        if name not in environ:
+        if not _is_set(environ, name, convert):
             continue
         try:
             values[key] = convert(environ[name].strip())
@@ -80,6 +84,11 @@ def overrides(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Row]]:
     if nodes:
         values["nodes"] = nodes
     return values, problems
+
+
+def _is_set(environ: Mapping[str, str], name: str, convert: Convert) -> bool:
+    """A unit's `NAME=` leaves the default, as in the original, but for its one switch: there it says no."""
+    return name in environ and (bool(environ[name].strip()) or convert is _switch)
 
 
 def _nodes(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:

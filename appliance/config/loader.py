@@ -7,6 +7,7 @@ itself and lets msgspec judge each value alone.
 import difflib
 import json
 import os
+import re
 import tomllib
 import types
 from collections.abc import Iterator, Mapping
@@ -107,7 +108,7 @@ def _struct_problems(struct: type[Section], data: object, path: str) -> Iterator
         if key in data:
             yield from _value_problems(field.type, data[key], _join(path, key))
         elif field.required or (key in struct.required_unless and struct.required_unless[key] not in data):
-            yield Problem(_join(path, key), _MISSING, _expected(field.type))
+            yield Problem(_join(path, key), _MISSING, _expected(field.type, _join(path, key)))
 
 
 def _value_problems(kind: Any, value: object, path: str) -> Iterator[Problem]:
@@ -120,7 +121,7 @@ def _value_problems(kind: Any, value: object, path: str) -> Iterator[Problem]:
         for index, item in enumerate(value):
             yield from _struct_problems(struct, item, f"{path}[{index}]")
     else:
-        yield Problem(path, _show(value), f"a list of tables: [[{path}]]")
+        yield Problem(path, _show(value), f"a list of tables: [[{_section(path)}]]")
 
 
 def _scalar_problems(kind: Any, value: object, path: str) -> Iterator[Problem]:
@@ -162,7 +163,10 @@ def _meta(kind: Any) -> msgspec.Meta | None:
     return None
 
 
-def _expected(kind: Any) -> str:
+def _expected(kind: Any, path: str = "") -> str:
+    struct, is_list = _struct_of(kind)
+    if struct is not None:
+        return f"at least one [[{_section(path)}]]" if is_list else f"a section [{_section(path)}]"
     meta = _meta(kind)
     if meta is not None and meta.description:
         return meta.description
@@ -170,10 +174,12 @@ def _expected(kind: Any) -> str:
         return " or ".join(json.dumps(choice) for choice in get_args(kind))
     if get_origin(kind) is tuple:
         return f"a list, each item {_expected(get_args(kind)[0])}"
-    struct, _ = _struct_of(kind)
-    if struct is not None:
-        return "a table"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+
+
+def _section(path: str) -> str:
+    """As its headline in the file names it: without the numbers of lists."""
+    return re.sub(r"\[[0-9]+\]", "", path)
 
 
 def _known_keys(key: str, known: list[str]) -> str:

@@ -57,6 +57,7 @@ Workers = Annotated[int, Meta(ge=1, le=4096, description="a whole number from 1 
 RatePerSecond = Annotated[
     float, Meta(ge=0, le=1_000_000, description="a number of requests a second from 0 (no limit) to 1000000")
 ]
+ChainId = Annotated[int, Meta(ge=1, le=2**63 - 1, description="a chain's number, from 1")]
 Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header's name")]
 IpNetwork = Annotated[str, Meta(min_length=2, description="an IP address or a network as 10.0.0.0/8")]
@@ -199,6 +200,7 @@ class ProvidersConfig(Section, frozen=True, kw_only=True):
 
     name: Name
     listen: Address
+    chain_id: ChainId | None = None
     transient_error_threshold: Count = 3
     mempool_drop_threshold: Count = 3
     mempool_drop_window_s: Seconds = 300

@@ -1,6 +1,7 @@
 """Rules between the values of [replication]."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from appliance.config.model import ReplicationConfig
 
@@ -11,6 +12,7 @@ Row = tuple[str, str, str]
 def replication_rules(config: ReplicationConfig) -> Iterator[Row]:
     """Broken rules of a section whose values are each well formed."""
     yield from _peers(config)
+    yield from _peer_urls(config)
     yield from _min_acks(config)
     yield from _tls(config)
 
@@ -24,6 +26,19 @@ def _peers(config: ReplicationConfig) -> Iterator[Row]:
         if peer.host_id in taken:
             yield path, f'"{peer.host_id}"', f"an id of its own: {taken[peer.host_id]} has this one"
         taken.setdefault(peer.host_id, path)
+
+
+def _peer_urls(config: ReplicationConfig) -> Iterator[Row]:
+    """Two names for one host would take each other's link away, again and again."""
+    taken = {config.listen: "replication.listen"}
+    for index, peer in enumerate(config.peers):
+        path = f"replication.peers[{index}].url"
+        where = urlsplit(peer.url).netloc
+        if where in taken:
+            yield path, f'"{peer.url}"', f"another host's address: {taken[where]} has this one"
+        taken.setdefault(where, path)
+        if config.tls_cert_file and config.tls_ca_file and not peer.url.startswith("wss:"):
+            yield path, f'"{peer.url}"', "a URL with wss: with tls_ca_file all hosts show each other certificates"
 
 
 def _min_acks(config: ReplicationConfig) -> Iterator[Row]:

@@ -30,12 +30,16 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The appliance at this moment. `health` is the engine's HTTP status; `faults` are those switched on."""
+    """The appliance at this moment. `health` is the engine's HTTP status; `faults` are those switched on.
+
+    `hosts` has a line for each, where there are several.
+    """
 
     subscribers: int = 0
     flashblocks: int = 0
     health: int | None = None
     faults: Sequence[str] = field(default=())
+    hosts: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,10 @@ class Screen:
         self._rows.append(row)
         if not self.is_live:
             self._print(plain_line(row.report, row.flashblocks, row.subscribers))
+
+    def say(self, line: str) -> None:
+        """Show one more line; on a terminal it stays above what is redrawn."""
+        self._print(line)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Show until cancelled."""
@@ -160,4 +168,6 @@ def _summary(situation: Situation) -> Text:
     text.append(f"health {situation.health or '-'}", style="green" if healthy else "red")
     text.append(f"   flashblocks {situation.flashblocks}   subscribers {situation.subscribers}")
     text.append(f"   faults {', '.join(situation.faults) or 'none'}\n")
+    for line in situation.hosts:
+        text.append(f"{line}\n")
     return text

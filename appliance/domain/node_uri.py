@@ -24,6 +24,8 @@ MAX_URI_CHARS: Final = 16_384
 MAX_WORKERS: Final = 4096
 _MAX_MEASUREMENTS_BYTES: Final = 65_536
 _SCHEMES: Final = ("SEV", "SGX")
+VERIFIABLE: Final[frozenset[str]] = frozenset()
+"""Those of them whose evidence this build can verify (lb/attestation.py): none yet."""
 _ADDRESS: Final = re.compile(r"^[!-~]+$")
 _REGISTER: Final = re.compile(r"^[0-9]{1,2}$")
 _SHA256_HEX: Final = re.compile(r"^[0-9A-Fa-f]{64}$")

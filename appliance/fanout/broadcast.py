@@ -73,10 +73,14 @@ class Broadcast:
     async def _deliver(self, batch: Sequence[FrameSet]) -> None:
         before = self._hub.mark
         groups = self._hub.begin(batch)
-        # Those whose frame is ready first: compressing for the others takes longer.
-        for variant in sorted(groups, key=lambda variant: any(not item.ready(variant) for item in batch)):
-            frame = await self._frame(batch, variant)
-            await self._serve(groups[variant], frame, len(batch), before)
+        # Those whose frame is ready first: compressing for the others takes longer, and happens meanwhile.
+        first = [variant for variant in groups if all(item.ready(variant) is not None for item in batch)]
+        later = [variant for variant in groups if variant not in first]
+        async with trio.open_nursery() as nursery:
+            for variant in later:
+                nursery.start_soon(self._frame, batch, variant)
+            for variant in first + later:
+                await self._serve(groups[variant], await self._frame(batch, variant), len(batch), before)
         if self._hub.heads.filtered:
             await self._deliver_filtered(batch, before)
 
@@ -94,10 +98,13 @@ class Broadcast:
 
     async def _serve(self, members: list[Session], frame: bytes, entries: int, before: Mark) -> None:
         delivery = Round(self._hub, members, frame, entries=entries, before=before, after=self._hub.mark)
-        done = False
+        pace, done = self._pace, False
         while not done:
             async with self._turns.take_urgent():
-                done = delivery.run(self._pace.clock, self._pace.until)
+                done = delivery.run(pace.clock, pace.until)
+                while not (done or self._turns.wanted):
+                    await pace.give_way()
+                    done = delivery.run(pace.clock, pace.until)
 
 
 class Sweeper:
@@ -115,10 +122,13 @@ class Sweeper:
             await self.sweep(trio.current_time())
 
     async def sweep(self, now: float) -> None:
-        """Do what is due, in slices: thousands may lag out at once, and closing 10,000 takes 30 ms."""
+        """Do what is due, in slices: thousands may lag at once; closing 10,000 takes 30 ms, telling them 100."""
         self._hub.note_lags()
         await self._pace.give_way()
-        self._hub.warn_lagging()
+        for session in self._hub.half_behind():
+            self._hub.warn_lagging(session)
+            if self._pace.spent:
+                await self._pace.give_way()
         # 10,000 comparisons take half a millisecond.
         for session in self._hub.beyond_bound():
             self._hub.end_if_beyond(session, now)

@@ -1,6 +1,7 @@
 """From a request to a subscriber with a place in the log, or to a refusal that says why."""
 
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -16,11 +17,11 @@ from appliance.fanout.gate import Gate
 from appliance.fanout.limits import Ticket
 from appliance.fanout.lookups import Lookups
 from appliance.fanout.ports import LogView
-from appliance.fanout.resume import BadRequest, SubscribeRequest, deflated, parse_query, repeated_name
+from appliance.fanout.resume import BadRequest, SubscribeRequest, deflated, parse_target
 from appliance.fanout.routes import route
 from appliance.net import websocket_handshake as handshake
 from appliance.net.http import HttpRequest, HttpResponse
-from appliance.net.http_server import Connection, Upgrade
+from appliance.net.http_server import HandOver
 from appliance.net.websocket_handshake import NotAWebsocket
 from appliance.telemetry.logging import get_logger
 
@@ -39,8 +40,17 @@ class Admitted:
     grant: Grant | None = None
 
 
-Serve = Callable[[Admitted, Connection, bytes], Awaitable[None]]
-"""Serves a subscriber until its connection ends. It claims the ticket first and releases it last."""
+Welcome = Callable[[Admitted, socket.socket, bytes, Callable[[], None]], None]
+"""Takes a subscriber's connection over: see `HandOver.take`. It claims the ticket first and releases it last."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that is well: what it wants, our headers, whose key it has."""
+
+    wanted: SubscribeRequest
+    headers: tuple[tuple[str, str], ...]
+    grant: Grant | None
 
 
 class Door:
@@ -51,21 +61,40 @@ class Door:
         log_view: LogView,
         gate: Gate,
         stopping: trio.Event,
-        serve: Serve,
+        welcome: Welcome,
         filters: FilterIndex,
         *,
         deflate: bool = True,
     ) -> None:
         self._gate = gate
         self._stopping = stopping
-        self._serve = serve
+        self._welcome = welcome
         self._filters = filters
         self._deflate = deflate
         self._log = log_view
         self._lookups = Lookups(log_view)
 
-    async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
+    async def handle(self, request: HttpRequest) -> HttpResponse | HandOver:
         """Answer one request: 101, or 400, 401, 404, 405, 410, 426, 429 or 503 with a JSON `message`."""
+        asked = self._understand(request)
+        answer = asked if isinstance(asked, HttpResponse) else await self._subscribe(request, asked)
+        if isinstance(answer, HttpResponse):
+            self._gate.count_refusal(answer)
+        return answer
+
+    def handle_at_once(self, request: HttpRequest) -> HandOver | None:
+        """The same where it is 101 and no wait for the log is needed; None for all else, and nothing has happened."""
+        asked = self._understand(request)
+        if isinstance(asked, HttpResponse):
+            return None
+        located = self._lookups.recall(asked.wanted.resume)
+        if located is None or self._too_far_ahead(located):
+            return None
+        ticket = self._admit(request, asked)
+        return None if isinstance(ticket, HttpResponse) else self._let_in(asked, located, ticket)
+
+    def _understand(self, request: HttpRequest) -> _Asked | HttpResponse:
+        """All that can be said without a look at places and the log."""
         if request.path == "/healthz":
             return refusal(503, "stopping") if self._stopping.is_set() else HttpResponse(200, b"ok\n")
         path = route(request.path)
@@ -74,45 +103,46 @@ class Door:
         if request.method != "GET":
             return refusal(405, "a websocket begins with GET", ("allow", "GET"))
         grant = self._gate.authenticate(path)
-        return grant if isinstance(grant, HttpResponse) else await self._subscribe(request, grant)
+        return grant if isinstance(grant, HttpResponse) else self._understand_query(request, grant)
 
-    async def _subscribe(self, request: HttpRequest, grant: Grant | None) -> HttpResponse | Upgrade:
-        twice = repeated_name(request.raw_query, request.query)
-        if twice is not None:
-            return refusal(400, f"{twice} is given more than once: separate its values by commas, if it takes several")
-        wanted = parse_query(request.query)
-        if isinstance(wanted, BadRequest):
-            return refusal(400, wanted.reason)
+    def _understand_query(self, request: HttpRequest, grant: Grant | None) -> _Asked | HttpResponse:
+        query = parse_target(request.raw_query)
+        if isinstance(query, BadRequest):
+            return refusal(400, query.reason)
         accepted = _handshake(request)
         if isinstance(accepted, NotAWebsocket):
             return refusal(accepted.status, accepted.reason, ("sec-websocket-version", handshake.VERSION))
-        headers = accepted
-        if self._deflate:
-            offers = request.headers.get("sec-websocket-extensions", "")
-            wanted, extension = deflated(wanted, request.query, offers)
-            headers = accepted if extension is None else (*accepted, ("sec-websocket-extensions", extension))
-        ticket = self._admit(request, wanted, grant)
+        offers = request.headers.get("sec-websocket-extensions") if self._deflate else None
+        wanted, extension = (query.wanted, None) if offers is None else deflated(query, offers)
+        headers = accepted if extension is None else (*accepted, ("sec-websocket-extensions", extension))
+        return _Asked(wanted, headers, grant)
+
+    async def _subscribe(self, request: HttpRequest, asked: _Asked) -> HttpResponse | HandOver:
+        ticket = self._admit(request, asked)
         if isinstance(ticket, HttpResponse):
             return ticket
         try:
-            answer = await self._locate(wanted, ticket, grant)
+            located = await self._locate(asked.wanted)
         except BaseException:
             ticket.release()
             raise
-        if isinstance(answer, HttpResponse):
+        if isinstance(located, HttpResponse):
             ticket.release()
-            return answer
-        ticket.offer(trio.current_time())
-        return Upgrade(headers, partial(self._serve, answer))
+            return located
+        return self._let_in(asked, located, ticket)
 
-    def _admit(self, request: HttpRequest, wanted: SubscribeRequest, grant: Grant | None) -> Ticket | HttpResponse:
+    def _let_in(self, asked: _Asked, located: Located, ticket: Ticket) -> HandOver:
+        ticket.offer(trio.current_time())
+        return HandOver(asked.headers, partial(self._welcome, Admitted(asked.wanted, located, ticket, asked.grant)))
+
+    def _admit(self, request: HttpRequest, asked: _Asked) -> Ticket | HttpResponse:
         if self._stopping.is_set():
             return refusal(503, "this host is going away", RETRY_AFTER)
-        if wanted.filter is not None and not self._filters.has_room_for(wanted.filter):
+        if asked.wanted.filter is not None and not self._filters.has_room_for(asked.wanted.filter):
             return refusal(429, "this host has no room for another filter", RETRY_AFTER)
-        return self._gate.admit(request, grant)
+        return self._gate.admit(request, asked.grant, asked.wanted.filter)
 
-    async def _locate(self, wanted: SubscribeRequest, ticket: Ticket, grant: Grant | None) -> Admitted | HttpResponse:
+    async def _locate(self, wanted: SubscribeRequest) -> Located | HttpResponse:
         try:
             located = await self._lookups.locate(wanted.resume)
         except PrunedError as error:
@@ -120,7 +150,7 @@ class Door:
         except LogError as error:
             log.warning("cannot look up a position", error=str(error))
             return refusal(503, "the flashblock log cannot be read", RETRY_AFTER)
-        return self._too_far_ahead(located) or Admitted(wanted, located, ticket, grant)
+        return self._too_far_ahead(located) or located
 
     def _too_far_ahead(self, located: Located) -> HttpResponse | None:
         """A place that this log will not reach soon is a mistake: its subscriber would hear nothing for ever."""

@@ -13,6 +13,9 @@ MAX_ITEMS: Final = 256
 MAX_ITEMS_IN_ALL: Final = 200_000
 """Of all filters that differ: some 60 MB. When they are there, a subscriber with another one is refused."""
 
+MAX_ITEMS_PER_ADDRESS: Final = MAX_ITEMS_IN_ALL // 8
+"""Of one client address: some hundred of the largest filters. It takes eight addresses to leave others no room."""
+
 _SHOWN_CHARACTERS: Final = 70
 
 

@@ -1,16 +1,23 @@
 """Who is let in: the API key first, then the places of its app, of its address and of this instance."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 import trio
 
 from appliance.fanout.answers import RETRY_AFTER, refusal
 from appliance.fanout.api_keys import ApiKeys, App, Grant
 from appliance.fanout.connect_rate import ConnectRate
+from appliance.fanout.filter_shares import FilterShares
+from appliance.fanout.filters import Filter
 from appliance.fanout.limits import Admission, AppPlaces, ClientAddress, Ticket, TooManyFromAddress, TooManyOfApp
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.routes import Route
 from appliance.net.http import HttpRequest, HttpResponse
+
+_UNAUTHORIZED: Final = 401
+_TOO_MANY: Final = 429
 
 
 class Gate:
@@ -24,6 +31,7 @@ class Gate:
         self._client_address = client_address
         self._rate = ConnectRate(admission.max_per_address)
         self._metrics = metrics
+        self._shares = FilterShares()
 
     def change(self, apps: Sequence[App], *, public: bool, max_subscribers: int, max_per_ip: int) -> None:
         """Other keys and limits from now on. Whoever has a place keeps it; who may stay, `ApiKeys.holds` says."""
@@ -46,28 +54,39 @@ class Gate:
         A key that is wrong is refused also where one is not needed: its owner takes it for valid.
         """
         if route.key is None:
-            return None if self.keys.open else self._unauthorized("an API key is needed: connect to /ws/{api_key}")
+            return None if self.keys.open else refusal(_UNAUTHORIZED, "an API key is needed: connect to /ws/{api_key}")
         if not self.keys.configured:
             return refusal(404, "no such stream: connect to /ws, no API key is needed here")
-        return self.keys.find(route.key) or self._unauthorized("invalid API key")
+        return self.keys.find(route.key) or refusal(_UNAUTHORIZED, "invalid API key")
 
-    def admit(self, request: HttpRequest, grant: Grant | None) -> Ticket | HttpResponse:
-        """A place, or 429 that says which limit is reached."""
+    def admit(self, request: HttpRequest, grant: Grant | None, wanted: Filter | None = None) -> Ticket | HttpResponse:
+        """A place, with room for the filter that is ``wanted``, or 429 that says which limit is reached."""
         address = self._client_address.of(request.peer, request.headers.get(self._client_address.header))
+        if wanted is not None and not self._shares.has_room_for(address, wanted):
+            return refusal(_TOO_MANY, "too many addresses and topics in the filters of this address", RETRY_AFTER)
+        answer = self._admit(address, grant)
+        if wanted is not None and isinstance(answer, Ticket):
+            self._shares.take(address, wanted)
+            answer.also_give_back(partial(self._shares.give_back, address, wanted))
+        return answer
+
+    def _admit(self, address: str, grant: Grant | None) -> Ticket | HttpResponse:
         places = None if grant is None else AppPlaces(grant.app, self.keys.limit(grant))
         ticket = self.admission.admit(address, trio.current_time(), places)
         if isinstance(ticket, Ticket):
             return ticket
-        self._metrics.rate_limited_requests.add()
         if isinstance(ticket, TooManyFromAddress):
-            return refusal(429, "too many subscribers from this address", RETRY_AFTER)
+            return refusal(_TOO_MANY, "too many subscribers from this address", RETRY_AFTER)
         if isinstance(ticket, TooManyOfApp):
-            return refusal(429, "too many subscribers with the keys of this app", RETRY_AFTER)
-        return refusal(429, "this host has no room for more subscribers", RETRY_AFTER)
+            return refusal(_TOO_MANY, "too many subscribers with the keys of this app", RETRY_AFTER)
+        return refusal(_TOO_MANY, "this host has no room for more subscribers", RETRY_AFTER)
 
-    def _unauthorized(self, message: str) -> HttpResponse:
-        self._metrics.unauthorized_requests.add()
-        return refusal(401, message)
+    def count_refusal(self, answer: HttpResponse) -> None:
+        """Note that this answer is given."""
+        if answer.status == _UNAUTHORIZED:
+            self._metrics.unauthorized_requests.add()
+        elif answer.status == _TOO_MANY:
+            self._metrics.rate_limited_requests.add()
 
     def statistics(self) -> dict[str, object]:
         """How many places are taken, and by which apps."""

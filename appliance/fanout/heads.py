@@ -15,6 +15,8 @@ class Heads:
 
     def __init__(self) -> None:
         self._everything: dict[Variant, Group] = {variant: {} for variant in Variant}
+        # Thousands stay from one broadcast to the next: to list them anew is to touch each of them twice.
+        self._listed: dict[Variant, list[Session]] = {}
         self.filtered: dict[tuple[Variant, Filter], Group] = {}
 
     def __iter__(self) -> Iterator[Session]:
@@ -24,6 +26,7 @@ class Heads:
     def add(self, session: Session) -> None:
         """Take a session in."""
         if session.filter is None:
+            self._listed.pop(session.variant, None)
             self._everything[session.variant][session] = None
         else:
             self.filtered.setdefault((session.variant, session.filter), {})[session] = None
@@ -31,6 +34,7 @@ class Heads:
     def remove(self, session: Session) -> None:
         """Let a session go; it must be here."""
         if session.filter is None:
+            self._listed.pop(session.variant, None)
             del self._everything[session.variant][session]
             return
         key = session.variant, session.filter
@@ -40,8 +44,11 @@ class Heads:
             del self.filtered[key]
 
     def everything(self) -> dict[Variant, list[Session]]:
-        """Who wants everything now, by variant."""
-        return {variant: list(group) for variant, group in self._everything.items() if group}
+        """Who wants everything now, by variant. A list is never changed: who comes or goes is in another one."""
+        for variant, group in self._everything.items():
+            if group and variant not in self._listed:
+                self._listed[variant] = list(group)
+        return dict(self._listed)
 
     def counts(self) -> dict[str, int]:
         """How many there are of each variant."""

@@ -210,11 +210,19 @@ class Hub:
         position = self.mark.position
         self.metrics.lag.note([position - session.mark.position for session in self._catching_up], len(self.sessions))
 
-    def warn_lagging(self) -> None:
-        """Tell those who want to know that they are half as far behind as they may be."""
-        for session in self.listeners & self._catching_up:
-            if session.notices is not None:
-                session.notices.lag(self._lag(session), session.allowed_lag)
+    def half_behind(self) -> list[Session]:
+        """Those who want control messages and lag more than half of what they may; see `warn_lagging`."""
+        position, listeners = self.mark.position, self.listeners
+        return [
+            session
+            for session in (self._catching_up if listeners else ())
+            if 2 * (position - session.mark.position) > session.allowed_lag and session in listeners
+        ]
+
+    def warn_lagging(self, session: Session) -> None:
+        """Tell one that still catches up that it lags, unless it was told."""
+        if session in self._catching_up and session.notices is not None:
+            session.notices.lag(self._lag(session), session.allowed_lag)
 
     def beyond_bound(self) -> list[Session]:
         """Those that lag more than they may now; see `end_if_beyond`. One comparison for each that catches up."""

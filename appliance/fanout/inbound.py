@@ -5,6 +5,7 @@ nothing to say, so the limits only keep one of them from costing the others time
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
@@ -47,6 +48,15 @@ class Violation:
 
 
 Heard = PingReceived | PongReceived | CloseReceived | Violation
+
+
+_BARE_PONG: Final = b"\x8a\x80"  # a whole frame, masked, of no length; four bytes of mask follow
+_BARE_PONG_BYTES: Final = 6
+
+
+def is_bare_pong(data: bytes) -> bool:
+    """Whether this is the answer to a ping of ours, and nothing else: all that most subscribers ever say."""
+    return len(data) == _BARE_PONG_BYTES and data.startswith(_BARE_PONG)
 
 
 class Inbound:

@@ -45,6 +45,17 @@ class Ticket:
         self._unclaimed = unclaimed
         self._give_back: Callable[[], None] | None = give_back
 
+    def also_give_back(self, give_back: Callable[[], None]) -> None:
+        """Give back something else with the place. Only before it is offered."""
+        first = self._give_back
+
+        def both() -> None:
+            if first is not None:
+                first()
+            give_back()
+
+        self._give_back = both
+
     def offer(self, now: float) -> None:
         """The answer is on its way: from now on the place expires unless it is claimed."""
         if self._give_back is not None:

@@ -26,14 +26,15 @@ class Lookups:
 
     async def locate(self, resume: Resume) -> Located:
         """Where ``resume`` goes on. Raises PrunedError, which is not remembered, and LogError."""
-        found = self._recall(resume)
+        found = self.recall(resume)
         if found is None:
             async with self._turns:
                 # Somebody before us in the queue may have asked the same.
-                found = self._recall(resume) or await self._ask(resume)
+                found = self.recall(resume) or await self._ask(resume)
         return found
 
-    def _recall(self, resume: Resume) -> Located | None:
+    def recall(self, resume: Resume) -> Located | None:
+        """The answer, if somebody asked the same since the head moved."""
         if self._head != self._log.head or len(self._known) >= REMEMBERED:
             self._head = self._log.head
             self._known.clear()

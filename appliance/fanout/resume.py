@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from appliance.domain.payloads import PayloadId
@@ -14,6 +15,7 @@ from appliance.fanout.frames import Variant
 MAX_BLOCK_NUMBER = 2**63 - 1  # what the log's column can hold
 MAX_INDEX = 2**31 - 1
 _ENCODINGS = {variant.value: variant for variant in (Variant.TEXT, Variant.BROTLI)}
+_SHORT_QUERY = 128  # characters; what is longer has a filter of some size, which is not worth keeping
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
@@ -43,6 +45,31 @@ _OWN_NAMES = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a query says; ``names_encoding`` when it asks for one itself."""
+
+    wanted: SubscribeRequest
+    names_encoding: bool
+
+
+def parse_target(raw_query: str) -> Query | BadRequest:
+    """Read a query as it stands in the target. Thousands who come back after an outage all ask for the same few."""
+    return _parse_short(raw_query) if len(raw_query) <= _SHORT_QUERY else _parse_target(raw_query)
+
+
+def _parse_target(raw_query: str) -> Query | BadRequest:
+    query = dict(parse_qsl(raw_query, keep_blank_values=True))
+    twice = repeated_name(raw_query, query)
+    if twice is not None:
+        return BadRequest(f"{twice} is given more than once: separate its values by commas, if it takes several")
+    wanted = parse_query(query)
+    return wanted if isinstance(wanted, BadRequest) else Query(wanted, "encoding" in query)
+
+
+_parse_short = lru_cache(maxsize=256)(_parse_target)
+
+
 def repeated_name(raw_query: str, query: Mapping[str, str]) -> str | None:
     """A parameter that is there more than once: only the last would count, and the others be left out silently.
 
@@ -66,13 +93,13 @@ def parse_query(query: Mapping[str, str]) -> SubscribeRequest | BadRequest:
         return BadRequest(str(error))
 
 
-def deflated(wanted: SubscribeRequest, query: Mapping[str, str], offers: str) -> tuple[SubscribeRequest, str | None]:
+def deflated(query: Query, offers: str) -> tuple[SubscribeRequest, str | None]:
     """The same with permessage-deflate, and the header's answer, where the client offers it and names no encoding.
 
     `encoding=text` says that it wants the text as it is, and what is brotli would not get smaller.
     """
-    answer = None if "encoding" in query else negotiate(offers)
-    return (wanted, None) if answer is None else (replace(wanted, variant=Variant.DEFLATE), answer)
+    answer = None if query.names_encoding else negotiate(offers)
+    return (query.wanted, None) if answer is None else (replace(query.wanted, variant=Variant.DEFLATE), answer)
 
 
 def _resume(query: Mapping[str, str]) -> Resume:

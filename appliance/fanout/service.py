@@ -6,9 +6,9 @@ request -> Door (limits, place in the log) -> 101 -> Session -> Hub
 
 import random
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -17,6 +17,7 @@ import trio
 from appliance.domain.errors import LogError
 from appliance.domain.positions import AfterBlock, Resume
 from appliance.fanout.api_keys import ApiKeys, App, Grant
+from appliance.fanout.attendance import Attendance
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
 from appliance.fanout.catchup import CatchUp
@@ -27,16 +28,16 @@ from appliance.fanout.framesets import FrameCache
 from appliance.fanout.gate import Gate
 from appliance.fanout.herald import Herald
 from appliance.fanout.hub import NO_LONGER_ADMITTED, Hub, HubSettings
-from appliance.fanout.limits import Admission, ClientAddress
+from appliance.fanout.limits import Admission, ClientAddress, Ticket
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.notices import Notices
 from appliance.fanout.pacing import Clock, Pace
 from appliance.fanout.ports import LogView, StateSource
 from appliance.fanout.session import Session
-from appliance.fanout.subscriber import abandon, converse, prepare_socket
+from appliance.fanout.subscriber import abandon, prepare_socket
 from appliance.fanout.turns import Turns
-from appliance.net.http_server import Connection, HttpLimits, HttpServer
+from appliance.net.http_server import HttpLimits, HttpServer
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("fanout")
@@ -123,12 +124,15 @@ class Fanout:
             sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
             workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
+            attendance = Attendance(hub, turns)
+            workers.start_soon(attendance.run)
             if self._states is not None:
                 await workers.start(Herald(hub, broadcast, self._states, self._clock).run)
-            drained = trio.Event()
-            workers.start_soon(self._drain_when, stopping, broadcast, hub, drained)
-            server = self._server = self._create_server(hub, listener, stopping, drained, turns)
+            drained, emptied = trio.Event(), trio.Event()
+            workers.start_soon(self._drain_when, stopping, broadcast, hub, drained, attendance, emptied)
+            server = self._server = self._create_server(hub, attendance, listener, stopping, drained, turns)
             await server.run(task_status=task_status)
+            await emptied.wait()
             workers.cancel_scope.cancel()
 
     async def reload(self, settings: FanoutSettings) -> None:
@@ -195,12 +199,18 @@ class Fanout:
         return hub, Broadcast(hub, log_view, cache, turns, self._run_sync)
 
     def _create_server(
-        self, hub: Hub, listener: socket.socket, stopping: trio.Event, drained: trio.Event, turns: Turns
+        self,
+        hub: Hub,
+        attendance: Attendance,
+        listener: socket.socket,
+        stopping: trio.Event,
+        drained: trio.Event,
+        turns: Turns,
     ) -> HttpServer:
-        async def serve(admitted: Admitted, connection: Connection, data: bytes) -> None:
-            await self._serve(hub, stopping, admitted, connection, data)
+        def welcome(admitted: Admitted, sock: socket.socket, data: bytes, ended: Callable[[], None]) -> None:
+            self._welcome(hub, attendance, stopping, admitted, sock, data, ended)
 
-        door = Door(self._log, self._gate, stopping, serve, hub.filters, deflate=self._settings.deflate)
+        door = Door(self._log, self._gate, stopping, welcome, hub.filters, deflate=self._settings.deflate)
         return HttpServer(
             door.handle,
             listener,
@@ -215,60 +225,71 @@ class Fanout:
             name="fanout",
             accept_turn=turns.take,
             may_connect=self._gate.may_connect,
+            at_once=door.handle_at_once,
         )
 
-    async def _drain_when(self, stopping: trio.Event, broadcast: Broadcast, hub: Hub, drained: trio.Event) -> None:
+    async def _drain_when(
+        self,
+        stopping: trio.Event,
+        broadcast: Broadcast,
+        hub: Hub,
+        drained: trio.Event,
+        attendance: Attendance,
+        emptied: trio.Event,
+    ) -> None:
         await stopping.wait()  # the door says 503 from now on, also to health checks
         # What is committed now was promised: a flashblock of the last block may be the one that nobody repeats.
         with trio.move_on_after(LAST_BROADCAST_S):
             await broadcast.wait_delivered(self._log.head)
         await send_away(hub, self._settings.drain_s, self._clock)
         drained.set()
+        with trio.move_on_after(self._settings.drain_timeout_s):
+            await attendance.wait_empty()
+        await attendance.cut_all()
+        emptied.set()
 
-    async def _serve(
-        self, hub: Hub, stopping: trio.Event, admitted: Admitted, connection: Connection, data: bytes
+    def _welcome(
+        self,
+        hub: Hub,
+        attendance: Attendance,
+        stopping: trio.Event,
+        admitted: Admitted,
+        sock: socket.socket,
+        data: bytes,
+        ended: Callable[[], None],
     ) -> None:
-        """One subscriber's life."""
+        """One subscriber's life begins."""
         if not admitted.ticket.claim():  # its answer took a minute, and its place went to somebody else
-            abandon(connection.socket)
-            return
+            abandon(sock)
+            raise ConnectionAbortedError("its place went to somebody else")
         try:
-            prepare_socket(connection.socket)
-            with trio.CancelScope() as scope:
-                session = self._create_session(hub, connection.socket, admitted, scope)
-                with self._counted(session, admitted.grant):
-                    await self._attend(hub, stopping, session, connection.socket, data)
-        finally:
+            prepare_socket(sock)
+            session = self._create_session(hub, sock, admitted)
+            attendance.admit(session, sock, data, partial(self._forget, session, admitted.ticket, ended))
+        except BaseException:
             admitted.ticket.release()
+            raise
+        self._count(session, admitted.grant)
+        self._close_stranger(hub, session)  # its key may have gone while it was let in
+        if stopping.is_set():  # it came in while the others were being closed
+            hub.go_away(session, trio.current_time())
 
-    @contextmanager
-    def _counted(self, session: Session, grant: Grant | None) -> Iterator[None]:
+    def _count(self, session: Session, grant: Grant | None) -> None:
         """Remember with which key a session came, as long as it is there."""
-        if grant is None:
-            yield
-            return
-        self._metrics.connections_by_app.add(grant.app)
-        self._metrics.subscribers_by_app.add(grant.app)
-        self._grants[session] = grant
-        try:
-            yield
-        finally:
-            del self._grants[session]
+        if grant is not None:
+            self._metrics.connections_by_app.add(grant.app)
+            self._metrics.subscribers_by_app.add(grant.app)
+            self._grants[session] = grant
+
+    def _forget(self, session: Session, ticket: Ticket, ended: Callable[[], None]) -> None:
+        """Its connection has ended."""
+        grant = self._grants.pop(session, None)
+        if grant is not None:
             self._metrics.subscribers_by_app.add(grant.app, -1)
+        ticket.release()
+        ended()
 
-    async def _attend(self, hub: Hub, stopping: trio.Event, session: Session, sock: socket.socket, data: bytes) -> None:
-        hub.attach(session)
-        try:
-            self._close_stranger(hub, session)  # its key may have gone while it was let in
-            if stopping.is_set():  # it came in while the others were being closed
-                hub.go_away(session, trio.current_time())
-            await converse(hub, session, sock, data)
-        finally:
-            hub.detach(session)
-            if not session.close_sent:
-                abandon(sock)
-
-    def _create_session(self, hub: Hub, sock: socket.socket, admitted: Admitted, scope: trio.CancelScope) -> Session:
+    def _create_session(self, hub: Hub, sock: socket.socket, admitted: Admitted) -> Session:
         located, request = admitted.located, admitted.request
         session = Session(
             sock,
@@ -276,7 +297,7 @@ class Fanout:
             Mark(located.position, _key_of(request.resume)),
             located.skip_through,
             next_ping_at=trio.current_time() + self._jitter() * self._settings.ping_interval_s,
-            drop=scope.cancel,
+            drop=_not_admitted,
             wanted=request.filter,
         )
         if request.control:
@@ -293,6 +314,10 @@ class Fanout:
             "counts": self._metrics.values(),
             "server": self._server.statistics() if self._server else None,
         }
+
+
+def _not_admitted() -> None:
+    """The attendance puts its own in this place."""
 
 
 async def _mark_of_head(log_view: LogView) -> Mark:

@@ -10,14 +10,14 @@ Who delivers a broadcast comes first, because those at the head have lost nothin
 `URGENT_IN_A_ROW` + 1 turns one is for the others, so that they get on when one broadcast follows another.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import Final
 
 import trio
 
 from appliance.fanout.pacing import Clock, Pace
+from appliance.fanout.stillness import Stillness
 
 URGENT_IN_A_ROW: Final = 3
 
@@ -26,7 +26,7 @@ class Turns:
     """``async with turns.take():`` or, for a broadcast, ``turns.take_urgent()``; work until ``pace.until``."""
 
     def __init__(self, clock: Clock = perf_counter) -> None:
-        self.pace = Pace(clock)
+        self.pace = Pace(clock, Stillness())
         self._taken = False
         self._urgent = trio.lowlevel.ParkingLot()
         self._others = trio.lowlevel.ParkingLot()
@@ -34,29 +34,36 @@ class Turns:
 
     def take(self) -> AbstractAsyncContextManager[None]:
         """Wait for a turn, first come, first served."""
-        return self._turn(self._others)
+        return _Turn(self, self._others)
 
     def take_urgent(self) -> AbstractAsyncContextManager[None]:
         """Wait for a turn before all others, but for every fourth."""
-        return self._turn(self._urgent)
+        return _Turn(self, self._urgent)
 
-    @asynccontextmanager
-    async def _turn(self, lot: trio.lowlevel.ParkingLot) -> AsyncIterator[None]:
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for a turn; where nobody does, whoever has it may go on after giving way."""
+        return bool(self._urgent or self._others)
+
+    async def begin(self, lot: trio.lowlevel.ParkingLot) -> None:
+        """What `take` does, for `_Turn`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._taken:
             await lot.park()
         else:
             self._taken = True
             self.pace.renew()
+
+    async def end(self) -> None:
+        """Give way, if the slice is over, and hand the turn on."""
         try:
-            yield
             if self.pace.spent:
                 await self.pace.give_way()
         finally:
-            self._hand_on()
+            self.hand_on()
 
-    def _hand_on(self) -> None:
-        """The turn stays taken when somebody waits for it: whoever is woken has it."""
+    def hand_on(self) -> None:
+        """Let the next one begin. The turn stays taken when somebody waits for it: whoever is woken has it."""
         urgent_may = self._urgent_in_a_row < URGENT_IN_A_ROW or not self._others
         if self._urgent and urgent_may:
             self._urgent_in_a_row += 1
@@ -67,3 +74,22 @@ class Turns:
         else:
             self._urgent_in_a_row = 0
             self._taken = False
+
+
+class _Turn(AbstractAsyncContextManager[None]):
+    """There is one for each few subscribers that are served, so it is no generator."""
+
+    __slots__ = ("_lot", "_turns")
+
+    def __init__(self, turns: Turns, lot: trio.lowlevel.ParkingLot) -> None:
+        self._turns = turns
+        self._lot = lot
+
+    async def __aenter__(self) -> None:
+        await self._turns.begin(self._lot)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self._turns.end()
+        else:
+            self._turns.hand_on()

@@ -44,6 +44,7 @@ class Housekeeping:
         self._on_removed = on_removed
         self.awaited: Callable[[], int | None] = lambda: None
         self.overruns = 0
+        self.removed_through = 0
 
     async def run(self, interval_s: float) -> None:
         """Apply the limits every ``interval_s``, for ever; a start is not the time for it.
@@ -78,7 +79,10 @@ class Housekeeping:
         if awaited is not None and through > awaited:
             self.overruns += 1
             log.warning("retention removes what a peer has not fetched", through=through, awaited=awaited)
-        return await self._writer.submit(lambda store: store.remove_through(through))
+        removed = await self._writer.submit(lambda store: store.remove_through(through))
+        if removed.payloads:
+            self.removed_through = through
+        return removed
 
     async def _shrink(self) -> None:
         space = await self._readers.query(lambda reader: reader.space())

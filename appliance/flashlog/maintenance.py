@@ -19,6 +19,7 @@ from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.flashlog.connection import translated
 from appliance.flashlog.files import DATABASE_NAME, open_files, sync_folder
 from appliance.flashlog.jsonl import ExportedEntry, from_line, to_line
+from appliance.flashlog.replica_jobs import commit_imported, uncommitted
 from appliance.flashlog.rows import Arrival
 from appliance.flashlog.snapshot import count_entries, database_path, open_snapshot
 from appliance.flashlog.store import Store
@@ -95,9 +96,18 @@ def import_from(path: Path, stream: BinaryIO, progress: Progress = silent) -> Im
     """Like `import_`, from a stream; the total of ``progress`` is 0 because it is not known."""
     files = open_files(_folder_of(path), TailLimits(max_entries=0)).files
     try:
+        _refuse_where_peers_are_awaited(files.store)
         return _Import(files.store, progress).run(stream)
     finally:
         files.close()
+
+
+def _refuse_where_peers_are_awaited(store: Store) -> None:
+    """What is imported counts as committed, and what is before it in the log would with it."""
+    waiting = uncommitted(store)
+    if waiting:
+        text = f"cannot import: {waiting} flashblocks of this log wait for other hosts: run the appliance beside them,"
+        raise LogError(f"{text} and stop it when `appliance status` says that 0 are held")
 
 
 def _folder_of(path: Path) -> Path:
@@ -154,6 +164,7 @@ class _Import:
                 self._append(store, arrival)
             except LogError as error:
                 raise LogError(f"line {number}: {error}") from error
+        commit_imported(store)
 
     def _append(self, store: Store, arrival: Arrival) -> None:
         appended = store.append(arrival)
@@ -197,8 +208,9 @@ def _copy(source: sqlite3.Connection, to: Path, progress: Progress) -> None:
             pages=BACKUP_PAGES,  # in steps, for the progress; the snapshot is what keeps them together
             progress=lambda _status, remaining, total: progress(total - remaining, total),
         )
-        # It goes on by itself from here: to peers it is another log, whose positions mean something else.
-        target.execute("UPDATE replication SET log_id = lower(hex(randomblob(16)))")
+        # It goes on by itself from here: to peers it is another log, whose positions mean something else. What its host
+        # votes after this moment it does not know, so it must not vote before it has caught up.
+        target.execute("UPDATE replication SET log_id = lower(hex(randomblob(16))), recovering = 1")
         (found,) = target.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise LogError(f"the copy is damaged, and so is the log: {found}")

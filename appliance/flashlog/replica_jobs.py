@@ -290,6 +290,19 @@ def begin(store: Store, *, replicated: bool | None) -> int:
     return int(committed)
 
 
+def uncommitted(store: Store) -> int:
+    """How many positions of a replicated log wait for peers; 0 for a log that is not replicated."""
+    (committed,) = store.connection.execute("SELECT committed FROM replication").fetchone()
+    return 0 if committed is None else max(0, rows.last_position(store.connection) - int(committed))
+
+
+def commit_imported(store: Store) -> None:
+    """Commit a replicated log as a whole. Peers are followed beyond what an import adds: no votes for it would come."""
+    store.connection.execute(
+        "UPDATE replication SET committed = ? WHERE committed IS NOT NULL", (rows.last_position(store.connection),)
+    )
+
+
 def set_recovering(store: Store, *, recovering: bool) -> None:
     """Note that this host must not vote, or that it may."""
     store.connection.execute("UPDATE replication SET recovering = ?", (int(recovering),))

@@ -306,6 +306,11 @@ class FlashLog:
         """Last position that is committed; ``head`` is beyond it only where the operators want to show more."""
         return self._state.committed
 
+    @property
+    def removed_through(self) -> int:
+        """Last position that retention has removed since the log was opened, 0 for none."""
+        return self._housekeeping.removed_through
+
     def commit_through(self, position: int) -> None:
         """Make everything up to ``position`` committed and visible, as far as it is on disk."""
         self._state.commit_through(position)

@@ -132,7 +132,7 @@ class Dispatcher(Generic[JobT, NodeT]):
         refusal = self.refusal()
         if refusal is not None:
             return refusal
-        slots = choose(self._nodes, job.avoid, self._reserve_for(job))
+        slots = choose(self._nodes, job.avoid, self._reserve_for(job.priority))
         if slots is not None:
             return self._taken(slots)
         if not self.queue:
@@ -153,12 +153,12 @@ class Dispatcher(Generic[JobT, NodeT]):
         if shared is None and not (self._reserve and choose(self._nodes, ANYWHERE)):
             return None
         only_fast = shared is None
-        job = queue.pop(now, self._refuses_fast if only_fast else self._refuses, only_fast_track=only_fast)
+        job = queue.pop(now, self._refuses, only_fast_track=only_fast)
         if job is None:
             return None
         slots = shared
         if job.avoid or slots is None:
-            slots = choose(self._nodes, job.avoid, self._reserve_for(job))
+            slots = choose(self._nodes, job.avoid, self._reserve_for(job.priority))
         if slots is None:
             raise AssertionError(f"{job.priority!r} was taken from the queue without a slot")
         self._last_taken = now
@@ -186,14 +186,11 @@ class Dispatcher(Generic[JobT, NodeT]):
         refusal = self.refusal()
         return (self.queue.drain(), refusal) if refusal is not None and self.queue else ([], None)
 
-    def _reserve_for(self, job: JobT) -> int:
-        return 0 if job.priority is Priority.FAST_TRACK else self._reserve
+    def _reserve_for(self, priority: Priority) -> int:
+        return 0 if priority is Priority.FAST_TRACK else self._reserve
 
-    def _refuses(self, avoid: Avoid) -> bool:
-        return choose(self._nodes, avoid, self._reserve) is None
-
-    def _refuses_fast(self, avoid: Avoid) -> bool:
-        return choose(self._nodes, avoid) is None
+    def _refuses(self, priority: Priority, avoid: Avoid) -> bool:
+        return choose(self._nodes, avoid, self._reserve_for(priority)) is None
 
     def _taken(self, slots: NodeT) -> NodeT:
         slots.in_flight += 1

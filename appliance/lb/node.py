@@ -12,6 +12,7 @@ from appliance.lb.dispatch import Slots
 from appliance.lb.node_health import HealthRules, NodeHealth
 from appliance.net.http_lane import Check, HttpLane, post_head
 from appliance.net.opening import Endpoint, Stream, parse_url
+from appliance.net.readiness import Readiness
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Node(Slots):
         *,
         verifier: EvidenceVerifier | None = None,
         workers: int | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         workers = workers or uri.workers or settings.default_workers
         super().__init__(uri.shown, workers)
@@ -57,6 +59,7 @@ class Node(Slots):
             max_response_bytes=settings.max_response_bytes,
             connect_timeout_s=settings.connect_timeout_s,
             check=_evidence_check(uri.claim, verifier),
+            readiness=readiness,
         )
 
     def __repr__(self) -> str:

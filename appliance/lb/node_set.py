@@ -22,6 +22,7 @@ from appliance.lb.checks import Checker
 from appliance.lb.dispatch import Dispatcher
 from appliance.lb.node import Node, NodeSettings
 from appliance.lb.relay import Relay, Waiting
+from appliance.net.readiness import Readiness
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("lb")
@@ -68,6 +69,7 @@ class NodeSet:
         store: NodeStore | None,
         verifiers: Verifiers,
         wall_clock: Callable[[], float] = time.time,
+        readiness: Readiness | None = None,
     ) -> None:
         self.problem: str | None = None
         self._dispatcher = dispatcher
@@ -77,6 +79,7 @@ class NodeSet:
         self._store = store
         self._verifiers = verifiers
         self._wall_clock = wall_clock
+        self._readiness = readiness
         self._nodes: dict[str, Node] = {}
         self._changing = trio.Lock()
         self._nursery: trio.Nursery | None = None
@@ -180,7 +183,8 @@ class NodeSet:
 
     def _make(self, uri: NodeUri, source: str, workers: int | None) -> Node:
         verifier = verifier_for(uri, self._verifiers)
-        return Node(uri, source, self._settings, trio.current_time(), verifier=verifier, workers=workers)
+        now, readiness = trio.current_time(), self._readiness
+        return Node(uri, source, self._settings, now, verifier=verifier, workers=workers, readiness=readiness)
 
     def _start(self, node: Node) -> None:
         if self._nursery is None:

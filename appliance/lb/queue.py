@@ -45,6 +45,9 @@ _HIGH_FIRST: Final = (Priority.HIGH, Priority.FAST_TRACK, Priority.LOW)
 _LOW_FIRST: Final = (Priority.LOW, Priority.FAST_TRACK, Priority.HIGH)
 _ONLY_FAST: Final = (Priority.FAST_TRACK,)
 
+Refuses = Callable[[Priority, Avoid], bool]
+"""Whether there is no place now for a request of this priority that came back and avoids these nodes."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueRules:
@@ -149,10 +152,8 @@ class PriorityQueue(Generic[T]):
         self._returned[priority].setdefault(avoid, OrderedDict())[item] = now
         self._any_returned += 1
 
-    def pop(
-        self, now: float, refuses: Callable[[Avoid], bool] | None = None, *, only_fast_track: bool = False
-    ) -> T | None:
-        """The next one, or None. ``refuses`` says what those that came back avoid too much to be placed now."""
+    def pop(self, now: float, refuses: Refuses | None = None, *, only_fast_track: bool = False) -> T | None:
+        """The next one, or None. Of those that came back, one that ``refuses`` has no place for stays."""
         if only_fast_track:
             return self._take(_ONLY_FAST, refuses)
         order = self._order(now)
@@ -237,7 +238,7 @@ class PriorityQueue(Generic[T]):
         since = self.oldest(Priority.LOW)
         return since is not None and self._since_aged >= AGED_SHARE and now - since >= self._rules.ageing_s
 
-    def _take(self, order: tuple[Priority, ...], refuses: Callable[[Avoid], bool] | None) -> T | None:
+    def _take(self, order: tuple[Priority, ...], refuses: Refuses | None) -> T | None:
         for priority in order:
             if self._any_returned and (item := self._take_returned(priority, refuses)) is not None:
                 return item
@@ -245,12 +246,12 @@ class PriorityQueue(Generic[T]):
                 return self._fifos[priority].take()
         return None
 
-    def _take_returned(self, priority: Priority, refuses: Callable[[Avoid], bool] | None) -> T | None:
+    def _take_returned(self, priority: Priority, refuses: Refuses | None) -> T | None:
         oldest: Avoid | None = None
         since = 0.0
         for avoid, fifo in self._returned[priority].items():  # a few: combinations of nodes that just failed
             first = next(iter(fifo.values()))
-            if (oldest is None or first < since) and (refuses is None or not refuses(avoid)):
+            if (oldest is None or first < since) and (refuses is None or not refuses(priority, avoid)):
                 oldest, since = avoid, first
         if oldest is None:
             return None

@@ -1,12 +1,16 @@
 """A request's way: wait for a worker, ask its node, try another one, with deadlines. The shell around `dispatch`.
 
-It runs in the task of the client's connection: no other task, no channel. A request that finds a free worker costs one
-turn of the loop; one that waits is woken by the task that frees its worker. When the client goes away the task is
-cancelled where it stands: its place in the queue, or its worker and the connection to the node, are free at once.
+A request that finds a free worker and a connection to its node goes out by `begin`, without a task, and its answer
+comes by a callback. What is not over with that goes on by `resume`, and what has to wait by `complete`, both in the
+task of the client's connection: no other task, no channel. One that waits is woken by who frees its worker. When
+the client goes away (`give_up`, or the task is cancelled where it stands), its place in the queue, or its worker and
+the connection to the node, are free at once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 import outcome
 import trio
@@ -29,6 +33,7 @@ _PROBLEMS: Final[dict[type, tuple[int, bytes]]] = {
     AnswerTooLarge: (502, b"the node's answer is too large\n"),
 }
 _JSON: Final = b"application/json"
+_FAILED_STATUS: Final = 400
 _OTHER_PROBLEM: Final = (502, b"the connection to the node failed\n")
 
 
@@ -43,29 +48,52 @@ class RelayRules:
 
 
 class Waiting(Job):
-    """A job and, while it waits, the task to wake."""
+    """A job and, while it waits, the task to wake; ``result`` is for one that has not come to wait yet."""
 
-    __slots__ = ("task",)
+    __slots__ = ("result", "task")
 
     def __init__(self, priority: Priority, created: float) -> None:
         super().__init__(priority, created)
         self.task: trio.lowlevel.Task | None = None
+        self.result: Node | Refusal | None = None
 
 
 class Answer:
-    """What came of a request. ``node`` is as it is shown. Durations in seconds; ``proxy_s`` is of the last try."""
+    """What came of a request, and when (``at``, trio's time). ``node`` is as it is shown.
 
-    __slots__ = ("body", "content_type", "node", "proxy_s", "queue_s", "status")
+    Durations in seconds; ``proxy_s`` is of the last try.
+    """
 
-    def __init__(
-        self, status: int, body: bytes, content_type: bytes, node: str, queue_s: float, proxy_s: float
-    ) -> None:
+    __slots__ = ("at", "body", "content_type", "node", "proxy_s", "queue_s", "status")
+
+    def __init__(self, status: int, body: bytes, content_type: bytes, attempt: "Attempt", at: float) -> None:
         self.status = status
         self.body = body
         self.content_type = content_type
+        self.node = attempt.node.name
+        self.queue_s = attempt.began - attempt.job.created
+        self.proxy_s = at - attempt.began
+        self.at = at
+
+
+class Attempt:
+    """One request at one node. ``under_way``: ``told`` is going to be called. ``failed`` was read, but not judged."""
+
+    __slots__ = ("began", "body", "failed", "job", "lane", "node", "told", "under_way")
+
+    def __init__(self, job: Waiting, node: Node, body: bytes, told: "Told | None", began: float) -> None:
+        self.job = job
         self.node = node
-        self.queue_s = queue_s
-        self.proxy_s = proxy_s
+        self.body = body
+        self.told = told
+        self.began = began
+        self.lane = node.take_lane()
+        self.under_way = False
+        self.failed: LaneAnswer | None = None
+
+
+Told: TypeAlias = Callable[[Answer | None], None]
+"""What `Relay.begin` calls: with the answer, or None when `Relay.resume` has to go on in a task."""
 
 
 class Relay:
@@ -97,16 +125,39 @@ class Relay:
         """A node's answer, or what stands for it when all tries failed; a refusal when no node was asked."""
         if placed is None:
             placed = await self._wait(job)
-        answer: Answer | None = None
-        while isinstance(placed, Node):
-            answer, again = await self._try(job, placed, body)
-            if not again:
-                return answer
-            placed = await self._place_again(job)
-        if answer is not None:
-            return answer  # of the last node that was asked: it says more than that there is no other
+        if isinstance(placed, Node):
+            return await self.resume(self.begin(job, placed, body, trio.current_time()))
         self._metrics.refused[placed].inc()
         return placed
+
+    def begin(self, job: Waiting, node: Node, body: bytes, began: float, told: Told | None = None) -> Attempt:
+        """Send the request, as far as that needs no waiting; `resume` it at once when it is not ``under_way``."""
+        if job.tries:
+            self._metrics.retries.inc()
+        else:
+            self._metrics.queue_wait.observe(job.priority, began - job.created)
+        job.tries += 1
+        attempt = Attempt(job, node, body, told, began)
+        self._proxying.start(attempt.lane, began)
+        on_answer = None if told is None else partial(self._answered, attempt)
+        attempt.under_way = attempt.lane.begin(b"%b%d\r\n\r\n" % (node.head, len(body)), body, began, on_answer)
+        return attempt
+
+    def give_up(self, attempt: Attempt) -> None:
+        """Nobody wants the answer that is under way."""
+        attempt.lane.close()
+        self._free(attempt, trio.current_time())
+
+    async def resume(self, attempt: Attempt) -> Answer:
+        """The answer to a request whose first try began; others follow where that fails."""
+        answer, again = await self._finish(attempt)
+        while again:
+            placed = await self._place_again(attempt.job)
+            if not isinstance(placed, Node):
+                break  # the answer of the last node that was asked says more than that there is no other
+            attempt = self.begin(attempt.job, placed, attempt.body, trio.current_time())
+            answer, again = await self._finish(attempt)
+        return answer
 
     def settle(self, node: Node, now: float) -> None:
         """The health of ``node`` may have changed: what that means for its slots, and for who waits."""
@@ -134,37 +185,48 @@ class Relay:
         log.warning("node ejected", node_uri=node.name, reason=node.health.reason)
         node.nudge.set()
 
-    async def _try(self, job: Waiting, node: Node, body: bytes) -> tuple[Answer, bool]:
-        """One exchange with one node, and whether the request should go to another one."""
-        began = trio.current_time()
-        if job.tries:
-            self._metrics.retries.inc()
+    def _answered(self, attempt: Attempt, response: LaneAnswer | None) -> None:
+        """The lane's callback. What failed is judged by the task, which may have to wait for another node."""
+        if attempt.told is None:
+            raise AssertionError("who is not told sends no callback")
+        if response is not None and response.status < _FAILED_STATUS:
+            attempt.told(self._succeeded(attempt, response))
         else:
-            self._metrics.queue_wait.observe(job.priority, began - job.created)
-        job.tries += 1
-        lane = node.take_lane()
-        self._proxying.start(lane, began)
+            attempt.failed = response
+            attempt.told(None)
+
+    async def _finish(self, attempt: Attempt) -> tuple[Answer, bool]:
+        """The answer of an exchange, and whether the request should go to another node."""
         problem: UnavailableError | None = None
-        response: LaneAnswer | None = None
+        response = attempt.failed
         try:
-            response = await lane.exchange(b"%b%d\r\n\r\n" % (node.head, len(body)), body, began)
+            if response is None:
+                response = await attempt.lane.finish()
         except UnavailableError as error:
             problem = error
         except BaseException:
-            self._free(node, lane, trio.current_time())
+            self._free(attempt, trio.current_time())
             raise
+        if response is not None and response.status < _FAILED_STATUS:
+            return self._succeeded(attempt, response), False
+        return self._failed(attempt, response, problem)
+
+    def _succeeded(self, attempt: Attempt, response: LaneAnswer) -> Answer:
         now = trio.current_time()
-        took_s = now - began
-        self._metrics.proxy_seconds.observe(job.priority, took_s)
-        if response is not None and response.status < 400:
-            node.health.request_succeeded()
-            self._free(node, lane, now)
-            kind = response.content_type or _JSON
-            return Answer(response.status, response.body, kind, node.name, began - job.created, took_s), False
-        self._judge(node, response, problem, now)
-        self._free(node, lane, now)
-        answer = _answer(node, response, problem, began - job.created, took_s)
-        return answer, self._may_try_again(job, node, answer, problem, now)
+        self._metrics.proxy_seconds.observe(attempt.job.priority, now - attempt.began)
+        attempt.node.health.request_succeeded()
+        self._free(attempt, now)
+        return _answer(attempt, response, None, now)
+
+    def _failed(
+        self, attempt: Attempt, response: LaneAnswer | None, problem: UnavailableError | None
+    ) -> tuple[Answer, bool]:
+        now = trio.current_time()
+        self._metrics.proxy_seconds.observe(attempt.job.priority, now - attempt.began)
+        self._judge(attempt.node, response, problem, now)
+        self._free(attempt, now)
+        answer = _answer(attempt, response, problem, now)
+        return answer, self._may_try_again(attempt.job, attempt.node, answer, problem, now)
 
     def _judge(self, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> None:
         """Tell the node's health of a try that failed, unless that is the request's own doing."""
@@ -173,10 +235,11 @@ class Relay:
         node.health.request_failed(str(problem) if response is None else f"status {response.status}", now)
         self.settle(node, now)
 
-    def _free(self, node: Node, lane: HttpLane, now: float) -> None:
-        self._proxying.stop(lane)
-        node.put_lane(lane)
-        self._dispatcher.release(node)
+    def _free(self, attempt: Attempt, now: float) -> None:
+        """The exchange is over, however it ended: its worker is for who waits."""
+        self._proxying.stop(attempt.lane)
+        attempt.node.put_lane(attempt.lane)
+        self._dispatcher.release(attempt.node)
         ready = self._dispatcher.next_ready(now)
         if ready is not None:
             self._wake(*ready)
@@ -204,6 +267,9 @@ class Relay:
 
     async def _wait(self, job: Waiting) -> Node | Refusal:
         """Until `_wake`; a cancellation takes the job out of the queue."""
+        if job.result is not None:
+            placed, job.result = job.result, None
+            return placed
         job.task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -216,10 +282,11 @@ class Relay:
 
     def _wake(self, job: Waiting, result: Node | Refusal | None) -> None:
         task, job.task = job.task, None
-        if task is None:
-            raise AssertionError("who waits has a task")
         self._queued.stop(job)
-        trio.lowlevel.reschedule(task, outcome.Value(result))
+        if task is None:
+            job.result = result
+        else:
+            trio.lowlevel.reschedule(task, outcome.Value(result))
 
     async def _end_tries(self) -> None:
         while True:
@@ -243,10 +310,8 @@ class Relay:
                 self._wake(job, Refusal.NOT_TAKEN)
 
 
-def _answer(
-    node: Node, response: LaneAnswer | None, problem: UnavailableError | None, queue_s: float, proxy_s: float
-) -> Answer:
+def _answer(attempt: Attempt, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> Answer:
     if response is not None:
-        return Answer(response.status, response.body, response.content_type or _JSON, node.name, queue_s, proxy_s)
+        return Answer(response.status, response.body, response.content_type or _JSON, attempt, now)
     status, text = _PROBLEMS.get(type(problem), _OTHER_PROBLEM)
-    return Answer(status, text, b"text/plain; charset=utf-8", node.name, queue_s, proxy_s)
+    return Answer(status, text, b"text/plain; charset=utf-8", attempt, now)

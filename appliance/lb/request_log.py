@@ -53,11 +53,6 @@ class RequestLog:
         self._wanted = wanted
         self._lines = RequestLines("lb")
 
-    @property
-    def enabled(self) -> bool:
-        """Whether the lines would be seen."""
-        return self._wanted and self._lines.enabled
-
     async def run(self) -> None:
         """Write what was collected, until cancelled, and once more at the end."""
         try:
@@ -69,6 +64,8 @@ class RequestLog:
 
     def added(self, job: Job, high: bool, request_id: str | None, sizes: Sizes) -> None:
         """It waits, or has its worker already."""
+        if not self._wanted or not self._lines.enabled:
+            return
         fast = job.priority is Priority.FAST_TRACK
         self._lines.write("Request added to queue", _Added(high, fast, *sizes, _set(request_id)))
 
@@ -83,6 +80,8 @@ class RequestLog:
         sizes: Sizes,
     ) -> None:
         """A node's answer goes to the client, or what stands for it."""
+        if not self._wanted or not self._lines.enabled:
+            return
         line = _Completed(
             high,
             job.priority is Priority.FAST_TRACK,

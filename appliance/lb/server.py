@@ -1,6 +1,8 @@
 """The load balancer's HTTP face: prio-load-balancer's paths, headers and texts (REFERENCE, section 5)."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final
 
 import msgspec
@@ -13,9 +15,10 @@ from appliance.lb.node import Node
 from appliance.lb.node_set import NodeSet
 from appliance.lb.queue import Priority
 from appliance.lb.rate_limit import RateLimit
-from appliance.lb.relay import Answer, Relay, Waiting
+from appliance.lb.relay import Answer, Attempt, Relay, Waiting
 from appliance.lb.request_log import RequestLog
 from appliance.net.http import Headers, HttpRequest, HttpResponse
+from appliance.net.quick_session import Turn
 from appliance.telemetry.logging import get_logger
 from appliance.wire.jsonrpc import MALFORMED
 
@@ -23,6 +26,7 @@ log = get_logger("lb")
 
 TOO_LARGE: Final = (400, "Payload too large")
 _PROXIED: Final = frozenset({"/", "/sim"})
+_PAGES: Final = {"/": ("GET", "HEAD", "POST"), "/sim": ("POST",), "/healthz": ("GET", "HEAD")}
 _TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
 _JSON: Final = Headers({"content-type": "application/json"})
 _RETRY_AFTER_S: Final = 1
@@ -44,6 +48,20 @@ class FaceSettings:
 
     key_header: str = "x-api-key"
     nodes_api: bool = True
+
+
+class _Call(Waiting):
+    """A request that is to be relayed."""
+
+    __slots__ = ("attempt", "body", "high", "request_id", "size_at_start")
+
+    def __init__(self, priority: Priority, created: float, high: bool, request_id: str | None, body: bytes) -> None:
+        super().__init__(priority, created)
+        self.high = high
+        self.request_id = request_id
+        self.body = body
+        self.size_at_start = 0
+        self.attempt: Attempt | None = None  # the first one, where it is under way
 
 
 class Face:
@@ -70,58 +88,113 @@ class Face:
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """The server's handler."""
-        if request.method == "POST" and (request.target in _PROXIED or request.path in _PROXIED):
+        if _is_proxied(request):
             return await self._proxy(request)
         if request.path == "/nodes":
             return await self._nodes_request(request)
-        if request.method not in ("GET", "HEAD"):
-            return _text(405, "method not allowed")
+        return self._page(request)
+
+    def _page(self, request: HttpRequest) -> HttpResponse:
+        allowed = _PAGES.get(request.path)
+        if allowed is None:
+            return _text(404, "404 page not found")
+        if request.method not in allowed:
+            return _not_allowed(*allowed)
         if request.path == "/":
             return _text(200, "prio-load-balancer")
-        if request.path == "/healthz":
-            refusal = self._dispatcher.refusal()
-            return _text(200, "OK") if refusal is None else _text(503, refusal.value)
-        return _text(404, "404 page not found")
+        refusal = self._dispatcher.refusal()
+        return _text(200, "OK") if refusal is None else _text(503, refusal.value)
+
+    def begin(self, request: HttpRequest, turn: Turn) -> bool:
+        """The server's quick handler: to a free worker at once, without a task. What has to wait is handed over."""
+        if not _is_proxied(request):
+            return False
+        if self._limit.active and (refused := self._over_rate(request)) is not None:
+            turn.hand_over(partial(_ready, refused))
+            return True
+        call = self._take_in(request)
+        placed = self._submit(call)
+        if not isinstance(placed, Node):
+            turn.hand_over(partial(self._complete, call, placed))
+            return True
+        told = partial(self._told, call, turn)
+        attempt = call.attempt = self._relay.begin(call, placed, call.body, call.created, told)
+        if attempt.under_way:
+            turn.on_cancel = partial(self._give_up, call, attempt)
+        else:
+            turn.hand_over(partial(self._resume, call, attempt))
+        return True
 
     async def _proxy(self, request: HttpRequest) -> HttpResponse:
-        headers = request.headers
-        now = trio.current_time()
-        if self._limit.active:
-            wait_s = self._limit.admit(self._key(request), now)
-            if wait_s:
-                self._metrics.rate_limited.inc()
-                return _text(429, "too many requests", wait_s)
-        high = headers.get("x-high-priority") == "true" or headers.get("high_prio") == "true"
-        priority = Priority.HIGH if high else Priority.LOW
-        if headers.get("x-fast-track") == "true":
-            priority = Priority.FAST_TRACK
-        job = Waiting(priority, now)
-        self._metrics.requests.counts[priority] += 1
-        request_id = headers.get("x-request-id")
-        try:
-            return await self._relayed(job, request.body, high, request_id)
-        except trio.Cancelled:
-            self._metrics.cancelled.inc()
-            log.info("Client closed the connection prematurely", reqID=request_id, requestTries=job.tries)
-            raise
+        if self._limit.active and (refused := self._over_rate(request)) is not None:
+            return refused
+        call = self._take_in(request)
+        return await self._complete(call, self._submit(call))
 
-    async def _relayed(self, job: Waiting, body: bytes, high: bool, request_id: str | None) -> HttpResponse:
-        placed = self._relay.submit(job)
-        start = self._dispatcher.queue.sizes()
-        logged = self._log.enabled
-        if logged and not isinstance(placed, Refusal):
-            self._log.added(job, high, request_id, start)
-        answer = await self._relay.complete(job, placed, body)
+    def _over_rate(self, request: HttpRequest) -> HttpResponse | None:
+        wait_s = self._limit.admit(self._key(request), trio.current_time())
+        if not wait_s:
+            return None
+        self._metrics.rate_limited.inc()
+        self._answers[4] += 1
+        return _text(429, "too many requests", wait_s)
+
+    def _take_in(self, request: HttpRequest) -> "_Call":
+        header = request.headers.get
+        high = header("x-high-priority") == "true" or header("high_prio") == "true"
+        priority = Priority.HIGH if high else Priority.LOW
+        if header("x-fast-track") == "true":
+            priority = Priority.FAST_TRACK
+        self._metrics.requests.counts[priority] += 1
+        return _Call(priority, trio.current_time(), high, header("x-request-id"), request.body)
+
+    def _submit(self, call: "_Call") -> Node | Refusal | None:
+        placed = self._relay.submit(call)
+        sizes = self._dispatcher.queue.sizes()
+        call.size_at_start = sizes[call.priority]
+        if not isinstance(placed, Refusal):
+            self._log.added(call, call.high, call.request_id, sizes)
+        return placed
+
+    async def _complete(self, call: "_Call", placed: Node | Refusal | None) -> HttpResponse:
+        return await self._finish(call, self._relay.complete(call, placed, call.body))
+
+    async def _resume(self, call: "_Call", attempt: Attempt) -> HttpResponse:
+        return await self._finish(call, self._relay.resume(attempt))
+
+    async def _finish(self, call: "_Call", outcome: Awaitable[Answer | Refusal]) -> HttpResponse:
+        try:
+            answer = await outcome
+        except trio.Cancelled:
+            self._cancelled(call)
+            raise
+        return self._answer(call, answer)
+
+    def _told(self, call: "_Call", turn: Turn, answer: Answer | None) -> None:
+        """The first try is over; without an answer where there is more to do than to pass one on."""
+        if answer is not None:
+            turn.reply(self._answer(call, answer))
+        elif call.attempt is not None:
+            turn.hand_over(partial(self._resume, call, call.attempt))
+
+    def _give_up(self, call: "_Call", attempt: Attempt) -> None:
+        self._relay.give_up(attempt)
+        self._cancelled(call)
+
+    def _cancelled(self, call: "_Call") -> None:
+        self._metrics.cancelled.inc()
+        log.info("Client closed the connection prematurely", reqID=call.request_id, requestTries=call.tries)
+
+    def _answer(self, call: "_Call", answer: Answer | Refusal) -> HttpResponse:
         if isinstance(answer, Refusal):
             self._answers[5] += 1
-            log.warning("request refused", reason=answer.value, reqID=request_id)
+            log.warning("request refused", reason=answer.value, reqID=call.request_id)
             return _text(503, answer.value, _RETRY_AFTER_S)
-        total_s = trio.current_time() - job.created
-        end = self._dispatcher.queue.sizes()
+        total_s = answer.at - call.created
+        sizes = self._dispatcher.queue.sizes()
         self._answers[answer.status // 100] += 1
-        if logged:
-            self._log.completed(job, high, request_id, len(body), answer, total_s, end)
-        return _response(answer, total_s, start[job.priority], end[job.priority])
+        self._log.completed(call, call.high, call.request_id, len(call.body), answer, total_s, sizes)
+        return _response(answer, total_s, call.size_at_start, sizes[call.priority])
 
     def _key(self, request: HttpRequest) -> str:
         """What a client says it is, else its address; a prefix keeps the one from being taken for the other."""
@@ -132,7 +205,7 @@ class Face:
         if request.method == "GET":
             return HttpResponse(200, msgspec.json.encode(self._nodes.uris()) + b"\n", _JSON)
         if request.method not in ("POST", "DELETE"):
-            return _text(405, "method not allowed")
+            return _not_allowed("GET", "POST", "DELETE")
         if not self._settings.nodes_api:
             return _text(403, "nodes are changed by the admin API only")
         try:
@@ -150,6 +223,14 @@ class Face:
         return HttpResponse(200)
 
 
+def _is_proxied(request: HttpRequest) -> bool:
+    return request.method == "POST" and (request.target in _PROXIED or request.path in _PROXIED)
+
+
+async def _ready(response: HttpResponse) -> HttpResponse:
+    return response
+
+
 def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> HttpResponse:
     lines = _ANSWER_LINES % (
         answer.content_type,
@@ -160,6 +241,10 @@ def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: i
         size_at_end,
     )
     return HttpResponse(answer.status, answer.body, Headers.encoded(lines))
+
+
+def _not_allowed(*allowed: str) -> HttpResponse:
+    return HttpResponse(405, b"method not allowed\n", Headers({**_TEXT, "allow": ", ".join(allowed)}))
 
 
 def _text(status: int, text: str, retry_after_s: int = 0) -> HttpResponse:

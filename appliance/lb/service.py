@@ -24,6 +24,7 @@ from appliance.lb.request_log import RequestLog
 from appliance.lb.server import TOO_LARGE, Face, FaceSettings
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpLimits, HttpServer
+from appliance.net.readiness import Readiness
 
 NO_LIMIT: Final = Rate(0.0, 1)
 _BODIES_IN_FLIGHT_BYTES: Final = 256 * 1024 * 1024
@@ -76,6 +77,7 @@ class LoadBalancer:
         self._dispatcher: Dispatcher[Waiting, Node] = Dispatcher(
             settings.queue, fast_track_reserve=settings.fast_track_reserve
         )
+        self._readiness = Readiness()
         self._relay = Relay(self._dispatcher, settings.relay, self._metrics)
         self._log = RequestLog(wanted=settings.log_requests)
         self._nodes = NodeSet(
@@ -86,6 +88,7 @@ class LoadBalancer:
             store=self._store,
             verifiers=self._verifiers,
             wall_clock=self._wall_clock,
+            readiness=self._readiness,
         )
         limit = RateLimit(settings.instance_rate, settings.key_rate)
         face = (self._dispatcher, self._relay, self._nodes, limit, self._metrics, self._log)
@@ -110,7 +113,7 @@ class LoadBalancer:
             stopping=stopping,
             drain_timeout_s=self._settings.drain_timeout_s,
             name="lb",
-            cancel_on_disconnect=True,
+            quick=(self._face.begin, self._readiness),
         )
         with listener:  # the server's, unless a node keeps it from starting
             try:
@@ -121,6 +124,7 @@ class LoadBalancer:
 
     async def _serve(self, server: HttpServer, task_status: trio.TaskStatus[HttpServer]) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._readiness.run)
             await nursery.start(self._relay.run)
             nursery.start_soon(self._log.run)
             await nursery.start(self._nodes.run, self._declared)

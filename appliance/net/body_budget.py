@@ -19,10 +19,12 @@ class BodyBudget:
 
     def has_room(self, body_bytes: int) -> bool:
         """Whether a body of that size would fit now."""
-        return self.taken + _counted(body_bytes) <= self._limit_bytes
+        return body_bytes <= UNCOUNTED_BYTES or self.taken + _counted(body_bytes) <= self._limit_bytes
 
     def grow(self, before: int, after: int) -> bool:
         """A body grew from ``before`` to ``after`` bytes; false when that does not fit, and nothing is taken."""
+        if after <= UNCOUNTED_BYTES:
+            return True
         more = _counted(after) - _counted(before)
         if self.taken + more > self._limit_bytes:
             return False
@@ -31,7 +33,8 @@ class BodyBudget:
 
     def give_back(self, body_bytes: int) -> None:
         """A body of that size is gone."""
-        self.taken -= _counted(body_bytes)
+        if body_bytes > UNCOUNTED_BYTES:
+            self.taken -= _counted(body_bytes)
 
 
 def _counted(body_bytes: int) -> int:

@@ -38,6 +38,9 @@ _GOODBYE_S: Final = 0.5
 _REASON_BYTES: Final = 500
 GOING_AWAY: Final = 1001
 
+EVENTS_AT_A_TIME: Final = 32
+"""Frames of one read that are handled in one turn of the loop: a read may hold 40,000 small ones, 1 s of work."""
+
 
 @dataclass(frozen=True, slots=True)
 class DuplexLimits:
@@ -72,8 +75,7 @@ class Duplex:
         self._connection = connection
         self._limits = limits
         self._inbox = Inbox(limits.max_inbox_bytes)
-        self._parts: list[bytes] = []
-        self._part_bytes = 0
+        self._message = bytearray()  # as far as it has come; empty pieces cost nothing
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._sending = trio.Lock()
         self._rest: bytes | memoryview = b""  # of a frame that went out in part: nothing else may follow it
@@ -126,7 +128,7 @@ class Duplex:
                 nursery.start_soon(self._ping_for_ever)
                 nursery.start_soon(self._pong_for_ever)
                 nursery.start_soon(self._send_rest_for_ever)
-                self._handle_events()  # what came behind the handshake
+                await self._handle_events()  # what came behind the handshake
                 task_status.started()
                 await self._read_for_ever()
         except* UnavailableError as group:
@@ -187,31 +189,34 @@ class Duplex:
                 self._connection.receive_data(data)
             except (RemoteProtocolError, LocalProtocolError) as error:
                 raise BadResponse(f"bad websocket from {self.name}: {error}") from None
-            self._handle_events()
+            await self._handle_events()
 
-    def _handle_events(self) -> None:
-        for event in self._connection.events():
-            match event:
-                case BytesMessage():
-                    self._take(event)
-                case Ping():
-                    self._pong = bytes(event.payload)
-                    self._pong_due.set()
-                case CloseConnection():
-                    reason = event.reason or "no reason given"
-                    raise ConnectionBroken(f"{self.name} closed the websocket ({event.code} {reason})")
-                case TextMessage():
-                    raise BadResponse(f"a text message from {self.name}")
+    async def _handle_events(self) -> None:
+        for number, event in enumerate(self._connection.events(), start=1):
+            self._handle(event)
+            if number % EVENTS_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case BytesMessage():
+                self._take(event)
+            case Ping():
+                self._pong = bytes(event.payload)
+                self._pong_due.set()
+            case CloseConnection():
+                reason = event.reason or "no reason given"
+                raise ConnectionBroken(f"{self.name} closed the websocket ({event.code} {reason})")
+            case TextMessage():
+                raise BadResponse(f"a text message from {self.name}")
 
     def _take(self, event: BytesMessage) -> None:
-        self._parts.append(bytes(event.data))
-        self._part_bytes += len(event.data)
-        if self._part_bytes > self._limits.max_message_bytes:
+        if len(self._message) + len(event.data) > self._limits.max_message_bytes:
             raise BadResponse(f"a message of {self.name} is over {self._limits.max_message_bytes} bytes")
+        self._message += event.data
         if not event.message_finished:
             return
-        message = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self._part_bytes = [], 0
+        message, self._message = bytes(self._message), bytearray()
         if not self._inbox.put((message, True)):
             raise ConnectionBroken(f"too many messages of {self.name} wait to be handled")
 
@@ -312,7 +317,7 @@ async def _ask(stream: Stream, endpoint: Endpoint, headers: Mapping[str, str]) -
     except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError, UnavailableError) as error:
         if isinstance(error, WebsocketRefused):
             raise
-        raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: {_why(error)}") from None
+        raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: {_why_not(error, endpoint)}") from None
     raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: unexpected {event!r}")
 
 
@@ -320,7 +325,11 @@ async def _first_event(stream: Stream, connection: WSConnection, name: str) -> E
     while True:
         for event in connection.events():
             return event
-        connection.receive_data(await _receive_some(stream, name))
+        data = await _receive_some(stream, name)
+        try:
+            connection.receive_data(data)
+        except UnicodeError as error:  # of a header: the library only expects ASCII
+            raise RemoteProtocolError(str(error)) from None
 
 
 async def _refused(
@@ -386,6 +395,14 @@ async def _receive_some(stream: Stream, name: str) -> bytes:
     if not data:
         raise ConnectionBroken(f"{name} ended the connection")
     return bytes(data)
+
+
+def _why_not(error: BaseException, endpoint: Endpoint) -> str:
+    """Who wants TLS, or another certificate, says so by hanging up, now so and now so: one reason for all."""
+    if isinstance(error, RemoteProtocolError):
+        return _why(error)
+    likely = "it may not take our certificate" if endpoint.secure else "it may want TLS (wss)"
+    return f"it ended the connection without an answer; {likely}"
 
 
 def _why(error: BaseException) -> str:

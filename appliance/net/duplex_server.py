@@ -16,6 +16,10 @@ log = get_logger("net")
 MAX_CONNECTIONS: Final = 256
 """Open at the same time, those that have not said who they are included. More are closed at once."""
 
+NEWCOMER_S: Final = 1.0
+"""At `MAX_CONNECTIONS` a new connection takes the place of the oldest that has not said who it is, once that is so old:
+else newcomers would close one another in a flood."""
+
 _ACCEPT_PAUSE_S: Final = 0.1
 
 OnDuplex = Callable[[Duplex], Awaitable[None]]
@@ -40,6 +44,7 @@ class DuplexServer:
         self._authorize = authorize
         self._ssl_context = ssl_context
         self._limits = limits or DuplexLimits()
+        self._newcomers: dict[trio.CancelScope, float] = {}  # who has not shaken hands, and since when; oldest first
 
     def __repr__(self) -> str:
         return f"<DuplexServer {self.connections} connections>"
@@ -58,28 +63,45 @@ class DuplexServer:
                 self._admit(stream, nursery)
 
     def _admit(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
-        if self.connections >= MAX_CONNECTIONS:
+        if self.connections >= MAX_CONNECTIONS and not self._make_room():
             self.refused += 1
             close_hard(stream)
             return
         self.connections += 1
         nursery.start_soon(self._serve, stream)
 
+    def _make_room(self) -> bool:
+        """End the oldest newcomer, in the next turn of the loop; false where none is old enough."""
+        oldest = next(iter(self._newcomers), None)
+        if oldest is None or trio.current_time() - self._newcomers[oldest] < NEWCOMER_S:
+            return False
+        del self._newcomers[oldest]
+        oldest.cancel()
+        return True
+
     async def _serve(self, stream: trio.SocketStream) -> None:
         name = _peer_of(stream)
-        # trio's 16 KiB bound on unsent bytes costs a wake-up for every 16 KiB of a large message.
-        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
         try:
-            secured = await self._secured(stream)
-            if secured is not None:
-                async with answer(secured, name, self._judge, limits=self._limits) as duplex:
-                    if duplex is not None:
-                        await self._handler(duplex)
+            with trio.CancelScope() as scope:
+                self._newcomers[scope] = trio.current_time()
+                await self._converse(stream, name, scope)
         except Exception:
             log.exception("connection failed", peer_address=name)
         finally:
+            self._newcomers.pop(scope, None)
             self.connections -= 1
             close_hard(stream)
+
+    async def _converse(self, stream: trio.SocketStream, name: str, scope: trio.CancelScope) -> None:
+        # trio's 16 KiB bound on unsent bytes costs a wake-up for every 16 KiB of a large message.
+        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
+        secured = await self._secured(stream)
+        if secured is None:
+            return
+        async with answer(secured, name, self._judge, limits=self._limits) as duplex:
+            self._newcomers.pop(scope, None)
+            if duplex is not None:
+                await self._handler(duplex)
 
     def _judge(self, target: str, headers: Mapping[str, str]) -> Refusal | None:
         refusal = self._authorize(target, headers)

@@ -26,11 +26,11 @@ class Headers(Mapping[str, str]):
 
     __slots__ = ("_lines", "_values")
 
-    def __init__(self, items: HeaderItems = (), adopted: dict[str, str] | None = None) -> None:
+    def __init__(self, items: HeaderItems = ()) -> None:
         self._lines: bytes | None = None
-        self._values: dict[str, str] = {} if adopted is None else adopted
-        if adopted is not None:
-            return  # several times for each message: not even asked what kind of items there are
+        self._values: dict[str, str] = {}
+        if not items:
+            return  # as for each message
         for name, value in items.items() if isinstance(items, Mapping) else items:
             lower = name.lower()
             before = self._values.get(lower)
@@ -39,12 +39,14 @@ class Headers(Mapping[str, str]):
     @classmethod
     def adopt(cls, values: dict[str, str]) -> "Headers":
         """Take over a dict whose names are lower-case already; the caller gives it up."""
-        return cls((), values)
+        headers = cls()
+        headers._values = values
+        return headers
 
     @classmethod
     def encoded(cls, lines: bytes) -> "Headers":
         """Lines that are to be sent as they are, each with its CRLF; nobody looks them up."""
-        headers = cls((), {})
+        headers = cls()
         headers._lines = lines
         return headers
 

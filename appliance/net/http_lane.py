@@ -1,8 +1,9 @@
 """A lane to an origin: one kept-alive connection with one user, for a proxy whose every microsecond counts.
 
 `HttpClient` shares connections among many tasks, and each of its requests has a deadline of trio's; here the user
-owns the connection, calls `abort` when a request's time is up, and a small request costs two system calls and one
-turn of the loop. Connections under TLS are `ClientConnection`s, as the client's.
+owns the connection, calls `abort` when a request's time is up, and a small request costs two system calls and, with
+a `Readiness`, no turn of the loop: its answer is told by a callback. Connections under TLS are `ClientConnection`s, as
+the client's.
 """
 
 import socket
@@ -18,6 +19,7 @@ from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectionBroken, 
 from appliance.net.http_exchange import ClientConnection
 from appliance.net.http_parser import ParseError
 from appliance.net.opening import Endpoint, Stream, close_hard, open_stream
+from appliance.net.readiness import Readiness
 
 _MAX_HEADER_BYTES: Final = 64 * 1024
 # The first read takes a whole small answer; what is longer is read in pieces that cost fewer turns of the loop.
@@ -27,6 +29,7 @@ _JOIN_BYTES: Final = 16384
 # An idle connection may have been closed, or been sent a farewell as a 408. Nobody does that within half a second
 # of a request, and looking costs a system call.
 _FRESH_S: Final = 0.5
+_NO_REQUEST: Final = (b"", b"")
 
 Check = Callable[[Stream], Awaitable[None]]
 """Looks at a connection before anything is sent on it; raises `UnavailableError` to refuse it."""
@@ -46,10 +49,14 @@ class LaneAnswer:
         return f"<LaneAnswer {self.status}, {len(self.body)} bytes>"
 
 
+OnAnswer = Callable[[LaneAnswer | None], None]
+"""Told an answer; None when there is more to do for it than to read it, which `HttpLane.finish` does."""
+
+
 class HttpLane:
     """Sends to ``endpoint`` by POST, one request at a time, with ready heads (see `post_head`).
 
-    ``check`` is called on every new connection. `close` may be called at any time, `abort` while `exchange` runs.
+    ``check`` is called on every new connection. `close` may be called at any time, `abort` while a request runs.
     """
 
     def __init__(
@@ -60,54 +67,99 @@ class HttpLane:
         max_response_bytes: int,
         connect_timeout_s: float,
         check: Check | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._ssl_context = ssl_context
         self._max_response_bytes = max_response_bytes
         self._connect_timeout_s = connect_timeout_s
         self._check = check
+        self._readiness = readiness
         self._connection: _PlainConnection | _SecureConnection | None = None
         self._used_at = 0.0
         self._opening = trio.CancelScope()
         self._aborted = False
+        self._request = _NO_REQUEST  # the one that runs: head and body
+        self._begun = False  # whether it was sent, or at least tried to be
+        self._on_answer: OnAnswer | None = None
 
     def __repr__(self) -> str:
         return f"<HttpLane {self._endpoint.origin}, {'open' if self._connection else 'not connected'}>"
 
     async def exchange(self, head: bytes, body: bytes, now: float) -> LaneAnswer:
-        """The answer, whatever its status; ``now`` is trio's time.
+        """The answer, whatever its status; ``now`` is trio's time. Raises what `finish` does."""
+        self.begin(head, body, now)
+        return await self.finish()
+
+    def begin(self, head: bytes, body: bytes, now: float, on_answer: OnAnswer | None = None) -> bool:
+        """Send a request on the connection that is there; it waits for nothing.
+
+        True: ``on_answer`` is going to be called, unless the lane is closed before. False: go on with `finish`.
+        """
+        self._aborted = False
+        self._request = (head, body)
+        connection = self._connection
+        self._begun = connection is not None and connection.is_usable(now - self._used_at < _FRESH_S)
+        if connection is None or not self._begun:
+            return False
+        self._used_at = now
+        sent = connection.begin(head, body)
+        self._on_answer = on_answer if sent and self._readiness is not None else None
+        return self._on_answer is not None
+
+    async def finish(self) -> LaneAnswer:
+        """The answer to the request that was begun, in a task.
 
         A kept-alive connection that turns out to be closed before a byte of the answer came is replaced once,
         as in `HttpClient`. Raises `ConnectFailed`, `ConnectionBroken`, `BadResponse` (`AnswerTooLarge`), and
         `TimedOut` after `abort`. When it raises, the connection is gone.
         """
-        self._aborted = False
-        connection = self._connection
-        if connection is not None and (now - self._used_at < _FRESH_S or connection.is_quiet()):
+        if self._begun:
+            if self._connection is None:
+                raise self._timed_out()
             try:
-                return await self._exchange_on(connection, head, body, now)
+                return await self._finish_on(self._connection)
             except ConnectionBroken as error:
                 if not error.nothing_read:
                     raise
-        return await self._exchange_on(await self._open(), head, body, now)
+        connection = await self._open()
+        self._used_at = trio.current_time()
+        connection.begin(*self._request)
+        return await self._finish_on(connection)
 
     def abort(self) -> None:
-        """The request's time is up: `exchange` raises `TimedOut` with the next turn of the loop."""
+        """The request's time is up: `finish` raises `TimedOut`, with the next turn of the loop where it runs."""
         self._aborted = True
         self._opening.cancel()
+        on_answer = self._on_answer
         self.close()
+        if on_answer is not None:
+            on_answer(None)
 
     def close(self) -> None:
-        """Close at once; the next `exchange` opens a new connection."""
+        """Close at once, and tell nobody; the next request opens a new connection."""
+        self._on_answer = None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    async def _exchange_on(
-        self, connection: "_PlainConnection | _SecureConnection", head: bytes, body: bytes, now: float
-    ) -> LaneAnswer:
+    def _readable(self, connection: "_PlainConnection") -> None:
+        """Something came on the connection, or it ended."""
+        on_answer = self._on_answer
+        if on_answer is None:
+            connection.stirred = True
+            return
+        is_over, answer = connection.take_now()
+        if not is_over:
+            return
+        self._on_answer = None
+        if answer is not None:
+            self._end(connection)
+        on_answer(answer)
+
+    async def _finish_on(self, connection: "_PlainConnection | _SecureConnection") -> LaneAnswer:
         try:
-            answer = await connection.exchange(head, body)
+            answer = await connection.finish()
         except (trio.ClosedResourceError, ConnectionBroken) as error:
             self.close()
             # Woken by its socket and aborted in the same turn of the loop, it read from what was closed already.
@@ -117,10 +169,13 @@ class HttpLane:
         except BaseException:
             self.close()
             raise
-        self._used_at = now
+        self._end(connection)
+        return answer
+
+    def _end(self, connection: "_PlainConnection | _SecureConnection") -> None:
+        self._request = _NO_REQUEST  # an idle lane keeps no body
         if not connection.reusable:
             self.close()
-        return answer
 
     async def _open(self) -> "_PlainConnection | _SecureConnection":
         """Under a scope of its own, so that `abort` can end it."""
@@ -139,7 +194,10 @@ class HttpLane:
 
     def _wrap(self, stream: Stream) -> "_PlainConnection | _SecureConnection":
         if isinstance(stream, trio.SocketStream):
-            return _PlainConnection(stream, self._endpoint.origin, self._max_response_bytes)
+            plain = _PlainConnection(stream, self._endpoint.origin, self._max_response_bytes, self._readiness)
+            if self._readiness is not None:
+                plain.watch(lambda _: self._readable(plain))
+            return plain
         return _SecureConnection(stream, self._endpoint.origin, self._max_response_bytes)
 
     def _timed_out(self) -> TimedOut | ConnectionBroken:
@@ -158,21 +216,26 @@ def post_head(endpoint: Endpoint, content_type: str = "application/json") -> byt
 
 
 class _SecureConnection:
-    """The client's connection, for TLS."""
+    """The client's connection, for TLS, which only tasks can read."""
 
     def __init__(self, stream: Stream, origin: str, max_response_bytes: int) -> None:
         self._inner = ClientConnection(
             stream, origin, max_header_bytes=_MAX_HEADER_BYTES, max_response_bytes=max_response_bytes
         )
-        self.is_quiet = self._inner.is_quiet
         self.close = self._inner.close
 
     @property
     def reusable(self) -> bool:
         return self._inner.reusable
 
-    async def exchange(self, head: bytes, body: bytes) -> LaneAnswer:
+    def is_usable(self, fresh: bool) -> bool:
+        return fresh or self._inner.is_quiet()
+
+    def begin(self, head: bytes, body: bytes) -> bool:
         self._inner.begin(head, body)
+        return False
+
+    async def finish(self) -> LaneAnswer:
         response = await self._inner.finish("POST")
         content_type = response.headers.get("content-type")
         return LaneAnswer(response.status, response.body, content_type.encode("latin-1") if content_type else None)
@@ -181,16 +244,31 @@ class _SecureConnection:
 class _PlainConnection:
     """The same on a bare socket."""
 
-    def __init__(self, stream: trio.SocketStream, origin: str, max_response_bytes: int) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, origin: str, max_response_bytes: int, readiness: Readiness | None
+    ) -> None:
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
         self._origin = origin
+        self._readiness = readiness
         self._parser = AnswerParser(max_header_bytes=_MAX_HEADER_BYTES, max_body_bytes=max_response_bytes)
-        self.reusable = False
+        self._unsent: Sequence[bytes | memoryview] = ()
+        self._failure: ParseError | None = None
         self._broken = False
+        self._anything_read = False
+        self.reusable = False
+        self.stirred = False  # something came, or it ended, while nobody waited for it
 
-    def is_quiet(self) -> bool:
+    def watch(self, callback: Callable[[bool], None]) -> None:
+        """Let ``callback`` know when something comes."""
+        if self._readiness is not None:
+            self._readiness.watch(self._socket.fileno(), callback)
+
+    def is_usable(self, fresh: bool) -> bool:
         """Nothing came while idle. Otherwise the other side closed, or sent what nobody asked for."""
+        if fresh and not self.stirred:
+            return True
+        self.stirred = False  # it may have been for what was read since
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -201,24 +279,53 @@ class _PlainConnection:
 
     def close(self) -> None:
         """At once; who waits on it gets `trio.ClosedResourceError`."""
-        if self._socket.fileno() != -1:
+        fd = self._socket.fileno()
+        if fd != -1:
+            if self._readiness is not None:
+                self._readiness.forget(fd)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._parser.close()
 
-    async def exchange(self, head: bytes, body: bytes) -> LaneAnswer:
-        """Send the request and receive the answer; ``reusable`` says afterwards whether to keep the connection."""
-        self.reusable = self._broken = False
-        parser = self._parser
-        parser.begin()
-        rest = self._send_now(head, body)
-        if rest:
-            await self._send_rest(rest)
+    def begin(self, head: bytes, body: bytes) -> bool:
+        """Send the request; whether all of it went out."""
+        self.reusable = self._broken = self._anything_read = False
+        self._parser.begin()
+        self._unsent = self._send_now(head, body)
+        return not self._unsent and not self._broken
+
+    def take_now(self) -> tuple[bool, LaneAnswer | None]:
+        """Read what has come: whether that was something, and the answer, if it is whole now."""
         try:
-            await self._receive(parser)
+            data = self._socket.recv(_FIRST_RECEIVE_BYTES)
+        except BlockingIOError:
+            return False, None
+        except OSError:
+            data = b""
+        if not data:
+            return True, None  # whoever reads again finds the end again
+        try:
+            self._feed(data)
+        except ParseError as error:
+            self._failure = error
+            return True, None
+        return True, self._answer() if self._parser.whole else None
+
+    async def finish(self) -> LaneAnswer:
+        """Send the rest and receive the answer; ``reusable`` says afterwards whether to keep the connection."""
+        if self._unsent:
+            await self._send_rest()
+        try:
+            if self._failure is not None:
+                raise self._failure
+            await self._receive()
         except ParseError as error:
             kind = AnswerTooLarge if error.status == 413 else BadResponse
             raise kind(f"bad answer from {self._origin}: {error.text}") from None
+        return self._answer()
+
+    def _answer(self) -> LaneAnswer:
+        parser = self._parser
         self.reusable = parser.keep_alive and not self._broken
         return LaneAnswer(parser.status, parser.take_body(), parser.content_type)
 
@@ -228,45 +335,37 @@ class _PlainConnection:
             if len(body) > _JOIN_BYTES:
                 return socket_io.send_parts_now(self._socket, [head, body])
             data = head + body
-            sent = self._socket.send(data)
+            sent = socket_io.send_now(self._socket, data)
             return () if sent == len(data) else (memoryview(data)[sent:],)
-        except BlockingIOError:
-            return head, body
         except OSError:
             self._broken = True
             return ()
 
-    async def _send_rest(self, rest: Sequence[bytes | memoryview]) -> None:
+    async def _send_rest(self) -> None:
+        rest, self._unsent = self._unsent, ()
         try:
             await socket_io.send_all(self._socket, *rest)
         except OSError:
             self._broken = True
 
-    async def _receive(self, parser: AnswerParser) -> None:
-        if self._socket.fileno() == -1:
-            raise trio.ClosedResourceError("closed while it was sending")
-        await trio.lowlevel.wait_readable(self._socket)  # `socket_io.receive`, with one frame less for small answers
-        try:
-            data = self._socket.recv(_FIRST_RECEIVE_BYTES)
-        except BlockingIOError:
-            data = await socket_io.receive(self._socket, _FIRST_RECEIVE_BYTES)
-        except OSError:
-            data = b""
-        if data:
-            parser.feed(data)
-            if parser.whole:
-                return
-        await self._receive_rest(parser, data)
-
-    async def _receive_rest(self, parser: AnswerParser, data: bytes) -> None:
-        anything_read = bool(data)
-        while data:
-            data = await socket_io.receive(self._socket, _RECEIVE_BYTES)
+    async def _receive(self) -> None:
+        """Until the answer is whole."""
+        while not self._parser.whole:
+            if self._socket.fileno() == -1:
+                raise trio.ClosedResourceError("closed while it was sending")
+            size = _RECEIVE_BYTES if self._anything_read else _FIRST_RECEIVE_BYTES
+            data = await socket_io.receive(self._socket, size)
             if data:
-                parser.feed(data)
-            if parser.whole:
-                return
-        parser.feed_eof()
-        if not parser.whole:
-            when = "in the middle of its answer" if anything_read else "before its answer"
-            raise ConnectionBroken(f"{self._origin} closed {when}", nothing_read=not anything_read)
+                self._feed(data)
+            else:
+                self._end()
+
+    def _feed(self, data: bytes) -> None:
+        self._anything_read = True
+        self._parser.feed(data)
+
+    def _end(self) -> None:
+        self._parser.feed_eof()
+        if not self._parser.whole:
+            when = "in the middle of its answer" if self._anything_read else "before its answer"
+            raise ConnectionBroken(f"{self._origin} closed {when}", nothing_read=not self._anything_read)

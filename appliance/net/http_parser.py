@@ -22,6 +22,9 @@ __all__ = ["MAX_HEADERS", "HeadAnswered", "OnHead", "ParseError", "RequestParser
 LARGE_BODY_BYTES: Final = 64 * 1024
 """Of a response; more than this still to come is read into its place. Less comes with one read most often."""
 
+_METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")}
+_VERSIONS: Final = frozenset({"1.1", "1.0"})
+
 OnHead = Callable[[str, str, Headers], HttpResponse | None]
 """(method, target, headers) of a head that is whole: its answer, if the body need not be read. Quick, never waits."""
 
@@ -80,7 +83,8 @@ class RequestParser(MessageParser[HttpRequestParser]):
         Raises `ParseError` when it completes none and is not HTTP. When whole requests came before
         the fault they are returned, and `check` or the next `feed` raises it.
         """
-        self.check()
+        if self._failure is not None:
+            raise self._failure
         if self._websocket:
             self.rest += data
             return []
@@ -155,7 +159,8 @@ class RequestParser(MessageParser[HttpRequestParser]):
         parser = self._parser
         self._take_fields(len(self._target) + LINE_OVERHEAD)
         self._begin_body()
-        self._method = parser.get_method().decode("ascii")
+        raw_method = parser.get_method()
+        self._method = _METHODS.get(raw_method) or raw_method.decode("ascii")
         version = parser.get_http_version()
         self._check_head(version)
         # HTTP/1.0's own keep-alive is not spoken: who asks for it gets Connection: close, which is allowed.
@@ -164,7 +169,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
             self._choose_upgrade()
         if self._on_head is not None:
             self._ask_on_head(self._on_head)
-        if not self._bodies.has_room(int(self._fields.get("content-length", "0"))):
+        if self._length is not None and not self._bodies.has_room(self._length):
             raise self._no_room()
 
     def _ask_on_head(self, on_head: OnHead) -> None:
@@ -175,7 +180,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
 
     def _check_head(self, version: str) -> None:
         fields = self._fields
-        if version not in ("1.1", "1.0"):
+        if version not in _VERSIONS:
             raise self._fail(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
         if self._method == "CONNECT":
             raise self._fail(405, "no tunnels here")

@@ -16,13 +16,26 @@ import trio
 
 from appliance.net import http_encoding
 from appliance.net.body_budget import BodyBudget
+from appliance.net.greeting import Greet, greet
 from appliance.net.hangups import Hangups
 from appliance.net.http_parser import OnHead
-from appliance.net.http_session import Connection, Counters, Handler, HttpLimits, Session, Upgrade
+from appliance.net.http_session import Connection, Counters, Handler, HandOver, HttpLimits, Session, Upgrade
 from appliance.net.listening import open_listener
+from appliance.net.quick_session import QuickHandler, QuickSession
+from appliance.net.readiness import Readiness
 from appliance.telemetry.logging import get_logger
 
-__all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "OnHead", "Upgrade", "open_listener", "serve_http"]
+__all__ = [
+    "Connection",
+    "HandOver",
+    "Handler",
+    "HttpLimits",
+    "HttpServer",
+    "OnHead",
+    "Upgrade",
+    "open_listener",
+    "serve_http",
+]
 
 log = get_logger("net")
 
@@ -52,6 +65,10 @@ class HttpServer:
 
     Each few clients are accepted inside of ``accept_turn()``: so who has much else to do, does one thing at a time.
     ``may_connect`` is asked with each client's address before anything else; whom it does not want gets 429.
+    ``at_once`` is asked first where a whole request for a websocket is there already at the accept (see greeting.py).
+
+    ``quick`` gets each request first, with the `Readiness` that tells of the clients' sockets (see `QuickSession`).
+    Then a client that goes away ends what it asked for, as with ``cancel_on_disconnect``.
     """
 
     def __init__(
@@ -67,6 +84,8 @@ class HttpServer:
         on_head: OnHead | None = None,
         accept_turn: AcceptTurn = nullcontext,
         may_connect: Callable[[str], bool] | None = None,
+        at_once: Greet | None = None,
+        quick: tuple[QuickHandler, Readiness] | None = None,
     ) -> None:
         self.name = name
         self.address = _address_of(listener)
@@ -79,6 +98,8 @@ class HttpServer:
         self._on_head = on_head
         self._accept_turn = accept_turn
         self._may_connect = may_connect
+        self._at_once = at_once
+        self._quick = quick
         self._hangups: Hangups | None = None
         self._bodies = BodyBudget(limits.max_body_bytes_in_flight)
         self._connections = 0
@@ -179,7 +200,29 @@ class HttpServer:
             return
         self._accepted += 1
         self._connections += 1
-        nursery.start_soon(self._serve, accepted, peer)
+        if self._at_once is None or not self._greet(accepted, peer, self._at_once):
+            nursery.start_soon(self._serve, accepted, peer)
+
+    def _greet(self, accepted: socket.socket, peer: str, at_once: Greet) -> bool:
+        """Whether nothing is left to do here: the connection is a websocket in other hands, or broken."""
+        try:
+            _prepare(accepted)
+            greeted = greet(accepted, peer, self._limits, at_once)
+            if greeted is not None:
+                self._counters.requests += 1
+                self._counters.upgrades += 1
+                greeted[0].take(accepted, greeted[1], self._ended)
+            return greeted is not None
+        except OSError as error:
+            log.debug("client went away", server=self.name, error=repr(error))
+        except Exception:
+            log.exception("connection failed", server=self.name)
+        self._ended()
+        accepted.close()
+        return True
+
+    def _ended(self) -> None:
+        self._connections -= 1
 
     def _make_room(self) -> bool:
         """Replace the client that has been silent longest; false when there is none, or not for long enough.
@@ -198,50 +241,58 @@ class HttpServer:
         return False
 
     async def _serve(self, accepted: socket.socket, peer: str) -> None:
+        handed_over = False
         try:
-            upgraded = await self._talk_http(accepted, peer)
-            if upgraded is not None:
-                await upgraded[0].serve(Connection.wrap(accepted, peer), upgraded[1])
+            upgrade, rest = await self._talk_http(accepted, peer) or (None, b"")
+            if isinstance(upgrade, HandOver):
+                upgrade.take(accepted, rest, self._ended)
+                handed_over = True
+            elif upgrade is not None:
+                await upgrade.serve(Connection.wrap(accepted, peer), rest)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             log.debug("client went away", server=self.name, error=repr(error))
         except Exception:
             log.exception("connection failed", server=self.name)
         finally:
-            self._connections -= 1
-            if accepted.fileno() != -1:
-                trio.lowlevel.notify_closing(accepted)
-                accepted.close()
+            if not handed_over:
+                self._close(accepted)
 
-    async def _talk_http(self, accepted: socket.socket, peer: str) -> tuple[Upgrade, bytes] | None:
+    def _close(self, accepted: socket.socket) -> None:
+        self._ended()
+        if accepted.fileno() != -1:
+            trio.lowlevel.notify_closing(accepted)
+            accepted.close()
+
+    async def _talk_http(self, accepted: socket.socket, peer: str) -> tuple[Upgrade | HandOver, bytes] | None:
         """Everything that only HTTP needs lives in the session, and is gone when this returns."""
         _prepare(accepted)
-        session = self._create_session(accepted, peer)
         fd = accepted.fileno()
+        session = self._create_session(accepted, peer)
         self._sessions.add(session)
         self._silent[session] = None
-        if self._hangups is not None:
-            self._hangups.watch(fd, session.client_gone)
         try:
             return await session.run()
         finally:
             self._sessions.discard(session)
             self._silent.pop(session, None)
-            if self._hangups is not None:
+            if self._quick is not None:
+                self._quick[1].forget(fd)
+            elif self._hangups is not None:
                 self._hangups.forget(fd)
             session.release()
 
     def _create_session(self, accepted: socket.socket, peer: str) -> Session:
-        return Session(
-            accepted,
-            peer,
-            self._handler,
-            self._limits,
-            self._stopping,
-            self._counters,
-            self.name,
-            bodies=self._bodies,
-            on_head=self._on_head,
-        )
+        """One that is told when its client hangs up, where that is wanted."""
+        common = (accepted, peer, self._handler, self._limits, self._stopping, self._counters, self.name)
+        if self._quick is not None:
+            quick, readiness = self._quick
+            quick_session = QuickSession(quick, *common, bodies=self._bodies, on_head=self._on_head)
+            readiness.watch(accepted.fileno(), quick_session.on_event)
+            return quick_session
+        session = Session(*common, bodies=self._bodies, on_head=self._on_head)
+        if self._hangups is not None:
+            self._hangups.watch(accepted.fileno(), session.client_gone)
+        return session
 
     async def _sweep_for_ever(self) -> None:
         """Close what is past its deadline, which is noticed up to an eighth of the shortest timeout late."""

@@ -6,7 +6,7 @@ the clock a few times in each timeout: a trio deadline that moves with every req
 
 import math
 import socket as stdlib_socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from functools import partial
@@ -25,7 +25,7 @@ log = get_logger("net")
 
 # The most that is read ahead of the handler: pipelined requests of one read wait in memory, the rest in
 # the kernel, and the client is held back by TCP.
-_RECEIVE_BYTES: Final = 65536
+RECEIVE_BYTES: Final = 65536
 # Within a body, which may be megabytes, fewer and larger reads: each costs a turn of the loop.
 _BODY_RECEIVE_BYTES: Final = 262144
 # Up to here head and body go out in one copy and one system call.
@@ -35,6 +35,7 @@ _JOIN_BYTES: Final = 16384
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 16 * 1024 * 1024
 _TEXT: Final = Headers({"content-type": "text/plain; charset=utf-8"})
+INTERNAL_ERROR: Final = HttpResponse(500, b"internal error\n", _TEXT)
 _TEXT_RETRY: Final = Headers({**_TEXT, "retry-after": "1"})
 
 
@@ -107,8 +108,23 @@ class Upgrade:
     serve: Callable[[Connection, bytes], Awaitable[None]]
 
 
-Handler = Callable[[HttpRequest], Awaitable[HttpResponse | Upgrade]]
-"""Answers one request. `Upgrade` only where ``request.upgrade``. What it raises becomes a 500."""
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """As `Upgrade`, but no task stays with the connection: thousands that say nothing are served by one.
+
+    ``take`` gets the socket (non-blocking), the bytes that were read behind the request, and what it has to call when
+    it has closed the socket; until then the connection counts as one of the server's. Who takes connections ends
+    them, also when the server stops. When it raises, the server closes the connection.
+    """
+
+    headers: HeaderItems
+    take: "Take"
+
+
+Take = Callable[[stdlib_socket.socket, bytes, Callable[[], None]], None]
+
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse | Upgrade | HandOver]]
+"""Answers one request. `Upgrade` and `HandOver` only where ``request.upgrade``. What it raises becomes a 500."""
 
 
 @dataclass(slots=True)
@@ -131,7 +147,9 @@ class Counters:
         return asdict(self)
 
 
-class _Phase(Enum):
+class Phase(Enum):
+    """Where a session stands."""
+
     WAITING = auto()  # for the first byte of a request
     RECEIVING = auto()
     HANDLING = auto()
@@ -175,14 +193,14 @@ class Session:
             too_large=limits.too_large,
         )
         self._scope = trio.CancelScope()
-        self._phase = _Phase.WAITING
+        self._phase = Phase.WAITING
         self._timed_stage: Stage | None = None
         self._client_gone = False
         self._asked = False
         self._replaced = False
         self._over = False
 
-    async def run(self) -> tuple[Upgrade, bytes] | None:
+    async def run(self) -> tuple[Upgrade | HandOver, bytes] | None:
         """Talk until the connection should close, or is upgraded: then the upgrade and the bytes behind it."""
         upgrade = None
         failure: ParseError | None = None
@@ -204,12 +222,12 @@ class Session:
 
     def close_if_waiting(self) -> None:
         """The server stops: there is no request to finish here."""
-        if self._phase is _Phase.WAITING:
+        if self._phase is Phase.WAITING:
             self._scope.cancel()
 
     def asks_nothing(self) -> bool:
         """It waits for a client that never finished a request, or a head that the server's `OnHead` let pass."""
-        return not self._asked and self._phase in (_Phase.WAITING, _Phase.RECEIVING)
+        return not self._asked and self._phase in (Phase.WAITING, Phase.RECEIVING)
 
     def replace(self) -> None:
         """Another client needs the place; to be called while the session `asks_nothing`."""
@@ -219,32 +237,40 @@ class Session:
     def client_gone(self) -> None:
         """The client hung up: its handler, running or about to run, is cancelled."""
         self._client_gone = True
-        if self._phase is _Phase.HANDLING:
+        if self._phase is Phase.HANDLING:
             self._scope.cancel()
 
     def release(self) -> None:
         """Free the parser at once."""
         self._parser.close()
 
-    async def _converse(self) -> Upgrade | None:
+    async def _converse(self) -> Upgrade | HandOver | None:
         parser = self._parser
-        while data := await self._receive():
-            upgrade = await self._serve_each(parser.feed(data))
+        while True:
+            requests = await self._next_requests()
+            if requests is None:
+                return None
+            upgrade = await self._serve_each(requests)
+            del requests  # or a connection that waits keeps its last body
             if upgrade is not None or self._over:
                 return upgrade
             parser.check()
             if parser.take_expectation():
                 await self._send(http_encoding.CONTINUE, b"")
-        return None
 
-    async def _serve_each(self, requests: list[HttpRequest]) -> Upgrade | None:
+    async def _next_requests(self) -> Sequence[HttpRequest] | None:
+        """Those that the next bytes complete, perhaps none; None when there will be no more bytes."""
+        data = await self._receive()
+        return self._parser.feed(data) if data else None
+
+    async def _serve_each(self, requests: Sequence[HttpRequest]) -> Upgrade | HandOver | None:
         """Handle and answer; when it returns nothing here refers to a body any more."""
         try:
             for number, request in enumerate(requests):
                 if number:
                     await trio.lowlevel.checkpoint()  # pipelined requests must not hold the loop together
                 answer = await self._handle(request)
-                if isinstance(answer, Upgrade):
+                if isinstance(answer, Upgrade | HandOver):
                     await self._send(http_encoding.switching_head(Headers(answer.headers)), b"")
                     return answer
                 if not await self._answer(request, answer):
@@ -262,7 +288,7 @@ class Session:
             self._begin_stage(stage)
         if stage is Stage.START and self._stopping.is_set():
             return b""
-        size = _BODY_RECEIVE_BYTES if stage is Stage.BODY else _RECEIVE_BYTES
+        size = _BODY_RECEIVE_BYTES if stage is Stage.BODY else RECEIVE_BYTES
         data = await socket_io.receive(self._connection, size)
         if self._scope.cancel_called:
             # The deadline passed in the same turn of the loop: no request starts that would be cancelled.
@@ -275,19 +301,16 @@ class Session:
             timeout_s = limits.idle_timeout_s
             if not self._asked:
                 timeout_s = min(timeout_s, limits.first_request_timeout_s)
-            self._phase = _Phase.WAITING
+            self._phase = Phase.WAITING
         else:
             timeout_s = limits.header_timeout_s if stage is Stage.HEAD else limits.body_timeout_s
-            self._phase = _Phase.RECEIVING
+            self._phase = Phase.RECEIVING
         self._timed_stage = stage
         self.deadline = trio.current_time() + timeout_s
 
-    async def _handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
+    async def _handle(self, request: HttpRequest) -> HttpResponse | Upgrade | HandOver:
         self._counters.requests += 1
-        self._asked = True
-        self._phase = _Phase.HANDLING
-        self._timed_stage = None
-        self.deadline = math.inf
+        self._mark_handling()
         # Behind the refusal of an upgrade a client may have sent frames already: no way back to HTTP.
         self._closes = not request.keep_alive or request.upgrade or self._stopping.is_set()
         self._early.reset(usable=request.method != "HEAD" and not request.upgrade, close=self._closes)
@@ -295,7 +318,7 @@ class Session:
             self._scope.cancel()
         try:
             answer = await self._handler(request)
-            if not isinstance(answer, Upgrade):
+            if isinstance(answer, HttpResponse):
                 return answer
             if request.upgrade:
                 self._counters.upgrades += 1
@@ -304,7 +327,13 @@ class Session:
         except Exception:
             self._counters.handler_failures += 1
             log.exception("handler failed", server=self._name, method=request.method)
-            return HttpResponse(500, b"internal error\n", _TEXT)
+            return INTERNAL_ERROR
+
+    def _mark_handling(self) -> None:
+        self._asked = True
+        self._phase = Phase.HANDLING
+        self._timed_stage = None
+        self.deadline = math.inf
 
     def _judge_head(self, on_head: OnHead, method: str, target: str, headers: Headers) -> HttpResponse | None:
         """The parser's `OnHead`: the server's one, which must not end the connection without an answer."""
@@ -313,7 +342,7 @@ class Session:
         except Exception:
             self._counters.handler_failures += 1
             log.exception("on_head failed", server=self._name, method=method)
-            return HttpResponse(500, b"internal error\n", _TEXT)
+            return INTERNAL_ERROR
         self._asked = self._asked or response is None
         return response
 
@@ -352,20 +381,27 @@ class Session:
         except ValueError:
             self._counters.handler_failures += 1
             log.exception("answer cannot be encoded", server=self._name, status=response.status)
-            return self._encode(HttpResponse(500, b"internal error\n", _TEXT), close=close)
+            return self._encode(INTERNAL_ERROR, close=close)
 
     async def _send(self, head: bytes, body: bytes) -> None:
         """Most answers fit into the kernel's buffer: one system call, no deadline and no turn of the loop.
 
         The turn comes with the next receive, at the latest.
         """
-        parts = [head + body] if len(body) <= _JOIN_BYTES else [head, body]
-        rest = socket_io.send_parts_now(self._connection, parts)
+        rest = self._send_now(head, body)
         if rest:
             await self._send_rest(rest)
 
-    async def _send_rest(self, rest: list[bytes | memoryview]) -> None:
-        self._phase = _Phase.ANSWERING
+    def _send_now(self, head: bytes, body: bytes) -> Sequence[bytes | memoryview]:
+        """What the kernel did not take. Raises `OSError`."""
+        if len(body) > _JOIN_BYTES:
+            return socket_io.send_parts_now(self._connection, [head, body])
+        data = head + body
+        sent = socket_io.send_now(self._connection, data)
+        return () if sent == len(data) else (memoryview(data)[sent:],)
+
+    async def _send_rest(self, rest: Sequence[bytes | memoryview]) -> None:
+        self._phase = Phase.ANSWERING
         self._timed_stage = None
         self.deadline = trio.current_time() + self._limits.write_timeout_s
         await socket_io.send_all(self._connection, *rest)
@@ -375,19 +411,19 @@ class Session:
         counters = self._counters
         if self._replaced:
             counters.replaced += 1
-            if self._phase is _Phase.RECEIVING:  # to who said nothing, an answer would be one to a later request
+            if self._phase is Phase.RECEIVING:  # to who said nothing, an answer would be one to a later request
                 socket_io.send_now(self._connection, http_encoding.BUSY)
-        elif self._phase is _Phase.RECEIVING:
+        elif self._phase is Phase.RECEIVING:
             counters.request_timeouts += 1
             return ParseError(408, "the request did not arrive in time")
-        if self._phase is _Phase.ANSWERING:
+        if self._phase is Phase.ANSWERING:
             counters.write_timeouts += 1
-        elif self._phase is _Phase.HANDLING:
+        elif self._phase is Phase.HANDLING:
             counters.cancelled_by_client += 1
         return None
 
     async def _refuse(self, failure: ParseError) -> None:
-        self._phase = _Phase.ANSWERING
+        self._phase = Phase.ANSWERING
         response = self._refusal(failure)
         head, body = self._encode(response, close=True)
         if isinstance(failure, HeadAnswered) and failure.method == "HEAD":
@@ -411,9 +447,9 @@ class Session:
 
     async def _linger(self) -> None:
         """Close our direction and read until the client closes its own, within bounds."""
-        self._phase = _Phase.ANSWERING
+        self._phase = Phase.ANSWERING
         self._connection.shutdown(stdlib_socket.SHUT_WR)
         left = _LINGER_BYTES
         with trio.move_on_after(_LINGER_S):
-            while left > 0 and (data := await socket_io.receive(self._connection, _RECEIVE_BYTES)):
+            while left > 0 and (data := await socket_io.receive(self._connection, RECEIVE_BYTES)):
                 left -= len(data)

@@ -27,13 +27,16 @@ _KNOWN_NAMES: Final = {
         "content-length",
         "content-type",
         "host",
+        "high_prio",
         "origin",
         "sec-websocket-extensions",
         "sec-websocket-key",
         "sec-websocket-version",
         "upgrade",
         "user-agent",
+        "x-fast-track",
         "x-forwarded-for",
+        "x-high-priority",
     )
     for spelling in (name, name.title())
 }  # saves decoding what nearly every message has
@@ -79,6 +82,7 @@ class MessageParser(Generic[_LlhttpT]):
         self._raw_fields: list[tuple[bytes, bytes]] = []
         self._fields: dict[str, str] = {}
         self._parts: list[bytes | bytearray] = []
+        self._length: int | None = None  # of the body, where its head tells
         self._body_bytes = 0
         self._moved = False
         self._stalled_bytes = 0
@@ -93,6 +97,10 @@ class MessageParser(Generic[_LlhttpT]):
         """Raise the `ParseError` that was kept back because whole messages came before the fault."""
         if self._failure is not None:
             raise self._failure
+
+    def is_between(self) -> bool:
+        """Whether all that came were whole messages."""
+        return self.stage is Stage.START and self._failure is None
 
     def _parse(self, data: bytes | bytearray | memoryview) -> None:
         """Feed llhttp. A fault is kept in ``_failure``; an upgrade goes up as httptools raises it."""
@@ -160,20 +168,26 @@ class MessageParser(Generic[_LlhttpT]):
         self._moved = True
         self.stage = Stage.BODY
         length = self._fields.get("content-length")
-        if length is not None and int(length) > self._max_body_bytes:
-            raise self._body_too_large()
+        self._length = None
+        if length is not None:
+            self._length = int(length)
+            if self._length > self._max_body_bytes:
+                raise self._body_too_large()
 
     def on_body(self, data: bytes) -> None:
         self._moved = True
         self._body_bytes += len(data)
         if self._body_bytes > self._max_body_bytes:
             raise self._body_too_large()
-        self._add_part(data)
+        if self._parts:
+            self._add_part(data)
+        else:
+            self._parts = [data]
 
     def _add_part(self, data: bytes) -> None:
         """Small parts are collected, since a body in chunks of one byte would take 40 times its size."""
         parts = self._parts
-        if len(data) >= _SMALL_PART or not parts:
+        if len(data) >= _SMALL_PART:
             parts.append(data)
         elif isinstance(parts[-1], bytearray):
             parts[-1] += data
@@ -186,8 +200,7 @@ class MessageParser(Generic[_LlhttpT]):
     def _take_body(self) -> bytes:
         self._moved = True
         self.stage = Stage.START
-        parts = self._parts
+        parts, self._parts = self._parts, []
         if not parts:
             return b""
-        self._parts = []
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)  # `bytes` of bytes copies nothing

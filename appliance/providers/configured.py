@@ -18,6 +18,7 @@ def group_settings(config: ProvidersConfig) -> GroupSettings:
             max_head_lag=config.max_head_lag,
             return_after_s=config.return_after_s,
         ),
+        chain_id=config.chain_id,
         probe_interval_s=config.probe_interval_s,
         poll_interval_s=config.poll_interval_ms / 1000,
         timeout_s=config.timeout_ms / 1000,

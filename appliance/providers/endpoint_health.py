@@ -4,9 +4,10 @@
                           ▲                                           │
                           └──────────────── a fault ──────────────────┘
 
-Faults (fuel-block-committer, pull request 217, and ours): refused for good or a connection that is lost for good;
-`transient_error_threshold` errors in a row; `mempool_drop_threshold` mempool drops within `mempool_drop_window_s`;
-a head that is old or lags, as long as another endpoint has a newer one (when nobody has, the chain stands still).
+Faults (fuel-block-committer, pull request 217, and ours): another chain than the group's (`chain_guard`); refused for
+good or a connection that is lost for good; `transient_error_threshold` errors in a row; `mempool_drop_threshold`
+mempool drops within `mempool_drop_window_s`; a head that is old or lags, as long as another endpoint has a newer one
+(when nobody has, the chain stands still).
 An endpoint that relapses soon after it returned has to be well for twice as long the next time, up to eight times.
 """
 
@@ -30,10 +31,14 @@ class State(StrEnum):
 class Fault(StrEnum):
     """What is held against an endpoint, the gravest first."""
 
+    WRONG_CHAIN = "wrong_chain"
     REFUSED = "refused"
     ERRORS = "errors"
     STALE = "stale"
     MEMPOOL_DROPS = "mempool_drops"
+
+
+_SILENCING: Final = frozenset({Fault.WRONG_CHAIN, Fault.REFUSED, Fault.ERRORS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class EndpointHealth:
         self._since = now
         self._patience = 1
         self._refused = ""
+        self.wrong_chain = ""
         self._errors_in_a_row = 0
         self._probe_errors_in_a_row = 0
         # As many as can matter: the oldest goes when the next one comes.
@@ -111,6 +117,14 @@ class EndpointHealth:
         self._drops.append(now)
         self._settle(now)
 
+    def saw_chain(self, now: float, wrong: str) -> None:
+        """What is wrong with the chain that it is on; "" for nothing."""
+        if wrong and not self.wrong_chain:
+            self.errors += 1
+            self.last_error = wrong
+        self.wrong_chain = wrong
+        self._settle(now)
+
     def saw_head(self, now: float, number: int, age_s: float) -> None:
         """Its newest block, and how long ago that was made by its timestamp."""
         if self.head is None or number != self.head:
@@ -126,6 +140,8 @@ class EndpointHealth:
         """What is held against it now, each with its reason in words; empty when nothing is."""
         limits = self._thresholds
         found: dict[Fault, str] = {}
+        if self.wrong_chain:
+            found[Fault.WRONG_CHAIN] = self.wrong_chain
         if self._refused:
             found[Fault.REFUSED] = self._refused
         in_a_row = max(self._errors_in_a_row, self._probe_errors_in_a_row)
@@ -145,7 +161,7 @@ class EndpointHealth:
 
     def is_silent(self, now: float) -> bool:
         """Whether whoever waits for its answer waits in vain."""
-        return self.state is State.UNWELL and bool({Fault.REFUSED, Fault.ERRORS} & set(self.faults(now)))
+        return self.state is State.UNWELL and bool(_SILENCING & set(self.faults(now)))
 
     def explain(self, now: float) -> str:
         """Why it is in its state, in one line."""

@@ -9,6 +9,7 @@ import msgspec
 import trio
 
 from appliance.domain.errors import UnavailableError
+from appliance.providers.chain_guard import ChainGuard
 from appliance.providers.endpoint_health import EndpointHealth, State
 from appliance.providers.heads import Header
 from appliance.providers.links import Attempt, Link
@@ -48,6 +49,7 @@ class Group:
         self.settings = settings
         self._endpoints = {endpoint.name: endpoint for endpoint in settings.endpoints}
         self.links: dict[str, Link] = {link.name: link for link in links}
+        self.chain = ChainGuard([link.name for link in links], settings.chain_id)
         self.watch = MempoolWatch()
         self.accepted = trio.Event()
         """Set, and replaced by another one, when a transaction is to be watched."""
@@ -56,6 +58,8 @@ class Group:
         self._metrics = metrics
         self._wall_clock = wall_clock
         self._heads: dict[str, Header] = {}
+        self._early: dict[str, Header] = {}
+        self._unknown = {link.name: trio.Event() for link in links}
         self._attempts: dict[str, set[tuple[Attempt, trio.CancelScope]]] = {link.name: set() for link in links}
         now = trio.current_time()
         self._healths = {link.name: EndpointHealth(settings.thresholds, now) for link in links}
@@ -200,7 +204,13 @@ class Group:
         """It does not take us."""
         why = self._hide(name, why)
         self._healths[name].refused(trio.current_time(), why)
+        self._away(name)
         self._erred(name, why)
+
+    def said_chain(self, name: str, chain_id: int) -> None:
+        """It said which chain it is on, before its first head and after it was away."""
+        self.chain.said(name, chain_id)
+        self._judge_chains()
 
     def probed(self, name: str, header: Header) -> None:
         """It answered a probe."""
@@ -212,6 +222,7 @@ class Group:
         """It did not answer a probe."""
         why = self._hide(name, why)
         self._healths[name].probe_failed(trio.current_time(), why)
+        self._away(name)
         self._erred(name, why)
 
     def dropped_from_mempool(self, name: str, transaction_hash: str) -> None:
@@ -239,7 +250,40 @@ class Group:
         """`LinkEvents`: a connection that does not come back is one that is lost for good."""
         self.refused(name, why)
 
+    async def wait_unknown(self, name: str) -> None:
+        """Return when it shows heads and has not said its chain: a probe asks, and brings the head too."""
+        await self._unknown[name].wait()
+
+    def _put_aside(self, name: str, header: Header) -> None:
+        """Until the endpoint has said its chain, or the group has one: the last head of each."""
+        if self.chain.wrong(name):
+            return
+        self._early[name] = header
+        if self.chain.chain_of(name) is None:
+            unknown, self._unknown[name] = self._unknown[name], trio.Event()
+            unknown.set()
+
+    def _away(self, name: str) -> None:
+        self.chain.away(name)
+        self._early.pop(name, None)
+        self._judge_chains()
+
+    def _judge_chains(self) -> None:
+        for name, wrong in self.chain.verdicts().items():
+            before = self._healths[name].wrong_chain
+            self._healths[name].saw_chain(trio.current_time(), wrong)
+            if wrong:
+                self._early.pop(name, None)
+            if wrong and not before:
+                log.error("provider on another chain", group=self.name, provider=name, why=wrong)
+                self._erred(name, wrong)
+        for name in [name for name in self._early if self.chain.confirmed(name)]:
+            self._saw_head(name, self._early.pop(name))
+
     def _saw_head(self, name: str, header: Header) -> None:
+        if not self.chain.confirmed(name):
+            self._put_aside(name, header)
+            return
         age_s = max(self._wall_clock() - header.timestamp, 0.0)
         self._selection.saw_head(name, trio.current_time(), header.number, age_s)
         self._metrics.head.labels(self.name, name).set(header.number)
@@ -286,6 +330,7 @@ class Group:
         """For status: who is active, and each endpoint with its state and why."""
         return {
             "active": self.active,
+            "chain_id": self.chain.expected,
             "switches": self._selection.switches,
             "endpoints": [self._endpoint(name) for name in self.links],
             "transactions": self.watch.statistics(),
@@ -298,6 +343,7 @@ class Group:
             "origin": self.links[name].origin,
             "state": health.state.value,
             "explain": health.explain(trio.current_time()),
+            "chain_id": self.chain.chain_of(name),
             "head": health.head,
             "errors": health.errors,
             "mempool_drops": health.drops,

@@ -40,12 +40,13 @@ class GroupSettings:
     """One `[[providers]]` table. Times in seconds.
 
     ``timeout_s`` is what one endpoint has for an answer, ``deadline_s`` all of them together. ``max_missed_heads`` is
-    how many blocks are filled in for subscribers, and how deep a reorg may be.
+    how many blocks are filled in for subscribers, and how deep a reorg may be. ``chain_id`` None: the endpoints say.
     """
 
     name: str
     endpoints: tuple[EndpointSettings, ...]
     thresholds: Thresholds = field(default_factory=Thresholds)
+    chain_id: int | None = None
     probe_interval_s: float = 5.0
     poll_interval_s: float = 1.0
     timeout_s: float = 5.0

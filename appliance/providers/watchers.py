@@ -10,8 +10,8 @@ from appliance.domain.errors import DecodeError, UnavailableError
 from appliance.providers.group import Group
 from appliance.providers.heads import Header
 from appliance.providers.mempool_watch import Sighting, Watched
-from appliance.providers.quantity import decode_quantity
-from appliance.providers.retry import Verdict
+from appliance.providers.quantity import decode_number, decode_quantity
+from appliance.providers.retry import Verdict, error_of
 from appliance.wire.jsonrpc import MALFORMED, Response
 
 # A look is one call, two where the transaction is not there. What is over this waits for the next round.
@@ -31,14 +31,22 @@ async def probe_for_ever(group: Group, name: str) -> None:
     """Ask one endpoint for its head, now and then, whether it is well or not."""
     while True:
         await probe(group, name)
-        await trio.sleep(group.settings.probe_interval_s)
+        with trio.move_on_after(group.settings.probe_interval_s):
+            await group.wait_unknown(name)
 
 
 async def probe(group: Group, name: str) -> None:
     """One probe, and what it means."""
     try:
+        if not group.chain.knows(name):
+            group.said_chain(name, await _chain_at(group, name))
+        if group.chain.wrong(name):
+            return  # its head is another chain's
         judged, response = await group.ask_one(name, "eth_getBlockByNumber", LATEST)
-    except UnavailableError as error:
+    except _Refused as error:
+        group.refused(name, str(error))
+        return
+    except (UnavailableError, DecodeError) as error:
         group.probe_failed(name, str(error))
         return
     if judged.verdict is Verdict.REFUSED:
@@ -47,6 +55,22 @@ async def probe(group: Group, name: str) -> None:
         group.probe_failed(name, judged.why)
     else:
         _take_head(group, name, response)
+
+
+async def _chain_at(group: Group, name: str) -> int:
+    judged, response = await group.ask_one(name, "eth_chainId", b"[]")
+    if judged.verdict is Verdict.REFUSED:
+        raise _Refused(judged.why)
+    if judged.verdict is not Verdict.ANSWER or response is None:
+        raise UnavailableError(judged.why)
+    error = error_of(response)
+    if error is not None:
+        raise UnavailableError(f"it does not say its chain: eth_chainId: {error.code} {error.message[:200]}")
+    return decode_number("eth_chainId", response.result)
+
+
+class _Refused(UnavailableError):
+    """The endpoint does not take us."""
 
 
 def _take_head(group: Group, name: str, response: Response) -> None:
@@ -126,19 +150,12 @@ async def _where_to(group: Group, watched: Watched) -> Sighting:
     if watched.nonce is not None:
         params = msgspec.json.encode([watched.sender, "pending"])
         count = await _result_at(group, watched.endpoint, "eth_getTransactionCount", params)
-        if _count_in(count) > watched.nonce:
+        if decode_number("eth_getTransactionCount", count) > watched.nonce:
             return Sighting.REPLACED
     for name in group.links:
         if name != watched.endpoint and await _mined_at(group, name, watched):
             return Sighting.MINED
     return Sighting.UNKNOWN
-
-
-def _count_in(result: msgspec.Raw) -> int:
-    try:
-        return decode_quantity(msgspec.json.decode(result, type=str))
-    except MALFORMED as error:
-        raise DecodeError(f"eth_getTransactionCount: {error}") from None
 
 
 async def _mined_at(group: Group, name: str, watched: Watched) -> bool:

@@ -1,6 +1,7 @@
 """A connection with a host: what the core sends on it goes out in order, what comes in goes to the core."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,11 +22,9 @@ MAX_OUTBOX: Final = 16_384
 MAX_STATES: Final = 256
 """Payload states that wait for a follower; the oldest go. They are for information only."""
 
-GOODBYE_S: Final = 1.0
-
 
 class Connection:
-    """One, of either side. Give it to the core by its `name` when it is in `Runner.connections`."""
+    """One, of either side, which the core knows by its `name`."""
 
     def __init__(self, runner: "Runner", duplex: Duplex) -> None:
         self.name = object()
@@ -38,7 +37,6 @@ class Connection:
         self._states: deque[tuple[int, Settled]] = deque(maxlen=MAX_STATES)
         self._bell = Bell()
         self._is_ending = False
-        self._scope = trio.CancelScope()
 
     def __repr__(self) -> str:
         return f"<Connection with {self.address}>"
@@ -73,15 +71,16 @@ class Connection:
     def measure(self) -> None:
         """For the metrics, now and then."""
 
-    async def converse(self) -> None:
-        """Until either side ends it, or it breaks: then `UnavailableError` or DecodeError is raised."""
+    async def converse(self, open_link: Callable[[float], None]) -> None:
+        """Give it to the core by ``open_link``, and talk until either side ends it or it breaks; `reason` says why."""
         runner = self._runner
+        runner.connections[self.name] = self
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._receive_for_ever)
-                    await self._send_until_the_end()
-                    nursery.cancel_scope.cancel()
+            await runner.tell(open_link)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive_for_ever)
+                await self._send_until_the_end()
+                nursery.cancel_scope.cancel()
         finally:
             runner.connections.pop(self.name, None)
             runner.core.ended(self.name, trio.current_time())

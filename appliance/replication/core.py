@@ -34,6 +34,7 @@ from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
 from appliance.replication.source_link import SourceLink
 from appliance.wire.replication import (
+    MAX_AGE_S,
     Ack,
     AnyMessage,
     Closed,
@@ -74,7 +75,6 @@ class Core(Ledger):
     """The whole of one host: what comes on its links, beside what is in its log (`Ledger`)."""
 
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
-        self._log_ids = dict(restored.known_logs)
         self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
         self._incoming: dict[Place, str] = {}  # what is being stored, and whose it is: within the links' windows
@@ -153,20 +153,30 @@ class Core(Ledger):
         if self._pruned > cursor:
             self._do(Send(link, Pruned(self._pruned)))
         for payload_id, at in self._votes.dead_ends():
-            self._do(Send(link, Closed(payload_id, at)))
+            self._do(Send(link, self._closed_message(payload_id, at)))
 
     def _is_lost(self, host: str, log_id: str) -> bool:
-        return self._log_ids.get(host, log_id) != log_id
+        return host in self._settings.voters and self._log_ids.get(host, log_id) != log_id
 
     def _note_log(self, host: str, log_id: str, link: Link) -> None:
         """One log a host, and one link in each direction: what came before is of an earlier life."""
+        self._check_names(host, log_id)
         if self._is_lost(host, log_id):
             self._notice("lost_log", host=host, had=self._log_ids[host], has=log_id)
-            self._votes.forget(host)
+            self._forget(host)
             self._drop_orphans()
-        self._log_ids[host] = log_id
-        for other in self._links_of(host, log_id, like=link):
+        if host in self._settings.voters:
+            self._log_ids[host] = log_id
+        for other in self._links_of(host, like=link):
             self._end(other, "another link took its place")
+
+    def _check_names(self, host: str, log_id: str) -> None:
+        """Raise `Refused` for two hosts of one name, or of one log. A dead one's links end within seconds, by pings."""
+        for peer, other in self._connected_logs():
+            if peer == host and other != log_id:
+                raise Refused(f"host_id {host} is connected with another log: are there two of that name?")
+            if peer != host and other == log_id:
+                raise Refused(f"log {log_id} is that of {peer}: a copied folder?")
 
     def _drop_orphans(self) -> None:
         """Nobody follows a learner: what only a lost log had beside it is decided by nobody. The rest comes again."""
@@ -218,11 +228,17 @@ class Core(Ledger):
             record.block_number,
             record.encoding,
             record.builder,
-            max(0.0, now + self._wall_offset - record.received_at),
+            self._age(record, now),
             None if is_known else record.body,
             record.prefix,
             self._order.is_committed(record.position, (record.payload_id, record.index)),
         )
+
+    def _age(self, record: Record, now: float) -> float:
+        """By the steady clock while it matters, until the entry is committed; the wall clock may be set meanwhile."""
+        waiting = self._order.at(record.position)
+        age_s = now - waiting.born if waiting else now + self._wall_offset - record.received_at
+        return min(max(0.0, age_s), MAX_AGE_S)
 
     # --- the follower's side ---
 
@@ -317,9 +333,15 @@ class Core(Ledger):
         else:
             self._hear(core, heard, store)
             self._do(Send(store.link, ack))
-            while following.deferred and not core.is_storing and store.link in self._followings:
-                self._told(core, following.deferred.popleft())
+            self._take_deferred(store.link, following, core)
         self._settle(now)
+
+    def _take_deferred(self, link: Link, following: Following, core: FollowerLink) -> None:
+        try:
+            while following.deferred and not core.is_storing and link in self._followings:
+                self._told(core, following.deferred.popleft())
+        except DecodeError as error:
+            self._end(link, str(error), failed=True)
 
     def store_failed(self, store: Store, reason: str, now: float) -> None:
         """The disk refused: nothing of the batch is there. The link begins again, later."""
@@ -385,8 +407,10 @@ class Core(Ledger):
             case Committed(places) if is_voter:
                 for place in places:
                     self._votes.word(Place(place.payload_id, place.index, place.prefix))
-            case Closed(payload_id, at) if is_voter:
-                self._votes.dead_word(payload_id, at)
+            case Closed(payload_id, at, logs) if is_voter:
+                # It may have waited here while a voter's log was lost, and with it a vote that it rests on.
+                if all(self._log_ids.get(host, log_id) == log_id for host, log_id in logs.items()):
+                    self._votes.dead_word(payload_id, at)
             case Pruned(through):
                 missed = core.pruned(through)
                 if missed:
@@ -400,9 +424,8 @@ class Core(Ledger):
 
     # --- time ---
 
-    def tick(self, now: float, wall_offset: float) -> None:
+    def tick(self, now: float) -> None:
         """Time has passed; some 20 times a second."""
-        self._wall_offset = wall_offset
         self._end_overdue(now)
         self._order.give_up_waiting(now)
         if now - self._stored_at >= SAVE_CURSOR_S:

@@ -10,12 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from appliance.domain.errors import RemoteError
+from appliance.domain.errors import DecodeError, RemoteError
 from appliance.domain.payloads import PayloadId
 from appliance.domain.replicas import Cursor, Receipt, Replica, Verdict
 from appliance.replication.commands import Link, Store
 from appliance.replication.places import Key, Place
+from appliance.replication.source_link import WINDOW_BYTES, WINDOW_ENTRIES
 from appliance.wire.replication import Ack
+
+MAX_WAITING_ENTRIES: Final = 2 * WINDOW_ENTRIES
+MAX_WAITING_BYTES: Final = 2 * WINDOW_BYTES
+"""What waits for the disk, of a source that keeps its window and one message beyond it; from another one no more is
+taken."""
 
 MAX_REFUSED: Final = 1024
 """Payloads of which a branch was refused on a link; of one that is forgotten a gap is seen where there is none, and the
@@ -55,6 +61,7 @@ class FollowerLink:
         self.received = 0  # on this link, which may begin before the cursor
         self.position = self.saved = cursor.position
         self.issued = self.done = 0
+        self._waiting_entries = self._waiting_bytes = 0
         self._is_open = is_open
         self._unsettled: deque[tuple[int, Key]] = deque()
         self._in_doubt: deque[tuple[int, Key]] = deque()
@@ -75,7 +82,9 @@ class FollowerLink:
         return max(0, self.source_appended - self.position)
 
     def pruned(self, through: int) -> int:
-        """How many positions of the source's log are gone that were never seen here."""
+        """How many positions of the source's log are gone that were never seen here. DecodeError beyond its end."""
+        if through > self.source_appended:
+            raise DecodeError(f"through: {through} is pruned, of a log that ends at {self.source_appended}")
         missed = max(0, through - max(self.received, self.position))
         self.passed(through)
         return missed
@@ -86,7 +95,10 @@ class FollowerLink:
         self.position = max(self.position, through)
 
     def store(self, link: Link, entries: tuple[Replica, ...], late: frozenset[int], committed: frozenset[int]) -> Store:
-        """The command that puts the next entries into this host's log."""
+        """The command that puts the next entries into this host's log. DecodeError where too many wait for that."""
+        self._note_waiting(entries, 1)
+        if self._waiting_entries > MAX_WAITING_ENTRIES or self._waiting_bytes > MAX_WAITING_BYTES:
+            raise DecodeError(f"more came than the window holds: {self._waiting_entries} entries wait for the disk")
         self.issued += 1
         self.received = entries[-1].position
         self.source_appended = max(self.source_appended, self.received)
@@ -97,6 +109,7 @@ class FollowerLink:
     def stored(self, store: Store, receipts: Sequence[Receipt]) -> tuple[Ack, list[Heard]]:
         """After this host's fsync: what to answer, and what the entries are to the votes. Raises `Gap`."""
         self.done += 1
+        self._note_waiting(store.entries, -1)
         heard = [
             Heard(
                 Place(entry.payload_id, entry.index, entry.prefix),
@@ -133,6 +146,10 @@ class FollowerLink:
         if heard.verdict is Verdict.PASSED:
             return not heard.committed
         return heard.verdict is Verdict.CLOSED and heard.is_sibling
+
+    def _note_waiting(self, entries: tuple[Replica, ...], sign: int) -> None:
+        self._waiting_entries += sign * len(entries)
+        self._waiting_bytes += sign * sum(len(entry.body or b"") for entry in entries)
 
     def _check_gap(self, heard: Heard) -> None:
         is_behind_refused = heard.place.payload_id in self._refused

@@ -73,9 +73,7 @@ class Following:
         cursor = await runner.flashlog.cursor_of(self.peer)
         async with self._dial() as duplex:
             connection = self._connection = _Dialled(runner, duplex, self)
-            runner.connections[connection.name] = connection
-            await runner.tell(lambda now: self._open(connection, cursor, now))
-            await connection.converse()
+            await connection.converse(lambda now: self._open(connection, cursor, now))
             if connection.failed:
                 self._note_failure(connection.reason)
             else:

@@ -43,14 +43,14 @@ class Ledger(Links):
     """The log's side of the core. Time is monotonic seconds; ``wall_offset`` is wall clock minus that."""
 
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
-        super().__init__()
+        super().__init__({**restored.known_logs, settings.host_id: settings.log_id})
         self._settings = settings
         self._wall_offset = wall_offset
         self._votes_here = not settings.follow_only
         recovering = restored.recovering and self._votes_here
         own = settings.host_id if self._votes_here and not recovering else None
         self._votes = Votes(own, settings.voters, settings.quorum, counts=self._votes_here)
-        self._order = CommitOrder(restored.committed, settings.publish_after_s)
+        self._order = CommitOrder(max(restored.committed, restored.pruned), settings.publish_after_s)
         self._recovery = Recovery(settings.voters - {settings.host_id}, settings.quorum, recovering=recovering)
         self._appended = restored.appended
         self._pruned = restored.pruned
@@ -59,11 +59,15 @@ class Ledger(Links):
         self._giving_way: dict[PayloadId, int] = {}  # to what is older; and where the log ended when that was seen
         self._blocked_since: float | None = None
         self._changing: set[PayloadId] = set()
+        self._doubtful: set[PayloadId] = set()
+        """Payloads that are being changed by votes of which some were lost since."""
         self._epoch = 0
         self._overflowed = False
         self._is_setting_recovered = False
         for payload_id, at in restored.ends:
             self._votes.ended(payload_id, at)
+        if restored.pruned > restored.committed:
+            self._do(CommitThrough(restored.pruned, ()))
         self._settle(now)
 
     def __repr__(self) -> str:
@@ -100,6 +104,10 @@ class Ledger(Links):
         """Whether this host's log has no vote yet."""
         return self._recovery.recovering
 
+    def set_clock(self, wall_offset: float) -> None:
+        """The wall clock may have been set: what comes from now on has its time by the new one."""
+        self._wall_offset = wall_offset
+
     # --- this host's log ---
 
     def feed(self, records: Sequence[Record], through: int, now: float) -> None:
@@ -135,8 +143,13 @@ class Ledger(Links):
             self._giving_way.update(dict.fromkeys(moving, self._order.seen))
 
     def pruned(self, position: int) -> None:
-        """Retention removed everything up to a position."""
-        self._pruned = max(self._pruned, position)
+        """Retention removed everything up to a position. What was undecided there is nobody's to wait for any more."""
+        if position <= self._pruned:
+            return
+        self._pruned = position
+        for payload_id in self._order.payloads_through(position):
+            self._remove(payload_id, 0)
+        self._order.seen = max(self._order.seen, position)
 
     # --- answers of the log ---
 
@@ -161,11 +174,13 @@ class Ledger(Links):
     def closed(self, command: Close, now: float) -> None:
         """The answer to `Close`."""
         self._epoch += 1
+        decided = command.payload_id not in self._doubtful
         self._changed(command.payload_id)
         positions = self._remove(command.payload_id, command.at)
         self._votes.ended(command.payload_id, command.at)
-        self._votes.dead_word(command.payload_id, command.at)
-        self._tell_closed(command.payload_id, command.at)
+        if decided:
+            self._votes.dead_word(command.payload_id, command.at)
+            self._tell_closed(command.payload_id, command.at)
         self._notice("closed", payload_id=command.payload_id, index=command.at, entries=len(positions))
         self._settle(now)
 
@@ -199,9 +214,15 @@ class Ledger(Links):
         self._end_all("this host has its vote")
         self._settle(now)
 
+    def _forget(self, host: str) -> None:
+        """A voter's log was lost. What follows from its votes and is under way goes on; it is told to nobody."""
+        self._votes.forget(host)
+        self._doubtful |= self._changing
+
     def _changed(self, payload_id: PayloadId) -> None:
         self._changing.discard(payload_id)
         self._giving_way.pop(payload_id, None)
+        self._doubtful.discard(payload_id)
         self._order.frozen.discard(payload_id)
         self._votes.touch(payload_id)
 

@@ -1,6 +1,7 @@
 """Who is connected to this host, and what goes out to them. Pure."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,7 +40,8 @@ class Following:
 class Links:
     """The links of one host, in both directions, and the commands that wait to be taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_ids: Mapping[str, str]) -> None:
+        self._log_ids = dict(log_ids)  # of the voters, this host among them, as far as they are known
         self._sources: dict[Link, Source] = {}
         self._followings: dict[Link, Following] = {}
         self._commands: list[Command] = []
@@ -72,17 +74,15 @@ class Links:
         for link in [*self._sources, *self._followings]:
             self._end(link, reason)
 
-    def _links_of(self, host: str, log_id: str, *, like: Link) -> list[Link]:
-        is_source = like in self._sources
-        links: list[tuple[Link, SourceLink | FollowerLink | None, bool]] = [
-            *((link, source.core, is_source) for link, source in self._sources.items()),
-            *((link, following.core, not is_source) for link, following in self._followings.items()),
-        ]
-        return [
-            link
-            for link, core, is_same_side in links
-            if link != like and core is not None and core.peer == host and (is_same_side or core.log_id != log_id)
-        ]
+    def _connected_logs(self) -> set[tuple[str, str]]:
+        """The other ends of all links that are welcome, in either direction: (host, log_id)."""
+        links: list[Source | Following] = [*self._sources.values(), *self._followings.values()]
+        return {(each.core.peer, each.core.log_id) for each in links if each.core is not None}
+
+    def _links_of(self, host: str, *, like: Link) -> list[Link]:
+        """Links with a host in the direction of another one, which is not among them."""
+        same: Mapping[Link, Source | Following] = self._sources if like in self._sources else self._followings
+        return [link for link, each in same.items() if link != like and each.core and each.core.peer == host]
 
     def _begin_again(self, payload_id: PayloadId, from_index: int) -> None:
         for link, following in list(self._followings.items()):
@@ -90,9 +90,13 @@ class Links:
                 self._end(link, "a branch is fetched again")
 
     def _tell_closed(self, payload_id: PayloadId, at: int) -> None:
+        message = self._closed_message(payload_id, at)
         for link, source in self._sources.items():
             if source.core is not None:
-                self._do(Send(link, Closed(payload_id, at)))
+                self._do(Send(link, message))
+
+    def _closed_message(self, payload_id: PayloadId, at: int) -> Closed:
+        return Closed(payload_id, at, dict(self._log_ids))
 
     def _end_overdue(self, now: float) -> None:
         opened: list[tuple[Link, Source | Following]] = [*self._sources.items(), *self._followings.items()]

@@ -57,7 +57,11 @@ class ReplicationMetrics:
             lag=gauge("lag_entries", "Positions of a peer's log that are not on this host's disk yet", _PEER),
             following=gauge("following", "1 while this host follows the peer's log", _PEER),
             followers=gauge("followers", "Connections of this peer that follow this host's log", _PEER),
-            follower_lag=gauge("follower_lag_entries", "Positions of this log that a peer has not acknowledged", _PEER),
+            follower_lag=gauge(
+                "follower_lag_entries",
+                "Positions of this log that a peer has not acknowledged since this start, also while it is away",
+                _PEER,
+            ),
             acked=counter("acked_entries", "Flashblocks that a peer has acknowledged", _PEER),
             refused=counter("refused_entries", "Second bodies of a peer that this host has refused", _PEER),
             refused_by=counter("refused_by_peer_entries", "Flashblocks of this host that a peer has refused", _PEER),

@@ -7,7 +7,7 @@ away, and hold the whole stream: it is moved behind what is committed (`blocked`
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 
 from appliance.domain.payloads import PayloadId
 from appliance.replication.places import Key, Place
@@ -135,6 +135,11 @@ class CommitOrder:
         if first is None or not self._decided or first.position <= self.shown or not self._is_undecided(first):
             return None
         return first
+
+    def payloads_through(self, position: int) -> list[PayloadId]:
+        """Of which something is open up to a position."""
+        through = takewhile(lambda at: at <= position, self._open)
+        return list(dict.fromkeys(self._open[at].place.payload_id for at in through))
 
     def undecided(self, limit: int) -> list[Waiting]:
         """What is, in log order; at most ``limit``."""

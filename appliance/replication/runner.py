@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import trio
 
 from appliance.domain.errors import LogError, PrunedError
+from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.replicas import Receipt, Record, Replaced, Verdict
 from appliance.replication import commands
 from appliance.replication.bell import Bell
@@ -33,6 +34,9 @@ FEED_BYTES: Final = 2**20
 TICK_S: Final = 0.05
 RETRY_S: Final = 1.0
 """After the disk refused a change."""
+
+MAX_CHANGES: Final = 4096
+"""Changes that wait, more than the windows of a few links; beyond it what peers say of payloads' states is let go."""
 
 Change = (
     commands.Store
@@ -63,12 +67,13 @@ class Runner:
         self.metrics = metrics
         self.latency = Latency()
         self.connections: dict[commands.Link, Connection] = {}
-        # Bounded by the links' windows, and by one change for each payload.
+        # Bounded by the links' windows, by one change for each payload, and for states by MAX_CHANGES.
         self._changes: deque[Change] = deque()
         self._is_changing = False
         self._answers: deque[Callable[[], None]] = deque()  # of memory, to the commands of one turn
         self._bell = Bell()
         self._nursery: trio.Nursery | None = None
+        self._heard: commands.FollowState | None = None
 
     @classmethod
     async def create(
@@ -113,6 +118,7 @@ class Runner:
 
     async def tell(self, what: Callable[[float], None]) -> None:
         """Give the core an input, after what is in the log, and carry out what follows."""
+        self.core.set_clock(time.time() - trio.current_time())
         await self._feed()
         what(trio.current_time())
         self._carry_out()
@@ -123,7 +129,7 @@ class Runner:
             after, through = self.core.seen, self.flashlog.appended
             records = self.flashlog.recent_records(after, FEED_ENTRIES)
             if records is None:
-                records = await self.flashlog.records(after, limit=FEED_ENTRIES, max_bytes=FEED_BYTES)
+                records = await self._records(after)
             if after == self.core.seen:
                 last = records[-1].position if records else through
                 self.core.feed(records, last, trio.current_time())
@@ -131,6 +137,14 @@ class Runner:
                 return
             if self.core.seen < self.flashlog.appended:
                 await trio.lowlevel.checkpoint()
+
+    async def _records(self, after: int) -> list[Record]:
+        """What comes after a position, or after all that retention has removed meanwhile."""
+        try:
+            return await self.flashlog.records(after, limit=FEED_ENTRIES, max_bytes=FEED_BYTES)
+        except PrunedError:
+            self.core.pruned(await self.flashlog.pruned_through())
+            return []
 
     def _carry_out(self) -> None:
         while taken := self.core.take_commands():
@@ -156,6 +170,8 @@ class Runner:
             case commands.Notice():
                 self._notice(command)
             case commands.Store() if self._is_held(command):
+                pass
+            case commands.FollowState() if len(self._changes) >= MAX_CHANGES:
                 pass
             case _:
                 self._changes.append(command)
@@ -211,7 +227,9 @@ class Runner:
             ring = self._bell.next_ring()
             while self._changes:
                 self._is_changing = True
-                await self._change(self._changes.popleft())
+                with trio.CancelScope(shield=True):  # the next run would not know of what is half done
+                    await self._change(self._changes.popleft())
+                await trio.lowlevel.checkpoint_if_cancelled()
             self._is_changing = False
             await ring.wait()
 
@@ -242,11 +260,21 @@ class Runner:
                 await self._attempt(command, flashlog.set_recovering(recovering=False), core.recovered)
             case commands.SaveCursor(peer, cursor):
                 flashlog.set_cursor(peer, cursor)
-            case commands.FollowState(payload_id, state, block_hash):
-                await self._try_to(flashlog.follow_state(payload_id, state, block_hash))
+            case commands.FollowState():
+                await self._follow_state(command)
             case commands.Renew():
                 await flashlog.renew()
                 raise SetBackError("this log is older than what a peer has seen of it: it goes on as a new one")
+
+    async def _follow_state(self, command: commands.FollowState) -> None:
+        self._heard = command
+        await self._try_to(self.flashlog.follow_state(command.payload_id, command.state, command.block_hash))
+        self._heard = None
+
+    def is_hearsay(self, payload_id: PayloadId, state: PayloadState) -> bool:
+        """Whether a peer is the source of this change: that is not told on, or hosts that differ would never end."""
+        heard = self._heard
+        return heard is not None and (heard.payload_id, heard.state) == (payload_id, state)
 
     async def _try_to(self, work: Awaitable[object]) -> None:
         try:
@@ -297,7 +325,8 @@ class Runner:
     async def _tick_for_ever(self) -> None:
         while True:
             await trio.sleep(TICK_S)
-            await self.tell(lambda now: self.core.tick(now, time.time() - now))
+            self.core.pruned(self.flashlog.removed_through)
+            await self.tell(self.core.tick)
             self.metrics.held_entries.set(self.core.open)
             self.metrics.held_seconds.set(self.held_s())
             for connection in self.connections.values():

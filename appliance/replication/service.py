@@ -10,6 +10,7 @@ A crash restarts it alone. What the log holds is the truth, so a run begins by c
 
 import socket
 import ssl
+from functools import partial
 
 import trio
 
@@ -17,8 +18,9 @@ from appliance.domain.health import HealthFact
 from appliance.net.duplex import Duplex
 from appliance.net.duplex_server import DuplexServer
 from appliance.replication.following import LIMITS, Following, dialer
+from appliance.replication.held import Held, HeldWatch
 from appliance.replication.membership import Membership
-from appliance.replication.metrics import ReplicationMetrics
+from appliance.replication.metrics import LEARNERS, ReplicationMetrics
 from appliance.replication.ports import ReplicatedLog
 from appliance.replication.runner import Runner
 from appliance.replication.security import authorizer
@@ -28,6 +30,7 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("replication")
 
+HELD_LOOK_S = 0.2
 LAST_COMMIT_S = 1.0
 """At a stop: for the acknowledgements of what was appended last. What stays open is counted after the next start."""
 
@@ -47,6 +50,7 @@ class Replication:
         self._acked: dict[str, int] = {}
         self._server: DuplexServer | None = None
         flashlog.keep_for(self.awaited)
+        self._measure_lag_when_asked()
 
     def __repr__(self) -> str:
         return f"<Replication {self._runner or self._settings.host_id}>"
@@ -68,6 +72,7 @@ class Replication:
             await nursery.start(server.run)
             for following in self._followings:
                 nursery.start_soon(following.run)
+            nursery.start_soon(self._say_when_held, runner)
             task_status.started()
             await stopping.wait()
             await self._commit_the_last(runner)
@@ -81,6 +86,18 @@ class Replication:
                 min_acks=settings.min_acks,
                 majority=settings.majority,
             )
+
+    async def _say_when_held(self, runner: Runner) -> None:
+        """Nothing else in the log would tell why subscribers see nothing while blocks go on."""
+        watch = HeldWatch(self._settings.timeout_s)
+        while True:
+            await trio.sleep(HELD_LOOK_S)
+            said = watch.look(runner.held_s())
+            if said is Held.BEGINS:
+                following = [each.peer for each in self._followings if each.link is not None]
+                log.error("no majority has the flashblocks yet", entries=runner.core.open, connected=following)
+            elif said is Held.ENDS:
+                log.info("a majority has the flashblocks again", longest_wait_s=round(watch.longest_s, 3))
 
     async def _create_runner(self) -> Runner:
         settings = self._settings
@@ -119,12 +136,31 @@ class Replication:
 
     def awaited(self) -> int | None:
         """What is after this position is wanted: by the slowest peer, or by the votes."""
+        voters, learners = self._acknowledged()
+        return min([self._log.committed, *voters.values(), *learners])
+
+    def _acknowledged(self) -> tuple[dict[str, int], list[int]]:
+        """How far each other voter has this log, also one that is away; and the learners that are connected."""
         others = self._settings.voters - {self._settings.host_id}
         now = {peer: each.link.acked for peer, each in self._servings.items() if each.link is not None}
         self._acked.update((peer, acked) for peer, acked in now.items() if peer in others)
-        voters = [self._acked.get(peer, 0) for peer in (others if not self._settings.follow_only else frozenset())]
-        learners = [acked for peer, acked in now.items() if peer not in others]
-        return min([self._log.committed, *voters, *learners])
+        voters = {peer: self._acked.get(peer, 0) for peer in others} if not self._settings.follow_only else {}
+        return voters, [acked for peer, acked in now.items() if peer not in others]
+
+    def _measure_lag_when_asked(self) -> None:
+        """A gauge that is set by a follower would stand still while the follower is away and the lag grows."""
+        gauge = self._metrics.follower_lag
+        if not self._settings.follow_only:
+            for peer in self._settings.voters - {self._settings.host_id}:
+                gauge.labels(peer).set_function(partial(self._voters_lag, peer))
+        gauge.labels(LEARNERS).set_function(self._learners_lag)
+
+    def _voters_lag(self, peer: str) -> int:
+        return self._log.appended - self._acknowledged()[0][peer]
+
+    def _learners_lag(self) -> int:
+        """Of the slowest one that is connected."""
+        return self._log.appended - min(self._acknowledged()[1], default=self._log.appended)
 
     @property
     def _is_held(self) -> bool:

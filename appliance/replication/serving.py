@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.net.duplex import Duplex
 from appliance.replication.connection import Connection
 from appliance.replication.metrics import LEARNERS
@@ -36,19 +37,22 @@ class Serving(Connection):
     async def run(self) -> None:
         """Serve until the connection ends."""
         runner = self._runner
-        runner.connections[self.name] = self
-        with runner.flashlog.watch_states(self.tell_state):
+        with runner.flashlog.watch_states(self._tell_change):
             for settled in await runner.flashlog.settled(TOLD_STATES):
                 self.tell_state(*settled)
             runner.core.pruned(await runner.flashlog.pruned_through())
-            await runner.tell(lambda now: runner.core.source_opened(self.name, now))
             try:
-                await self.converse()
+                await self.converse(lambda now: runner.core.source_opened(self.name, now))
             finally:
                 if self.peer:
                     runner.metrics.followers.labels(self.label).dec()
-        say = log.warning if self.failed else log.info
-        say("a follower has gone", peer=self.peer, address=self.address, reason=self.reason)
+        # One that went before it was served is a peer at its start, which opens its links anew once it has its vote.
+        say = log.warning if self.failed and self.peer else log.info
+        say("a follower has gone", peer=self.peer or None, address=self.address, reason=self.reason)
+
+    def _tell_change(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None) -> None:
+        if not self._runner.is_hearsay(payload_id, state):
+            self.tell_state(payload_id, state, block_hash)
 
     def measure(self) -> None:
         """Count what was acknowledged since."""
@@ -64,7 +68,6 @@ class Serving(Connection):
         self._counted = link.held, link.refused
         metrics.acked.labels(self.label).inc(link.held - held)
         metrics.refused_by.labels(self.label).inc(link.refused - refused)
-        metrics.follower_lag.labels(self.label).set(self._behind(link))
 
     def _behind(self, link: SourceLink) -> int:
         return max(0, self._runner.flashlog.appended - link.acked)

@@ -12,16 +12,13 @@ from typing import Final
 from appliance.domain.errors import DecodeError
 from appliance.domain.payloads import PayloadId
 from appliance.replication.places import Key, Place
-from appliance.wire.replication import Ack, Committed, Entries, WireEntry, WirePlace
+from appliance.wire.replication import MAX_ITEMS, Ack, Committed, Entries, WireEntry, WirePlace
 
 WINDOW_ENTRIES: Final = 2048
 WINDOW_BYTES: Final = 8 * 2**20
 BATCH_ENTRIES: Final = 96
 BATCH_BYTES: Final = 512 * 2**10
 """One message: it holds the other side's loop for a millisecond to decode it, and for another when it is stored."""
-
-MAX_PLACES: Final = 1024
-"""Places in one message; a commit point that moves by more takes several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class SourceLink:
             for place in places
             if self._untold.pop(place.key, None) == place.prefix
         ]
-        return [Committed(told[first : first + MAX_PLACES]) for first in range(0, len(told), MAX_PLACES)]
+        return [Committed(told[first : first + MAX_ITEMS]) for first in range(0, len(told), MAX_ITEMS)]
 
     def forget(self, payload_id: PayloadId, from_index: int) -> None:
         """These are not in this host's log any more: there is nothing to tell of them."""

@@ -28,6 +28,10 @@ MAX_ENDS: Final = 4096
 """Ends that are remembered of each host, as many as a log keeps tombstones; the oldest are forgotten. One that is
 forgotten is heard again when the other side refuses the payload's flashblocks on the next link."""
 
+MAX_SAID: Final = 1024
+"""Words that are kept of one payload's flashblocks that are not here, and ends of one payload by one host: more than a
+payload has indices. The rest is heard again, with the flashblocks or on the next link."""
+
 
 @dataclass(frozen=True, slots=True)
 class Won:
@@ -187,7 +191,9 @@ class Votes:
     def word(self, place: Place) -> None:
         """A voter knows that this is committed."""
         race = self._races.get(place.payload_id)
-        if race is not None and place.index >= race.undecided:
+        if race is None or place.index < race.undecided:
+            return
+        if place.index in race.own or len(race.words) < MAX_SAID:
             race.words[place.index] = place.prefix
             self._touch(place.payload_id)
 
@@ -195,7 +201,8 @@ class Votes:
         """A voter has all before an entry of this log as it is here, and a tombstone instead of it."""
         if host in self._voters:
             ends = self._ends.setdefault(host, OrderedDict())
-            ends[place.payload_id] = {**ends.pop(place.payload_id, {}), place.index: place.prefix}
+            known = ends.pop(place.payload_id, {})
+            ends[place.payload_id] = {**known, place.index: place.prefix} if len(known) < MAX_SAID else known
             _bound(ends)
             self._touch(place.payload_id)
 

@@ -36,9 +36,10 @@ class RequestLines:
         return target is not None and target.shows_info
 
     def write(self, event: str, fields: msgspec.Struct) -> None:
-        """One line, written with one of the next flushes. ``event`` is a constant; what is UNSET is left out."""
-        if not self.enabled:
-            return
+        """One line, for who asked `enabled`, written with one of the next flushes.
+
+        ``event`` is a constant; what is UNSET is left out.
+        """
         self._lines.append((time.time(), event, fields))
         if len(self._lines) >= _BATCH:
             self.flush()
@@ -47,7 +48,7 @@ class RequestLines:
         """Write what was collected."""
         lines, self._lines = self._lines, []
         target = telemetry.current_target()
-        if lines and target is not None:
+        if lines and target is not None and target.shows_info:
             render = self._as_json if target.json else self._as_text
             target.stream.write("".join([render(*line) for line in lines]))
             target.stream.flush()

@@ -13,7 +13,7 @@ change of the form is a new version, and elements may be added at the end within
 
 import hashlib
 import hmac
-import math
+from collections.abc import Collection, Sized
 from typing import Final
 
 import msgspec
@@ -28,6 +28,15 @@ NONCE_BYTES: Final = 16
 PROOF_BYTES: Final = 32
 MAX_MESSAGE_BYTES: Final = 8 * 2**20
 """A batch holds 1 MiB of bodies, or one body of at most 2 MiB; the rest is room for another version."""
+
+MAX_ITEMS: Final = 1024
+"""Entries, places or names in one message, several times what a host sends: more would hold the other side's loop."""
+
+MAX_TEXT: Final = 1024
+"""Characters in a name, an id or a reason."""
+
+MAX_AGE_S: Final = 1e10
+"""Three hundred years: beyond that there is no point in time to make of it."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -124,10 +133,14 @@ class Settled(Message, frozen=True, array_like=True, tag="settled"):
 
 
 class Closed(Message, frozen=True, array_like=True, tag="closed"):
-    """Nothing of the payload can be committed from index ``at`` on; the source takes nothing of it there."""
+    """Nothing of the payload can be committed from index ``at`` on; the source takes nothing of it there.
+
+    ``logs``: the voters' logs, by host_id, whose votes that rests on.
+    """
 
     payload_id: PayloadId
     at: int
+    logs: dict[str, str]
 
 
 class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
@@ -192,38 +205,78 @@ def _check(message: AnyMessage) -> None:
     match message:
         case Entries():
             _check_entries(message)
-        case Hello():
-            _in_range("cursor", message.cursor)
-            _has_bytes("nonce", message.nonce, NONCE_BYTES)
-        case Welcome():
-            _in_range("appended", message.appended)
+        case Hello() | Welcome():
+            _check_greeting(message)
+        case Refusal():
+            _is_short("reason", message.reason)
         case Committed():
+            _are_few("places", message.places)
             for place in message.places:
                 _check_place(place)
-        case Ack() | Pruned() | Passed():
+        case Settled():
+            _is_short("payload_id", message.payload_id)
+            _is_short("block_hash", message.block_hash or "")
+        case Ack():
+            _in_range("through", message.through)
+            _are_few("refused", message.refused)
+            _are_few("ended", message.ended)
+        case Pruned() | Passed():
             _in_range("through", message.through)
         case Closed():
             _in_range("at", message.at)
+            _is_short("payload_id", message.payload_id)
+            _are_names("logs", [*message.logs, *message.logs.values()])
+
+
+def _check_greeting(message: Hello | Welcome) -> None:
+    if isinstance(message, Hello):
+        _in_range("cursor", message.cursor)
+        _has_bytes("nonce", message.nonce, NONCE_BYTES)
+        _is_short("cursor_log_id", message.cursor_log_id)
+    else:
+        _in_range("appended", message.appended)
+    _is_short("host_id", message.host_id)
+    _is_short("log_id", message.log_id)
+    _are_names("voters", message.voters)
 
 
 def _check_entries(message: Entries) -> None:
     if not message.entries:
         raise DecodeError("entries: none, expected at least one")
+    _are_few("entries", message.entries)
     before = 0
     for entry in message.entries:
         _in_range("position", entry.position)
         _in_range("block_number", entry.block_number)
+        _is_short("builder", entry.builder)
         _check_place(entry)
-        if not math.isfinite(entry.age_s):
-            raise DecodeError(f"age_s: {entry.age_s}, expected a number of seconds")
+        if not 0 <= entry.age_s <= MAX_AGE_S:
+            raise DecodeError(f"age_s: {entry.age_s}, expected a number of seconds from 0")
         if entry.position <= before:
             raise DecodeError(f"position: {entry.position} after {before}, expected a greater one")
         before = entry.position
 
 
 def _check_place(place: WireEntry | WirePlace) -> None:
+    _is_short("payload_id", place.payload_id)
     _in_range("index", place.index)
     _has_bytes("prefix", place.prefix, PREFIX_BYTES)
+
+
+def _are_few(name: str, items: Sized) -> None:
+    if len(items) > MAX_ITEMS:
+        raise DecodeError(f"{name}: {len(items)}, at most {MAX_ITEMS} are taken")
+
+
+def _are_names(name: str, items: Collection[str]) -> None:
+    _are_few(name, items)
+    for item in items:
+        _is_short(name, item)
+
+
+def _is_short(name: str, text: str) -> None:
+    if len(text) > MAX_TEXT:
+        raise DecodeError(f"{name}: {len(text)} characters, at most {MAX_TEXT} are taken")
 
 
 def _has_bytes(name: str, value: bytes, expected: int) -> None:

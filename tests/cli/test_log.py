@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from appliance.cli import main
+from appliance.flashlog.jsonl import from_line
+from appliance.flashlog.rows import Refused
 from appliance.flashlog.store import Store
 from tests.flashlog.support import flashblock, store_append
 
@@ -28,6 +30,46 @@ def test_comparing_the_logs_of_two_hosts(tmp_path: Path, capsys: pytest.CaptureF
         f"payload 0x0000000000000003 of block 1003: only in {more}, 1 entries",
         "1 differences; 2 payloads and 2 entries in both",
     ]
+
+
+def refusing(folder: Path) -> Path:
+    """A log that has refused a second body, as another host brought it, and one of a payload that it does not hold."""
+    path = make(folder, 1, 2)
+    with closing(Store(path)) as store:
+        for payload, builder in ((2, "alpha@b"), (9, "beta")):
+            second = flashblock(payload, 0, text="second")
+            refused = Refused(second.payload_id, 0, second.encoding, builder, 1_700_000_000.25, second.body)
+            store.keep_evidence(refused)
+            store.connection.commit()
+    return path
+
+
+def test_what_a_log_refused_is_shown_with_who_sent_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = refusing(tmp_path / "log")
+    size = len(flashblock(2, 0, text="second").body)
+    assert main(["log", "evidence", "--log", str(path)]) == 0
+    sent = f"index 0: {size} bytes from"
+    assert capsys.readouterr().out.splitlines() == [
+        f"payload 0x0000000000000002 of block 1002, {sent} alpha@b at 2023-11-14T22:13:20.250+00:00",
+        f"payload 0x0000000000000009 of block ?, {sent} beta at 2023-11-14T22:13:20.250+00:00; nothing is held there",
+    ]
+    assert main(["log", "verify", "--log", str(path)]) == 0
+    assert "2 entries of 2 payloads; 2 refused second bodies: see `appliance log evidence`" in capsys.readouterr().out
+
+
+def test_what_was_refused_comes_whole_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = refusing(tmp_path / "log")
+    assert main(["log", "evidence", "--raw", "--log", str(path.parent)]) == 0
+    first, _ = [from_line(line.encode()) for line in capsys.readouterr().out.splitlines()]
+    assert first.body == flashblock(2, 0, text="second").body
+    assert (first.builder, first.index, first.position) == ("alpha@b", 0, 2)
+
+
+def test_a_log_that_refused_nothing_has_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "log", 1)
+    assert main(["log", "evidence", "--log", str(path)]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["log", "evidence", "--log", str(tmp_path / "none.db")]) == 1
 
 
 def test_pruning_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

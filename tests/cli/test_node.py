@@ -162,6 +162,13 @@ def test_check_config_names_the_plane_and_refuses_attested_nodes(
     file.write_text('[lb]\n[[lb.nodes]]\nurl = "http://a"')
     assert main(["check-config", str(file)]) == 0
     assert "it runs lb" in capsys.readouterr().out
-    file.write_text(f'[lb]\n[[lb.nodes]]\nurl = "https://SGX_{"ab" * 32}@a"')
-    assert main(["check-config", str(file)]) == 2
-    assert capsys.readouterr().err == "appliance: attestation of SGX nodes is not available in this build\n"
+    attested = f'[[lb.nodes]]\nurl = "https://SGX_{"ab" * 32}@'
+    file.write_text(f'[lb]\n{attested}a"\n[[lb.nodes]]\nurl = "http://b"\n{attested}c"')
+    expected = "expected a node that need not be attested: attestation of SGX nodes is not available in this build"
+    for command in (["check-config"], ["run", "--config"]):
+        assert main([*command, str(file)]) == 2
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.startswith('appliance: lb.nodes[0].url: found "https://SGX_…@a/…')
+        assert second.startswith('appliance: lb.nodes[2].url: found "https://SGX_…@c/…')
+        assert first.endswith(expected)
+        assert second.endswith(expected)

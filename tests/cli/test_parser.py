@@ -11,6 +11,14 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"usage: appliance {command}" in capsys.readouterr().out
 
 
+def test_a_wrong_mode_is_told_the_words_that_help_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["mode", "foo"])
+    assert "(choose from 'enabled', 'dry-run', 'disabled')" in capsys.readouterr().err
+    for word in ("dry-run", "dry_run"):
+        assert build_parser().parse_args(["mode", word]).mode == "dry-run"
+
+
 def test_dev_lists_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args(["dev", "--help"])

@@ -1,7 +1,7 @@
 import pytest
 
-from appliance.cli.tail import Place, line
-from appliance.domain.errors import ConfigError
+from appliance.cli.tail import Place, Streams, _Outages, line
+from appliance.domain.errors import ConfigError, UnavailableError
 from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.wire.flashblock import decode
 from tests.support.blocks import unichain_messages
@@ -41,7 +41,8 @@ def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
 def test_what_was_shown_is_where_the_next_connection_goes_on() -> None:
     place = Place.parse(None)
     place.passed(flashblock(2))
-    assert place.url(STREAM) == f"{STREAM}?payload_id={flashblock().payload_id}&flashblock_index=2"
+    payload_id = flashblock().payload_id
+    assert place.url(STREAM) == f"{STREAM}?payload_id={payload_id}&block_number=35535698&flashblock_index=2"
 
 
 def test_where_its_payload_is_not_held_a_place_is_the_block_number() -> None:
@@ -57,6 +58,33 @@ def test_a_payload_without_a_number_is_not_the_block_before() -> None:
     bare = Flashblock(flashblock().payload_id, 0, None, None, None, b"{}", Encoding.TEXT)
     place.passed(bare)
     assert not place.give_up_payload()
+
+
+def test_when_a_host_fails_the_next_has_its_turn_and_the_first_after_the_last() -> None:
+    streams = Streams(["ws://a/ws", "ws://b/ws"])
+    assert (streams.url, streams.go_on(), streams.url, streams.go_on(), streams.url) == (
+        "ws://a/ws",
+        False,
+        "ws://b/ws",
+        True,
+        "ws://a/ws",
+    )
+
+
+def test_nobody_there_at_the_start_is_an_error_only_after_the_last_host(capsys: pytest.CaptureFixture[str]) -> None:
+    outages = _Outages()
+    outages.begin(UnavailableError("a is away"), is_last=False)
+    with pytest.raises(UnavailableError, match="b is away"):
+        outages.begin(UnavailableError("b is away"), is_last=True)
+    outages.over("ws://a/ws")
+    outages.begin(UnavailableError("a is away"), is_last=True)
+    outages.over("ws://b/ws")
+    assert capsys.readouterr().err.splitlines() == [
+        "appliance: a is away; trying again",
+        "appliance: connected to ws://a/ws",
+        "appliance: a is away; trying again",
+        "appliance: connected to ws://b/ws",
+    ]
 
 
 def test_a_line_has_what_people_look_for() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.environment import names_by_key
 from appliance.config.loader import InvalidConfigError, load, loads
 from appliance.config.model import LbConfig
 
@@ -49,6 +50,25 @@ def test_defaults_are_the_originals() -> None:
     assert (config.payload_max_kb, config.check_method) == (8192, "net_version")
 
 
+@pytest.mark.parametrize("value", ["0", "601", "", "-1"])
+def test_a_time_is_named_in_the_variables_own_unit(value: str) -> None:
+    if not value:
+        assert lb({"REQUEST_TIMEOUT": value}).queue_timeout_ms == 5000
+        return
+    with pytest.raises(InvalidConfigError) as caught:
+        lb({"REQUEST_TIMEOUT": value})
+    expected = "expected a whole number of seconds from 1 to 600"
+    assert str(caught.value) == f'environment variable REQUEST_TIMEOUT: found "{value}", {expected}'
+
+
+def test_an_empty_variable_is_none() -> None:
+    names = ("LISTEN_ADDR", "NUM_NODE_WORKERS", "RETRIES_MAX", "PAYLOAD_MAX_KB", "ITEMS_LOWPRIO_MAX", "BACKENDS")
+    environ = {name: " " if name == "RETRIES_MAX" else "" for name in names}
+    assert lb(environ, "[lb]\ntries = 9") == lb({}, "[lb]\ntries = 9")
+    assert names_by_key(environ) == {}
+    assert names_by_key({"FASTTRACK_DRAIN_FIRST": ""}) == {"fast_track_drain_first": "FASTTRACK_DRAIN_FIRST"}
+
+
 def test_nodes_and_backends_stand_instead_of_the_files() -> None:
     file = '[lb]\n[[lb.nodes]]\nurl = "http://file"'
     assert [node.url for node in lb({}, file).nodes] == ["http://file"]
@@ -82,7 +102,7 @@ def test_every_bad_value_is_named_with_its_variable() -> None:
         'environment variable LISTEN_ADDR (lb.listen): found "8080", expected an address as "host:port"',
         f"environment variable NODES (lb.nodes[0].url): found {hidden}, expected {a_node}",
         "environment variable NUM_NODE_WORKERS (lb.workers): found 0, expected a whole number from 1 to 4096",
-        'environment variable REQUEST_TIMEOUT: found "1.5", expected a whole number of seconds',
+        'environment variable REQUEST_TIMEOUT: found "1.5", expected a whole number of seconds from 1 to 600',
         'environment variable RETRIES_MAX: found "many", expected a whole number',
     ]
 

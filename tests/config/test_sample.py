@@ -28,6 +28,7 @@ def test_the_sample_loads_with_every_comment_taken_off_and_its_defaults_are_true
         'token_file = "/etc/appliance/admin.token"\n',
         "min_gas_share = 0.1\n",
         "min_acks = 1\n",
+        "chain_id = 1\n",
         'tls_cert_file = "/etc/appliance/replication.pem"\n',
         'tls_key_file = "/etc/appliance/replication.key"\n',
         'tls_ca_file = "/etc/appliance/replication-ca.pem"\n',

@@ -172,7 +172,8 @@ class Stand:
 
     def close_lagging(self) -> None:
         """What the sweep does about those beyond the bound, and half of it."""
-        self.hub.warn_lagging()
+        for session in self.hub.half_behind():
+            self.hub.warn_lagging(session)
         for session in self.hub.beyond_bound():
             self.hub.end_if_beyond(session, self.now)
 

@@ -1,7 +1,7 @@
 """The tasks that serve everybody together."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 
@@ -158,6 +158,48 @@ async def test_thousands_who_lag_out_at_once_are_closed_in_slices() -> None:
     assert max(after - before for before, after in itertools.pairwise(seen)) < 10
 
 
+async def test_thousands_who_want_to_know_that_they_lag_are_told_in_slices() -> None:
+    stand = Stand(HubSettings(max_lag=8, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
+    slow = [stand.connect(choose=lambda size: 0, control=True) for _ in range(50)]
+    quiet = stand.connect(choose=lambda size: 0)
+    for index in range(5):
+        stand.log.append(1, index)
+        stand.begin()
+        stand.deliver()
+    steps, done, seen = itertools.count(), trio.Event(), list[int]()
+
+    def told() -> int:
+        return sum(b"lagging" in each.session.notices._own for each in slow if each.session.notices is not None)
+
+    async def watch() -> None:
+        while not done.is_set():
+            seen.append(told())
+            await trio.lowlevel.checkpoint()
+
+    assert len(stand.hub.half_behind()) == 50
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await Sweeper(stand.hub, 1.0, lambda: float(next(steps))).sweep(now=0)
+        done.set()
+    assert told() == 50
+    assert max(after - before for before, after in itertools.pairwise(seen)) < 10
+    assert all(each.at(Stage.CATCHING_UP) for each in [*slow, quiet])
+
+
+async def test_one_that_has_caught_up_in_the_meantime_is_not_told_that_it_lags() -> None:
+    stand = Stand(HubSettings(max_lag=8, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
+    slow = stand.connect(choose=lambda size: 0, control=True)
+    for index in range(5):
+        stand.log.append(1, index)
+        stand.begin()
+        stand.deliver()
+    (session,) = stand.hub.half_behind()
+    stand.settle()
+    stand.hub.warn_lagging(session)
+    assert slow.at(Stage.HEAD)
+    assert [each["control"] for each in slow.told] == ["resumed-from"]
+
+
 async def test_one_that_has_caught_up_in_the_meantime_is_not_closed() -> None:
     stand = Stand(HubSettings(max_lag=3, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
     slow = stand.connect(choose=lambda size: 0)
@@ -207,3 +249,48 @@ async def test_positions_whose_entries_lost_their_place_are_passed_over() -> Non
         await trio.testing.wait_all_tasks_blocked()
         stand.log.append(2, 0)
     assert messages(subscriber.wire.sent) == [entry.body for entry in stand.log.entries]
+
+
+async def test_text_is_sent_while_the_others_frames_are_compressed() -> None:
+    stand = Stand()
+    text, packed = stand.connect(), stand.connect(variant=Variant.BROTLI)
+    compressing, go_on = trio.Event(), trio.Event()
+
+    async def compress(work: Callable[[], bytes]) -> bytes:
+        compressing.set()
+        await go_on.wait()
+        return work()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Broadcast(stand.hub, stand.log, stand.cache, Turns(), compress).run)
+        entry = stand.log.append(1, 0)
+        await compressing.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert messages(text.wire.sent) == [entry.body]
+        assert packed.wire.sends == 0
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(messages(packed.wire.sent)) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_variant_of_each_entry_is_made_once() -> None:
+    stand, made = Stand(), 0
+    for variant in Variant:
+        for _ in range(3):
+            stand.connect(variant=variant)
+
+    async def count(work: Callable[[], bytes]) -> bytes:
+        nonlocal made
+        made += 1
+        await trio.lowlevel.checkpoint()
+        return work()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Broadcast(stand.hub, stand.log, stand.cache, Turns(), count).run)
+        for index in range(4):
+            stand.log.append(1, index)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert made == 4 * (len(Variant) - 1)
+    assert all(subscriber.session.mark.position == 4 for subscriber in stand.subscribers)

@@ -2,7 +2,7 @@
 
 import trio
 
-from appliance.fanout.pacing import MAX_PASSES, SLICE_S, Pace
+from appliance.fanout.pacing import MAX_PASSES, PASS_EVERY_S, SLICE_S, Pace
 
 
 class Clock:
@@ -37,7 +37,7 @@ async def test_giving_way_to_nobody_takes_two_passes() -> None:
     clock = Clock(look_s=0.000_01)
     await Pace(clock).give_way()
     looks = clock.now / clock.look_s
-    assert round(looks) == 7  # at the start twice, twice for each of two passes, at the end
+    assert round(looks) == 8  # at the start three times, twice for each of two passes, at the end
 
 
 async def test_giving_way_lasts_as_long_as_others_work() -> None:
@@ -77,3 +77,53 @@ async def test_giving_way_ends_when_others_never_do() -> None:
             await pace.give_way()
             assert 1 <= len(passes) <= most + 1  # one more, or not, as trio shuffles
             nursery.cancel_scope.cancel()
+
+
+async def passes(pace: Pace) -> int:
+    """How many passes of the loop giving way takes."""
+    seen = 0
+
+    async def count() -> None:
+        nonlocal seen
+        while True:
+            await trio.lowlevel.checkpoint()
+            seen += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await trio.lowlevel.checkpoint()
+        before = seen
+        await pace.give_way()
+        after = seen
+        nursery.cancel_scope.cancel()
+    return after - before
+
+
+async def test_where_nobody_waits_the_next_slice_begins_at_once() -> None:
+    clock = Clock()
+    pace = Pace(clock, is_still=lambda: True)
+    assert await passes(pace) > 0  # the first time others may have waited for long
+    clock.now = SLICE_S
+    assert await passes(pace) == 0
+    assert pace.until == 2 * SLICE_S
+
+
+async def test_somebody_who_waits_gets_its_pass() -> None:
+    clock, waiting = Clock(), False
+    pace = Pace(clock, is_still=lambda: not waiting)
+    await pace.give_way()
+    assert await passes(pace) == 0
+    waiting = True
+    assert await passes(pace) > 0
+
+
+async def test_timers_wait_for_four_slices_at_most() -> None:
+    clock = Clock()
+    pace = Pace(clock, is_still=lambda: True)
+    await pace.give_way()
+    slices = []
+    for number in range(1, 13):
+        clock.now = number * SLICE_S
+        slices.append(await passes(pace) > 0)
+    assert slices == [False, False, False, True] * 3
+    assert PASS_EVERY_S == 4 * SLICE_S

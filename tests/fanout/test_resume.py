@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from appliance.domain.payloads import PayloadId
 from appliance.domain.positions import AfterBlock, AfterPayload, CurrentPayload, Resume
 from appliance.fanout.frames import Variant
-from appliance.fanout.resume import MAX_BLOCK_NUMBER, MAX_INDEX, BadRequest, SubscribeRequest, parse_query
+from appliance.fanout.resume import (
+    MAX_BLOCK_NUMBER,
+    MAX_INDEX,
+    BadRequest,
+    Query,
+    SubscribeRequest,
+    parse_query,
+    parse_target,
+)
 from appliance.net.http import Headers, HttpRequest
 
 ID = "0x03997352d799c31a"
@@ -104,3 +112,30 @@ def test_any_target_can_be_read(target: str) -> None:
 def test_every_place_that_we_name_in_a_close_reason_can_be_given_back(block: int, index: int) -> None:
     query = {"block_number": str(block), "flashblock_index": str(index)}
     assert resume_of(query) == AfterBlock(block, index)
+
+
+def test_a_target_is_read_once_for_many() -> None:
+    raw = "payload_id=0x00000000000000aa&flashblock_index=3"
+    assert parse_target(raw) is parse_target(raw)
+    parsed = parse_target(raw)
+    assert isinstance(parsed, Query)
+    assert parsed.wanted.resume == AfterPayload(PayloadId("0x00000000000000aa"), 3)
+    assert not parsed.names_encoding
+
+
+def test_a_long_target_is_not_kept() -> None:
+    raw = "addresses=" + ",".join(f"0x{number:040x}" for number in range(10))
+    first, second = parse_target(raw), parse_target(raw)
+    assert isinstance(first, Query)
+    assert first is not second
+    assert first == second
+
+
+def test_a_target_says_what_is_wrong_with_it() -> None:
+    assert parse_target("control=2") == BadRequest("control must be 0 or 1")
+    found = parse_target("control=1&control=0")
+    assert isinstance(found, BadRequest)
+    assert found.reason.startswith("control is given more than once")
+    named = parse_target("encoding=text")
+    assert isinstance(named, Query)
+    assert named.names_encoding

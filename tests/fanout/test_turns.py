@@ -1,5 +1,6 @@
 """One at a time, those at the head first, and everybody gets on."""
 
+import pytest
 import trio
 
 from appliance.fanout.pacing import SLICE_S
@@ -79,3 +80,28 @@ async def test_a_turn_that_ends_early_hands_the_rest_of_its_slice_on() -> None:
         clock.now += SLICE_S
     async with turns.take():
         assert turns.pace.until == clock.now + SLICE_S
+
+
+async def test_who_has_the_turn_sees_whether_somebody_else_wants_it() -> None:
+    turns, seen = Turns(), list[bool]()
+
+    async def come() -> None:
+        async with turns.take():
+            pass
+
+    async with trio.open_nursery() as nursery, turns.take_urgent():
+        seen.append(turns.wanted)
+        nursery.start_soon(come)
+        await trio.testing.wait_all_tasks_blocked()
+        seen.append(turns.wanted)
+    assert [*seen, turns.wanted] == [False, True, False]
+
+
+async def test_a_turn_that_fails_is_handed_on() -> None:
+    turns = Turns()
+    with pytest.raises(RuntimeError):
+        async with turns.take():
+            raise RuntimeError("broken")
+    with trio.fail_after(1):
+        async with turns.take():
+            pass

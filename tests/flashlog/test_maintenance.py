@@ -163,6 +163,43 @@ async def test_an_import_into_a_log_in_use_is_refused(folder: Path, tmp_path: Pa
             import_(folder, tmp_path / "log.jsonl")
 
 
+async def replicated(folder: Path, payload: int, *, committed: bool) -> None:
+    """Append to a log that waits for other hosts."""
+    async with open_flashlog(folder, commit_on_append=False) as log:
+        entry = await log.append(flashblock(payload, 0), "alpha")
+        if committed:
+            log.commit_through(entry.position)
+
+
+async def test_what_is_imported_into_a_replicated_log_is_committed_for_no_votes_for_it_would_come(
+    folder: Path, tmp_path: Path
+) -> None:
+    export(folder, tmp_path / "log.jsonl")
+    other = tmp_path / "other"
+    await replicated(other, 10, committed=True)
+    assert import_(other, tmp_path / "log.jsonl").added == 8
+    async with open_flashlog(other, commit_on_append=False) as log:
+        assert (log.committed, log.appended) == (9, 9)
+
+
+async def test_an_import_into_a_log_that_waits_for_other_hosts_is_refused(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "log.jsonl")
+    other = tmp_path / "other"
+    await replicated(other, 10, committed=True)
+    await replicated(other, 11, committed=False)
+    with pytest.raises(LogError, match="1 flashblocks of this log wait for other hosts: run the appliance beside them"):
+        import_(other, tmp_path / "log.jsonl")
+    async with open_flashlog(other, commit_on_append=False) as log:
+        assert (log.committed, log.appended) == (1, 2)
+
+
+async def test_a_log_that_is_not_replicated_stays_so_when_it_is_imported_into(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "log.jsonl")
+    import_(tmp_path / "new", tmp_path / "log.jsonl")
+    with closing(Store(tmp_path / "new" / DATABASE_NAME)) as store:
+        assert store.connection.execute("SELECT committed FROM replication").fetchone() == (None,)
+
+
 def test_import_needs_a_folder_and_a_source(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(LogError, match=r"^cannot import into .*/file: a log is a folder"):

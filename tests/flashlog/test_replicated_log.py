@@ -12,7 +12,7 @@ from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.positions import AfterPayload, Located
 from appliance.domain.replicas import Cursor, Receipt, Verdict
 from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
-from appliance.flashlog.maintenance import verify
+from appliance.flashlog.maintenance import backup, verify
 from tests.flashlog.replicas import replicas
 from tests.flashlog.support import flashblock, payload_id
 
@@ -53,6 +53,19 @@ async def test_what_is_only_shown_is_not_committed_after_the_next_start(tmp_path
         await append(log, 2, 1)
     async with opened(tmp_path) as log:
         assert (log.committed, log.head, log.appended) == (1, 1, 4)
+
+
+async def test_a_backup_is_another_log_and_has_no_vote(tmp_path: Path) -> None:
+    async with opened(tmp_path / "log") as log:
+        await append(log, 1, 2)
+        await log.set_recovering(recovering=False)
+        (tmp_path / "restored").mkdir()
+        backup(tmp_path / "log", tmp_path / "restored" / "flashlog.db")
+        await append(log, 2, 1)  # a vote that the backup knows nothing of
+        async with opened(tmp_path / "restored") as restored:
+            assert restored.log_id != log.log_id
+            assert await restored.recovering()
+        assert not await log.recovering()
 
 
 async def test_a_log_remembers_that_its_host_must_not_vote(tmp_path: Path) -> None:

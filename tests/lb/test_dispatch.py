@@ -168,6 +168,19 @@ def test_reserved_slots_are_for_fast_track_alone() -> None:
     assert found.next_ready(0.0) is None  # the high request waits for the slot that is not reserved
 
 
+def test_a_fast_request_that_came_back_takes_a_reserved_slot_though_one_for_all_is_free_elsewhere() -> None:
+    first, second = slots("a", 1), slots("b", 2)
+    found = dispatcher(first, second, reserve=1)
+    failed, others = job(F), [job(F), job(F)]
+    assert found.submit(failed, 0.0) is first
+    assert [found.submit(each, 0.0) for each in others] == [second, second]
+    found.release(first)
+    failed.avoid = frozenset({"a"})
+    assert found.come_back(failed, 0.0) is None
+    found.release(second)
+    assert found.next_ready(0.0) == (failed, second)
+
+
 def test_who_is_stuck_is_told_and_who_came_just_now_is_not() -> None:
     found = dispatcher(slots("a", 1, 1))
     old, young = job(L), job(F)

@@ -17,8 +17,23 @@ async def test_the_other_paths() -> None:
         assert (root.status, root.body) == (200, b"prio-load-balancer\n")
         assert (await w.get("/healthz")).body == b"OK\n"
         assert (await w.get("/nowhere")).status == 404
-        assert (await w.client.request("PUT", "/", timeout_s=5)).status == 405
+        assert (await w.client.request("POST", "/nowhere", timeout_s=5)).status == 404
         assert (await w.call(path="/?key=1")).body == COOL
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/", "GET, HEAD, POST"),
+        ("GET", "/sim", "POST"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("PUT", "/nodes", "GET, POST, DELETE"),
+    ],
+)
+async def test_another_method_is_told_which_there_are(method: str, path: str, allowed: str) -> None:
+    async with world() as w:
+        refused = await w.client.request(method, path, timeout_s=5)
+        assert (refused.status, refused.headers["allow"]) == (405, allowed)
 
 
 @pytest.mark.parametrize("by_key", [False, True])
@@ -31,7 +46,7 @@ async def test_over_its_rate_a_client_gets_429(by_key: bool) -> None:
         assert (refused.body, int(refused.headers["retry-after"]) >= 1) == (b"too many requests\n", True)
         assert (await w.call(headers={"X-Api-Key": "b"})).status == (200 if by_key else 429)
         assert (await w.get("/healthz")).status == 200
-        assert w.metric("lb_rate_limited_total") >= 2
+        assert w.metric("lb_rate_limited_total") == w.metric("lb_answers_total", status="4xx") >= 2
 
 
 async def test_clients_without_a_key_are_told_apart_by_address() -> None:

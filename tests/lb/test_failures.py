@@ -4,6 +4,7 @@ import dataclasses
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -349,18 +350,20 @@ async def test_large_bodies_pass_unchanged_in_both_directions() -> None:
 
 
 async def test_no_node_gets_more_than_its_workers() -> None:
-    node = FakeNode()
-
-    async def slow(_: HttpRequest) -> HttpResponse:
-        await trio.sleep(0.002)
-        return HttpResponse(200, COOL)
-
-    node.behaviour = slow
+    node, gate = FakeNode(), Gate()
+    node.behaviour = gate
     async with world(node) as w:
         async with trio.open_nursery() as nursery:
             for _ in range(60):
                 nursery.start_soon(expect, w, 200)
+            for left in range(60, 0, -1):
+                await eventually(partial(_waits, gate, min(left, 4)))
+                gate.open_one()
         assert (node.most_running, len(node.requests)) == (4, 60)
+
+
+def _waits(gate: Gate, count: int) -> bool:
+    return len(gate.waiting) == count
 
 
 async def test_requests_spread_over_the_nodes() -> None:

@@ -148,9 +148,9 @@ def test_what_came_back_waits_while_it_is_refused_and_others_pass() -> None:
     queue = filled(QueueRules(), high=2)
     avoid = frozenset({"a"})
     queue.push_back("returned", H, avoid, 1.0)
-    assert queue.pop(1.0, lambda found: found == avoid) == "H0"
-    assert queue.pop(1.0, lambda found: False) == "returned"
-    assert queue.pop(1.0, lambda found: True) == "H1"
+    assert queue.pop(1.0, lambda _, found: found == avoid) == "H0"
+    assert queue.pop(1.0, lambda *_: False) == "returned"
+    assert queue.pop(1.0, lambda *_: True) == "H1"
     assert len(queue) == 0
 
 
@@ -288,7 +288,8 @@ class QueueAgainstOracle(RuleBasedStateMachine):
     def pop(self, refused: str | None) -> None:
         which = None if refused is None else frozenset({refused})
         expected = self.oracle.pop(which)
-        assert self.queue.pop(float(self.number), None if which is None else lambda avoid: avoid == which) == expected
+        refuses = None if which is None else lambda _, avoid: avoid == which
+        assert self.queue.pop(float(self.number), refuses) == expected
 
     @precondition(lambda self: self.oracle.waiting)
     @rule(data=st.data())

@@ -3,15 +3,19 @@
 import itertools
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import h11
+import outcome
 import trio
 
 from appliance.net.http import HttpRequest, HttpResponse
-from appliance.net.http_server import Handler, HttpLimits, HttpServer, OnHead, serve_http
+from appliance.net.http_server import Handler, HandOver, HttpLimits, HttpServer, OnHead, Upgrade
+from appliance.net.quick_session import QuickHandler, Turn
+from appliance.net.readiness import Readiness
 
 _numbers = itertools.count()
 
@@ -77,6 +81,55 @@ class Peer:
         return data
 
 
+Way = Callable[[Handler, trio.Nursery], QuickHandler | None]
+"""How a server's requests get to the handler of a test."""
+
+
+def in_a_task(_: Handler, __: trio.Nursery) -> QuickHandler | None:
+    """As servers without a quick handler do it."""
+    return None
+
+
+def handed_over(handler: Handler, _: trio.Nursery) -> QuickHandler | None:
+    """By a quick handler that gives each request to the task."""
+
+    def begin(request: HttpRequest, turn: Turn) -> bool:
+        turn.hand_over(partial(handler, request))
+        return True
+
+    return begin
+
+
+def replied(handler: Handler, nursery: trio.Nursery) -> QuickHandler | None:
+    """By a quick handler whose answer comes later, or never."""
+
+    async def work(request: HttpRequest, turn: Turn, scope: trio.CancelScope) -> None:
+        with scope:
+            captured = await outcome.acapture(handler, request)
+            if isinstance(captured, outcome.Error) and isinstance(captured.error, trio.Cancelled):
+                raise captured.error
+            if isinstance(captured, outcome.Value) and isinstance(captured.value, HttpResponse):
+                turn.reply(captured.value)
+            else:
+                turn.hand_over(partial(_unwrap, captured))
+
+    def begin(request: HttpRequest, turn: Turn) -> bool:
+        scope = trio.CancelScope()
+        turn.on_cancel = scope.cancel
+        nursery.start_soon(work, request, turn, scope)
+        return True
+
+    return begin
+
+
+async def _unwrap(captured: outcome.Outcome[HttpResponse | Upgrade | HandOver]) -> HttpResponse | Upgrade | HandOver:
+    return captured.unwrap()
+
+
+ways: list[Way] = [in_a_task]
+"""The last one counts: a test module that holds for all of them changes it by a fixture."""
+
+
 @dataclass
 class Running:
     server: HttpServer
@@ -129,9 +182,11 @@ async def running(
     listener = unix_listener() if listener is None else listener
     name = listener.getsockname()
     stopping = trio.Event()
-
-    async def serve(task_status: trio.TaskStatus[HttpServer]) -> None:
-        await serve_http(
+    readiness = Readiness()
+    async with trio.open_nursery() as around:
+        around.start_soon(readiness.run)
+        quick = ways[-1](handler, around)
+        server = HttpServer(
             handler,
             listener,
             limits=limits or HttpLimits(),
@@ -140,18 +195,18 @@ async def running(
             name="test",
             cancel_on_disconnect=cancel_on_disconnect,
             on_head=on_head,
-            task_status=task_status,
+            quick=None if quick is None else (quick, readiness),
         )
-
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(serve)
-        there = Running(server, stopping, name.decode() if isinstance(name, bytes) else name)
-        try:
-            yield there
-        finally:
-            for client in there.clients:
-                client.socket.close()
-            stopping.set()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            there = Running(server, stopping, name.decode() if isinstance(name, bytes) else name)
+            try:
+                yield there
+            finally:
+                for client in there.clients:
+                    client.socket.close()
+                stopping.set()
+        around.cancel_scope.cancel()
 
 
 async def echo(request: HttpRequest) -> HttpResponse:

@@ -16,6 +16,8 @@ from appliance.net.http_server import HttpLimits
 from tests.net.serving import Peer, Running, echo, running
 from tests.net.splitting import cut
 
+pytestmark = pytest.mark.usefixtures("every_way")
+
 MIB = 1024 * 1024
 LIMITS = HttpLimits(max_body_bytes=MIB, max_body_bytes_in_flight=2 * MIB)
 

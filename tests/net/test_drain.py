@@ -8,6 +8,8 @@ from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, Upgrade, open_listener
 from tests.net.serving import echo, running
 
+pytestmark = pytest.mark.usefixtures("every_way")
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 

@@ -1,7 +1,10 @@
 """Websocket connections on which both ends talk, over real sockets."""
 
+import math
 import socket
 import ssl
+import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +15,7 @@ import trio.testing
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection
 
+from appliance.net import duplex_server
 from appliance.net.duplex import Duplex, DuplexLimits, Refusal, dial
 from appliance.net.duplex_server import DuplexServer
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
@@ -229,6 +233,53 @@ async def test_what_is_no_websocket_is_closed_and_the_others_go_on(request_bytes
         assert await duplex.receive() == b"still here"
 
 
+@pytest.mark.parametrize("header", [b"host: \xff", b"connection: upgr\xff", b"sec-websocket-protocol: \xff"])
+async def test_a_handshake_that_is_no_ascii_is_closed(header: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving() as there:
+        host, _, port = there.address.rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(HANDSHAKE.replace(b"host: h", header))
+            await read_to_end(stream)
+        await eventually(lambda: there.server.connections == 0)
+    assert "Traceback" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("header", [b"connection: \xff", b"sec-websocket-protocol: \xff"])
+async def test_an_answer_that_is_no_ascii_is_connect_failed(header: bytes) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\n" + header + b"\r\n\r\n")
+
+    listener = open_listener("127.0.0.1:0")
+    async with trio.open_nursery() as nursery:
+        there = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        nursery.start_soon(trio.serve_listeners, answer, [there])
+        with pytest.raises(ConnectFailed, match="no websocket handshake"):
+            async with dial(f"ws://127.0.0.1:{listener.getsockname()[1]}"):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_clients_that_say_nothing_keep_no_peer_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplex_server, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(duplex_server, "NEWCOMER_S", 0.05)
+    async with serving(limits=DuplexLimits(handshake_timeout_s=60)) as there, dial(there.url) as first:
+        host, _, port = there.address.rpartition(":")
+        silent = [await trio.open_tcp_stream(host, int(port)) for _ in range(2)]
+        await eventually(lambda: there.server.connections == 3)
+        with pytest.raises(ConnectFailed):
+            async with dial(there.url):  # in a flood newcomers do not close one another
+                pass
+        await trio.sleep(0.06)
+        async with dial(there.url) as second:
+            for duplex in (first, second):
+                await duplex.send(b"here")
+                assert await duplex.receive() == b"here"
+            assert await read_to_end(silent[0]) == b""  # the oldest went
+        for stream in silent:
+            await stream.aclose()
+
+
 async def test_who_says_nothing_is_closed_at_the_deadline_of_the_handshake() -> None:
     async with serving(limits=DuplexLimits(handshake_timeout_s=0.05)) as there:
         host, _, port = there.address.rpartition(":")
@@ -311,6 +362,48 @@ async def test_frames_that_are_none_of_ours_end_the_connection(frame: bytes) -> 
             await stream.send_all(frame)
             await read_to_end(stream)
         await eventually(lambda: bool(there.errors))
+
+
+@pytest.mark.parametrize("frame", [b"\x8a\x80\x00\x00\x00\x00", b"\x00\x80\x00\x00\x00\x00"])
+async def test_floods_of_small_frames_leave_the_others_their_turns(frame: bytes) -> None:
+    """Pongs, or empty pieces of a message that does not end."""
+    steps = Steps()
+    async with serving() as there, dial(there.url) as duplex, await raw(there.address) as stream:
+        await stream.send_all(b"\x02\x80\x00\x00\x00\x00" if frame[0] == 0 else frame)
+        trio.lowlevel.add_instrument(steps)
+        await stream.send_all(frame * 40_000)
+        await duplex.send(b"still here")
+        assert await duplex.receive() == b"still here"
+        await stream.send_all(b"\x80\x80\x00\x00\x00\x00" if frame[0] == 0 else b"\x82\x80\x00\x00\x00\x00")
+        while b"\x82\x00" not in await stream.receive_some():
+            pass
+        trio.lowlevel.remove_instrument(steps)
+    assert steps.longest_s < 0.05
+
+
+async def test_pieces_of_a_message_cost_only_what_is_in_them() -> None:
+    async with serving() as there, await raw(there.address) as stream:
+        await stream.send_all(b"\x02\x80\x00\x00\x00\x00")
+        tracemalloc.start()
+        await stream.send_all(b"\x00\x80\x00\x00\x00\x00" * 40_000 + b"\x89\x80\x00\x00\x00\x00")
+        while b"\x8a\x00" not in await stream.receive_some():
+            pass
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert held < 200_000
+
+
+class Steps(trio.abc.Instrument):
+    """The most CPU time that any task took in one turn of the loop."""
+
+    longest_s = 0.0
+    _began = math.inf
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._began = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.longest_s = max(self.longest_s, time.thread_time() - self._began)
 
 
 async def test_a_server_that_stops_says_goodbye() -> None:

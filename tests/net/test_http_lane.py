@@ -1,7 +1,7 @@
 """A lane: one connection, one user, and what becomes of it when either end gives up."""
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 import trio
@@ -10,8 +10,21 @@ from appliance.domain.errors import UnavailableError
 from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectFailed, ConnectionBroken, TimedOut
 from appliance.net.http_lane import HttpLane, LaneAnswer, post_head
 from appliance.net.opening import Stream, parse_url
+from appliance.net.readiness import Readiness
 from tests.net.upstreams import Conversation, Upstream, client_tls, echo_bodies, upstream
 from tests.support.eventually import eventually
+
+readinesses: list[Readiness | None] = [None]
+
+
+@pytest.fixture(autouse=True, params=["in a task", "by callbacks"])
+async def way(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncGenerator[None, None]:
+    """Every test holds for both."""
+    readiness = Readiness()
+    nursery.start_soon(readiness.run)
+    readinesses.append(readiness if request.param == "by callbacks" else None)
+    yield
+    readinesses.pop()
 
 
 def lane_to(
@@ -20,13 +33,35 @@ def lane_to(
     endpoint = parse_url(url, "http", "https")
     context = client_tls() if endpoint.secure else None
     return HttpLane(
-        endpoint, ssl_context=context, max_response_bytes=max_response_bytes, connect_timeout_s=5.0, check=check
+        endpoint,
+        ssl_context=context,
+        max_response_bytes=max_response_bytes,
+        connect_timeout_s=5.0,
+        check=check,
+        readiness=readinesses[-1],
     )
 
 
 async def ask(lane: HttpLane, body: bytes = b"{}", url: str = "http://h/") -> LaneAnswer:
-    head = post_head(parse_url(url, "http", "https"))
-    return await lane.exchange(b"%b%d\r\n\r\n" % (head, len(body)), body, trio.current_time())
+    """The answer, whichever way it comes."""
+    head = b"%b%d\r\n\r\n" % (post_head(parse_url(url, "http", "https")), len(body))
+    if readinesses[-1] is None:
+        return await lane.exchange(head, body, trio.current_time())
+    told, answers = trio.Event(), list[LaneAnswer | None]()
+
+    def on_answer(answer: LaneAnswer | None) -> None:
+        answers.append(answer)
+        told.set()
+
+    if not lane.begin(head, body, trio.current_time(), on_answer):
+        return await lane.finish()
+    try:
+        await told.wait()
+    except trio.Cancelled:
+        lane.close()
+        raise
+    (answer,) = answers
+    return await lane.finish() if answer is None else answer
 
 
 def url_of(made: Upstream, *, tls: bool = False) -> str:
@@ -201,7 +236,95 @@ async def test_a_cancelled_request_takes_its_connection_along() -> None:
         assert repr(lane).endswith("not connected>")
 
 
-def test_heads_have_what_the_node_needs() -> None:
+async def begin_quickly(lane: HttpLane, told: list[LaneAnswer | None]) -> bool:
+    """Begin a request on a lane that has served one, and wait for what is told of it."""
+    head = post_head(parse_url("http://h/", "http")) + b"2\r\n\r\n"
+    begun = lane.begin(head, b"{}", trio.current_time(), told.append)
+    if begun:
+        await eventually(lambda: bool(told))
+    return begun
+
+
+async def test_an_open_lane_needs_no_task(way: None) -> None:
+    async with upstream(echo_bodies) as made:
+        lane, told = lane_to(url_of(made)), list[LaneAnswer | None]()
+        await ask(lane)
+        begun = await begin_quickly(lane, told)
+        assert begun == (readinesses[-1] is not None)
+        if begun:
+            assert [answer and answer.body for answer in told] == [b"{}"]
+        else:
+            assert (await lane.finish()).body == b"{}"
+        lane.close()
+
+
+@pytest.mark.parametrize("size", [3, 200_000])
+async def test_an_answer_in_pieces_is_finished_in_a_task(size: int) -> None:
+    async def pieces(conversation: Conversation) -> None:
+        while await conversation.request() is not None:
+            await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await conversation.send(bytes(size))
+
+    async with upstream(pieces) as made:
+        lane = lane_to(url_of(made))
+        for _ in range(3):
+            assert len((await ask(lane)).body) == size
+        assert len(made.conversations) == 1
+        lane.close()
+
+
+async def test_a_farewell_right_behind_an_answer_is_seen_before_the_next_request() -> None:
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer(b"%d" % conversation.number)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await conversation.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        await conversation.wait_closed()
+
+    async with upstream(script) as made:
+        lane = lane_to(url_of(made))
+        for number in range(3 if readinesses[-1] is not None else 1):  # who only looks after a while sees it later
+            assert (await ask(lane)).body == b"%d" % number
+            await trio.sleep(0.05)
+        lane.close()
+
+
+async def test_a_request_that_was_aborted_by_callback_is_told_and_then_timed_out() -> None:
+    async def silent(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer(b"first")
+        await conversation.wait_closed()
+
+    async with upstream(silent) as made:
+        lane, told = lane_to(url_of(made)), list[LaneAnswer | None]()
+        await ask(lane)
+        head = post_head(parse_url("http://h/", "http")) + b"2\r\n\r\n"
+        begun = lane.begin(head, b"{}", trio.current_time(), told.append)
+        lane.abort()
+        assert told == [None] * begun
+        with pytest.raises(TimedOut):
+            await lane.finish()
+        await made.conversations[0].ended.wait()
+        assert repr(lane).endswith("not connected>")
+
+
+async def test_a_lane_that_is_closed_tells_nobody() -> None:
+    async with upstream(echo_bodies) as made:
+        lane, told = lane_to(url_of(made)), list[LaneAnswer | None]()
+        await ask(lane)
+        head = post_head(parse_url("http://h/", "http")) + b"2\r\n\r\n"
+        lane.begin(head, b"{}", trio.current_time(), told.append)
+        lane.close()
+        await made.conversations[0].ended.wait()
+        assert told == []
+        with pytest.raises(ConnectionBroken, match="closed here"):
+            await lane.finish()
+        assert (await ask(lane)).body == b"{}"
+        lane.close()
+
+
+async def test_heads_have_what_the_node_needs() -> None:
     head = post_head(parse_url("http://user:pw@host:8545/path?x=1", "http"))
     assert head == (
         b"POST /path?x=1 HTTP/1.1\r\nhost: host:8545\r\nauthorization: Basic dXNlcjpwdw==\r\n"

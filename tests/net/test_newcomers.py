@@ -10,6 +10,8 @@ from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, HttpLimits, Upgrade
 from tests.net.serving import Peer, Running, echo, running
 
+pytestmark = pytest.mark.usefixtures("every_way")
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 WEBSOCKET = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 PLACES = 8

@@ -9,6 +9,8 @@ from appliance.net.http_server import HttpLimits
 from tests.net.serving import echo, running
 from tests.net.splitting import cut
 
+pytestmark = pytest.mark.usefixtures("every_way")
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 

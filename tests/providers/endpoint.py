@@ -31,6 +31,7 @@ class Endpoint:
         self.answer: Answer = lambda _request: None
         self.refuses_subscriptions = False
         self.frozen_at: int | None = None
+        self.chain_id = 1
         self._path = path
         self._hanging = trio.Event()
         self._hanging.set()
@@ -162,6 +163,8 @@ class Endpoint:
 
     def _result(self, method: str, params: list[Any]) -> object:
         match method:
+            case "eth_chainId":
+                return hex(self.chain_id)
             case "eth_blockNumber":
                 return hex(self.head.number)
             case "eth_getBlockByNumber":

@@ -47,6 +47,20 @@ def test_errors_in_a_row_are_a_fault_at_the_threshold() -> None:
     assert made.is_silent(3)
 
 
+def test_another_chain_is_a_fault_until_it_says_the_right_one_and_takes_no_reads() -> None:
+    made = health()
+    made.saw_chain(1, "on chain 5")
+    assert (state_of(made), made.explain(1), made.errors) == (State.UNWELL, "on chain 5", 1)
+    assert made.is_silent(1)
+    assert not made.answers(1)
+    made.saw_chain(2, "on chain 5")
+    assert made.errors == 1
+    made.saw_chain(3, "")
+    assert state_of(made) is State.UNWELL
+    made.probe_succeeded(3)
+    assert state_of(made) is State.RETURNING
+
+
 def test_a_success_resets_the_row() -> None:
     made = health()
     for now in range(0, 20, 2):

@@ -114,7 +114,7 @@ async def test_a_batch_that_writes_runs_in_order(
     frontend: Frontend, group: FakeGroup, autojump_clock: MockClock
 ) -> None:
     group.slow_s = {"eth_sendRawTransaction": 1}
-    methods = ["eth_sendRawTransaction", "eth_call", "eth_sendRawTransaction", "eth_chainId"]
+    methods = ["eth_sendRawTransaction", "eth_call", "eth_sendRawTransaction", "web3_sha3"]
     await ask(frontend, [call(method) for method in methods])
     assert group.order == methods
     assert group.most_running == 1

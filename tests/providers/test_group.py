@@ -62,11 +62,14 @@ class FakeLink:
     behaviour: Behaviour
     origin: str = "http://host"
     pushes_heads: bool = False
+    chain_id: str = "0x1"
     calls: list[str] = field(default_factory=list)
 
     async def call(self, attempt: Attempt, timeout_s: float) -> tuple[int, Response | None]:
-        self.calls.append(attempt.method)
         await trio.lowlevel.checkpoint()
+        if attempt.method == "eth_chainId":
+            return result(self.chain_id)
+        self.calls.append(attempt.method)
         return await self.behaviour(attempt, timeout_s)
 
     async def run(self, events: LinkEvents) -> None:
@@ -78,7 +81,10 @@ def group_of(*behaviours: Behaviour) -> tuple[Group, list[FakeLink]]:
     endpoints = tuple(EndpointSettings(link.name, "http://host/v1/very-secret-key") for link in links)
     settings = GroupSettings("l1", endpoints, Thresholds(return_after_s=30), timeout_s=2, deadline_s=5)
     metrics = ProviderMetrics.create(CollectorRegistry())
-    return Group(settings, links, metrics, wall_clock=lambda: 1000.0), links
+    group = Group(settings, links, metrics, wall_clock=lambda: 1000.0)
+    for link in links:
+        group.said_chain(link.name, 1)
+    return group, links
 
 
 async def test_the_first_answer_is_the_answer(autojump_clock: MockClock) -> None:

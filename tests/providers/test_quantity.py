@@ -1,9 +1,10 @@
 """Numbers as endpoints write them, and as they should not."""
 
+import msgspec
 import pytest
 
 from appliance.domain.errors import DecodeError
-from appliance.providers.quantity import decode_quantity
+from appliance.providers.quantity import decode_number, decode_quantity
 
 
 @pytest.mark.parametrize(("text", "number"), [("0x0", 0), ("0xfF", 255), ("0x00ff", 255), ("0x" + "f" * 16, 2**64 - 1)])
@@ -15,3 +16,10 @@ def test_hex_of_up_to_64_bits_is_a_number(text: str, number: int) -> None:
 def test_anything_else_is_none(text: str) -> None:
     with pytest.raises(DecodeError, match="at most 64 bits"):
         decode_quantity(text)
+
+
+def test_a_whole_result_is_named_by_its_method() -> None:
+    assert decode_number("eth_chainId", msgspec.Raw(b'"0x2105"')) == 8453
+    for bad in (b"1", b"null", b'"x"', b"{}"):
+        with pytest.raises(DecodeError, match="eth_chainId: "):
+            decode_number("eth_chainId", msgspec.Raw(bad))

@@ -13,6 +13,7 @@ from wsproto.events import TextMessage
 from appliance.net.errors import ConnectionBroken
 from appliance.net.http import HttpResponse
 from appliance.wire.jsonrpc import encode_error, encode_result
+from tests.providers.chain import Chain
 from tests.providers.endpoint import Answer
 from tests.providers.rig import QUICK, rig
 from tests.support.eventually import eventually
@@ -32,10 +33,10 @@ def fails_with(code: int, message: str, *methods: str) -> Answer:
 async def test_the_first_endpoint_answers_and_ids_come_back_as_they_came(kind: str) -> None:
     async with rig(main=kind, backup="http") as r:
         for identifier in (b"17", b'"x"', b"null", b"1.50"):
-            body = b'{"jsonrpc":"2.0","id":%b,"method":"eth_chainId","params":[]}' % identifier
-            expected = b'{"jsonrpc":"2.0","id":%b,"result":"main eth_chainId"}' % identifier
+            body = b'{"jsonrpc":"2.0","id":%b,"method":"web3_sha3","params":[]}' % identifier
+            expected = b'{"jsonrpc":"2.0","id":%b,"result":"main web3_sha3"}' % identifier
             assert (await r.post(body)).body == expected
-        assert r.endpoints["backup"].methods("eth_chainId") == []
+        assert r.endpoints["backup"].methods("web3_sha3") == []
 
 
 @KINDS
@@ -43,7 +44,7 @@ async def test_a_killed_endpoint_is_replaced_within_the_same_request(kind: str) 
     async with rig(main=kind, backup="http") as r:
         await r.until_known()
         await r.endpoints["main"].kill()
-        assert await r.call("eth_chainId") == "backup eth_chainId"
+        assert await r.call("web3_sha3") == "backup web3_sha3"
         await r.until_active("backup")
         assert r.status("main")["state"] == "unwell"
         assert r.metric("eth_network_errors", provider="main") >= 1
@@ -55,7 +56,7 @@ async def test_a_hanging_endpoint_is_found_by_its_timeout_and_its_requests_move_
         await r.until_known()
         r.endpoints["main"].hang()
         began = trio.current_time()
-        assert await r.call("eth_chainId") == "backup eth_chainId"
+        assert await r.call("web3_sha3") == "backup web3_sha3"
         assert trio.current_time() - began < 2
         await r.until_active("backup")
 
@@ -68,7 +69,7 @@ async def test_an_endpoint_comes_back_after_it_has_been_well_for_a_while(kind: s
         await r.until_active("backup")
         await r.endpoints["main"].start(r.nursery)
         await r.until_active("main")
-        assert await r.call("eth_chainId") == "main eth_chainId"
+        assert await r.call("web3_sha3") == "main web3_sha3"
         await r.endpoints["main"].kill()
 
 
@@ -89,13 +90,86 @@ async def test_errors_in_a_row_make_an_endpoint_unhealthy_and_a_success_resets_t
         main.answer = fails_with(-32005, "limit exceeded", "eth_gasPrice")
         for _ in range(2):
             assert await r.call("eth_gasPrice") == "backup eth_gasPrice"
-        assert await r.call("eth_chainId") == "main eth_chainId"  # resets
+        assert await r.call("web3_sha3") == "main web3_sha3"  # resets
         for _ in range(2):
             assert await r.call("eth_gasPrice") == "backup eth_gasPrice"
         assert r.active == "main"
         assert await r.call("eth_gasPrice") == "backup eth_gasPrice"
         assert r.active == "backup"
         assert "3 errors in a row" in r.status("main")["explain"]
+
+
+@KINDS
+async def test_an_endpoint_on_another_chain_is_asked_nothing_and_makes_nobody_stale(kind: str) -> None:
+    async with rig(main="http", other=kind) as r:
+        other = r.endpoints["other"]
+        other.chain, other.chain_id = Chain(), 8453
+        other.chain.mine_many(1000)
+        await eventually(lambda: r.status("other")["state"] == "unwell")
+        why = "on chain 8453, and this group is on chain 1 (as main says; chain_id would decide)"
+        assert r.status("other")["explain"] == why
+        other.announce()
+        await r.until_active("main")
+        await eventually(lambda: r.status("main")["head"] == 3)
+        assert (r.status("main")["state"], r.status("main")["explain"]) == ("well", "head 3")
+        assert r.status("other")["head"] is None
+        assert r.metric("eth_network_errors", provider="other") >= 1
+        await r.endpoints["main"].kill()
+        answer = await r.ask("eth_call")
+        assert answer["error"]["message"].endswith(f"other ({why})")
+        assert other.methods("eth_call") == []
+
+
+async def test_the_configured_chain_decides_also_against_the_first_endpoint() -> None:
+    async with rig(replace(QUICK, chain_id=10), main="http", backup="ws") as r:
+        r.endpoints["backup"].chain_id = 10
+        await eventually(lambda: "this group is on chain 10 (chain_id)" in r.status("main")["explain"])
+        await r.until_active("backup")
+        assert await r.call("eth_gasPrice") == "backup eth_gasPrice"
+        r.endpoints["main"].chain_id = 10  # the operator of the endpoint mended it
+        await r.until_active("main")
+        assert (r.status("main")["state"], r.status("main")["chain_id"]) == ("well", 10)
+
+
+async def test_while_the_first_endpoint_is_silent_the_next_one_says_the_chain() -> None:
+    async with rig(main="http", backup="http") as r:
+        r.endpoints["main"].hang()
+        await eventually(lambda: r.status("backup")["head"] == 3)
+        r.endpoints["main"].chain_id = 5
+        r.endpoints["main"].resume()
+        await eventually(lambda: "as backup says" in r.status("main")["explain"])
+
+
+async def test_who_was_away_says_its_chain_anew() -> None:
+    async with rig(main="ws", backup="http") as r:
+        await r.until_known()
+        await r.endpoints["main"].kill()
+        await r.until_active("backup")
+        r.endpoints["main"].chain_id = 5
+        await r.endpoints["main"].start(r.nursery)
+        await eventually(lambda: "on chain 5" in r.status("main")["explain"])
+        assert r.active == "backup"
+        await r.endpoints["main"].kill()
+
+
+async def test_an_endpoint_that_does_not_say_its_chain_is_not_well() -> None:
+    async with rig(main="http", backup="http") as r:
+        r.endpoints["main"].answer = fails_with(-32601, "the method eth_chainId does not exist", "eth_chainId")
+        await eventually(lambda: "it does not say its chain: eth_chainId: -32601" in r.status("main")["explain"])
+        await r.until_active("backup")
+
+
+async def test_a_head_that_is_pushed_before_the_chain_is_known_is_not_lost() -> None:
+    seldom = replace(QUICK, probe_interval_s=60)
+    async with rig(seldom, main="ws") as r:
+        await eventually(lambda: r.endpoints["main"].subscribed("newHeads"))
+        await r.until_known()
+        await r.endpoints["main"].kill()
+        await r.endpoints["main"].start(r.nursery)
+        await eventually(lambda: r.endpoints["main"].subscribed("newHeads"))
+        r.mine()
+        await eventually(lambda: r.status("main")["head"] == 4)
+        await r.endpoints["main"].kill()
 
 
 async def test_an_error_that_is_about_the_call_is_the_answer() -> None:
@@ -123,7 +197,7 @@ async def test_all_unhealthy_names_each_endpoint_and_why_and_no_key() -> None:
         for endpoint in r.endpoints.values():
             await endpoint.kill()
         await r.until_active(None)
-        answer = await r.ask("eth_chainId")
+        answer = await r.ask("web3_sha3")
         text = answer["error"]["message"]
         assert "main (" in text
         assert "backup (" in text
@@ -230,7 +304,7 @@ async def test_subscribing_over_http_is_a_clear_error() -> None:
 
 async def test_stopping_closes_websocket_clients_with_1001() -> None:
     async with rig(main="ws") as r, r.websocket() as client:
-        await client.call("eth_chainId")
+        await client.call("web3_sha3")
         r.stopping.set()
         with pytest.raises(ConnectionBroken, match="1001 going away"):
             await client.notification()
@@ -248,7 +322,7 @@ async def test_a_client_that_does_not_read_is_closed_and_others_go_on() -> None:
                 call = f'{{"jsonrpc":"2.0","id":{number},"method":"eth_getLarge","params":[]}}'
                 await client.send_all(frames.send(TextMessage(call)))
             await eventually(lambda: r.metric("providers_clients_dropped_total", group="l1") == 1)
-            assert await other.call("eth_chainId") == "main eth_chainId"
+            assert await other.call("web3_sha3") == "main web3_sha3"
             await eventually(lambda: r.metric("providers_clients", group="l1") == 1)
 
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from appliance.domain.flashblocks import Entry, Flashblock
 from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
 from appliance.net.listening import open_listener
+from appliance.replication.connection import Connection
 from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.service import Replication
 from appliance.replication.settings import Peer, ReplicationSettings
@@ -79,6 +80,12 @@ class Host:
 
     async def take(self, item: Flashblock) -> Entry:
         return await self.log.append(item, "builder")
+
+    def connections(self) -> list[Connection]:
+        """In both directions."""
+        runner = self.replication._runner
+        assert runner is not None
+        return list(runner.connections.values())
 
     def metric(self, name: str, **labels: str) -> float:
         """Its value; -1 while nothing of that name and those labels was counted yet."""

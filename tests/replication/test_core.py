@@ -1,6 +1,6 @@
 """One host's core as a playbook: what comes in, what it asks for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
@@ -32,6 +32,7 @@ from appliance.replication.follower_link import SAVE_CURSOR_S
 from appliance.replication.links import ACK_S, HANDSHAKE_S
 from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
+from appliance.replication.source_link import WINDOW_BYTES, WINDOW_ENTRIES
 from appliance.wire.replication import (
     VERSION,
     Ack,
@@ -131,7 +132,7 @@ class Played:
 
     def tick(self, now: float) -> None:
         self.now = now
-        self.core.tick(now, 0.0)
+        self.core.tick(now)
         self.play()
 
     def taken(self, kind: type[C]) -> list[C]:
@@ -263,6 +264,38 @@ def test_what_does_not_belong_on_a_link_ends_it(message: AnyMessage) -> None:
     assert [end.link for end in host.taken(End)] == (["new"] if isinstance(message, Ack) else ["new", link])
 
 
+@pytest.mark.parametrize("message", [Ack(0, [], []), Refusal("?"), Pruned(10**9)])
+def test_nonsense_while_the_disk_is_busy_ends_the_link_when_its_turn_comes(message: AnyMessage) -> None:
+    host = Played()
+    link = host.follow("b")
+    host.core.received(link, log_of("b", (P, 0, "x")), host.now)
+    host.core.received(link, message, host.now)
+    host.play()
+    assert [(end.link, end.failed) for end in host.taken(End)] == [(link, True)]
+
+
+def test_a_source_that_knows_no_window_is_cut_off() -> None:
+    host = Played()
+    link = host.follow("b")
+    (one,) = log_of("b", (P, 0, "x")).entries
+    for position in range(1, 5000):
+        host.core.received(link, Entries([structs.replace(one, position=position)]), host.now)
+    waiting = sum(isinstance(command, Store) for command in host.core.take_commands())
+    assert waiting == 2 * WINDOW_ENTRIES
+    assert host.core.following(link) is None
+
+
+def test_a_source_that_sends_bodies_without_end_is_cut_off() -> None:
+    host = Played()
+    link = host.follow("b")
+    (one,) = log_of("b", (P, 0, "x")).entries
+    for position in range(1, 10):
+        large = structs.replace(one, position=position, body=bytes(4 * 2**20))
+        host.core.received(link, Entries([large]), host.now)
+    assert sum(isinstance(command, Store) for command in host.core.take_commands()) == 2 * WINDOW_BYTES // 2**22
+    assert host.core.following(link) is None
+
+
 def test_what_comes_on_a_link_that_was_ended_is_ignored() -> None:
     host = Played()
     host.hear("nobody", Ack(0, [], []))
@@ -274,6 +307,34 @@ def test_of_two_links_of_one_follower_the_new_one_stays() -> None:
     old, new = host.serve("b"), host.serve("b")
     assert [end.link for end in host.taken(End)] == [old]
     assert host.core.serving(new) is not None
+
+
+@pytest.mark.parametrize("first", [Played.serve, Played.follow])
+def test_of_two_hosts_of_one_name_only_the_first_is_taken(first: Callable[..., str]) -> None:
+    host = Played()
+    link = first(host, "b", log_id="log-b")
+    others = [host.serve("b", log_id="another"), host.follow("b", log_id="another")]
+    reason = "host_id b is connected with another log: are there two of that name?"
+    assert host.taken(End) == [End(other, reason, True) for other in others]
+    assert host.core.serving(link) or host.core.following(link)
+    assert "lost_log" not in host.notices()
+
+
+def test_a_copied_log_is_refused_under_another_name() -> None:
+    host = Played()
+    host.follow("b")
+    link = host.serve("c", log_id="log-b")
+    assert host.taken(End) == [End(link, "log log-b is that of b: a copied folder?", True)]
+
+
+def test_learners_come_and_go_with_new_logs_and_nobody_minds() -> None:
+    learner = Played("l")
+    learner.follow("b")
+    learner.hear(learner.follow("c"), log_of("c", (P, 0, "x")))
+    learner.core.ended(learner.serve("m", log_id="old"), learner.now)
+    learner.serve("m", log_id="new")
+    assert learner.taken(Replace) == []
+    assert "lost_log" not in learner.notices()
 
 
 def test_handshakes_and_acknowledgements_have_their_time() -> None:
@@ -323,6 +384,27 @@ def test_a_message_that_comes_twice_is_stored_once() -> None:
     host.hear(link, message)
     host.hear(link, message)
     assert len(host.taken(Store)) == 1
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0])
+def test_a_wall_clock_that_is_set_makes_nothing_older(step_s: float) -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.core.set_clock(step_s)
+    host.now = 102.0
+    (sent,) = host.sent(host.serve("b"), Entries)
+    assert [entry.age_s for entry in sent.entries] == [2.0]
+
+
+def test_what_retention_has_removed_is_waited_for_no_more() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(Q, 0)
+    host.core.pruned(1)
+    assert host.core.open == 1
+    host.hear(host.follow("b"), log_of("b", (Q, 0, "x")))
+    assert [command.position for command in host.taken(CommitThrough)] == [2]
+    assert host.core.open == 0
 
 
 def test_followers_are_told_of_commits_after_what_they_were_sent() -> None:
@@ -474,6 +556,32 @@ def test_who_followed_another_log_of_a_host_says_so_while_it_has_no_vote() -> No
     assert not welcome.another_log
 
 
+def test_an_end_that_rests_on_a_lost_vote_is_not_believed() -> None:
+    host = Played(known_logs={"c": "log-c"})
+    host.originate(P, 0)
+    link = host.follow("b")
+    host.serve("c", log_id="a new one", recovering=True)
+    host.hear(link, Closed(P, 0, {"b": "log-b", "c": "log-c"}))  # it was long on its way
+    assert host.taken(Close) == []
+    host.hear(link, Closed(P, 0, {"b": "log-b", "c": "a new one"}))
+    assert host.taken(Close) == [Close(P, 0)]
+
+
+def test_an_end_that_was_being_written_when_a_vote_was_lost_is_told_to_nobody() -> None:
+    host = Played(known_logs={"b": "log-b", "c": "log-c"})
+    host.originate(P, 0)
+    follower = host.serve("b")
+    host.hear(host.follow("b"), log_of("b", (P, 0, "y")))
+    from_c = host.serve("c")
+    host.core.received(from_c, Ack(1, [], [1]), host.now)
+    (close,) = [command for command in host.core.take_commands() if isinstance(command, Close)]
+    host.core.ended(from_c, host.now)
+    host.serve("c", log_id="a new one", recovering=True)
+    host.core.closed(close, host.now)
+    host.play()
+    assert host.sent(follower, Closed) == []
+
+
 def test_the_cursor_of_a_host_without_a_vote_is_not_kept() -> None:
     host = Played()
     host.hear(host.follow("b", recovering=True), log_of("b", (P, 0, "x")))
@@ -512,8 +620,10 @@ def test_a_log_that_was_set_back_becomes_another_one() -> None:
 
 def test_a_learner_drops_what_only_a_lost_log_had() -> None:
     learner = Played("l")
-    learner.hear(learner.follow("b"), log_of("b", (P, 0, "x")))
+    link = learner.follow("b")
+    learner.hear(link, log_of("b", (P, 0, "x")))
     assert learner.core.open == 1
+    learner.core.ended(link, learner.now)
     learner.follow("b", log_id="a new one")
     assert learner.taken(Replace) == [Replace(P, 0)]
     assert learner.core.open == 0
@@ -603,7 +713,7 @@ def test_what_comes_while_younger_entries_give_way_gives_way_too() -> None:
 
 def test_retention_at_the_source_is_told_and_alarmed_once() -> None:
     host = Played("b")
-    link = host.follow("a")
+    link = host.follow("a", appended=9)
     host.hear(link, Pruned(7))
     host.hear(link, Pruned(7))
     assert host.notices().count("pruned") == 1
@@ -664,7 +774,7 @@ def test_a_disk_that_refuses_ends_the_link_and_asks_for_changes_again() -> None:
     assert _ends(host.core.take_commands()) == [End(link, "disk full", True)]
     host.originate(P, 0, "mine")
     host.core._votes.word(log_place("x"))
-    host.core.tick(host.now, 0.0)
+    host.core.tick(host.now)
     (replace,) = (command for command in host.core.take_commands() if isinstance(command, Replace))
     host.core.change_failed(replace, host.now)
     assert replace in host.core.take_commands()

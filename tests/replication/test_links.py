@@ -9,8 +9,8 @@ from appliance.domain.replicas import Cursor, Receipt, Verdict
 from appliance.replication import source_link
 from appliance.replication.follower_link import MAX_REFUSED, FollowerLink, Gap
 from appliance.replication.places import Key, Place
-from appliance.replication.source_link import MAX_PLACES, SourceLink
-from appliance.wire.replication import Ack, WireEntry
+from appliance.replication.source_link import SourceLink
+from appliance.wire.replication import MAX_ITEMS, Ack, WireEntry
 from tests.flashlog.replicas import FakeReplica
 
 P = PayloadId("0x01")
@@ -99,9 +99,9 @@ def test_another_branch_at_the_place_is_not_told() -> None:
 
 def test_a_message_has_so_many_places_at_most() -> None:
     link = source()
-    link.send([entry(position) for position in range(1, MAX_PLACES + 3)], 0.0)
-    messages = link.committed([place(index) for index in range(1, MAX_PLACES + 3)])
-    assert [len(message.places) for message in messages] == [MAX_PLACES, 2]
+    link.send([entry(position) for position in range(1, MAX_ITEMS + 3)], 0.0)
+    messages = link.committed([place(index) for index in range(1, MAX_ITEMS + 3)])
+    assert [len(message.places) for message in messages] == [MAX_ITEMS, 2]
 
 
 # --- the follower ---
@@ -157,6 +157,7 @@ def test_where_nothing_is_left_at_the_end_of_the_log_the_follower_is_there() -> 
 
 def test_a_link_may_begin_before_the_cursor() -> None:
     link = FollowerLink("a", Cursor("log", 7), Openness(5), votes=True, keeps_cursor=True)
+    link.source_appended = 9
     assert link.pruned(6) == 0
     assert link.pruned(9) == 2
     link = FollowerLink("a", Cursor("log", 7), Openness(5), votes=True, keeps_cursor=True)
@@ -220,10 +221,13 @@ def test_refused_payloads_are_remembered_within_a_bound() -> None:
 
 def test_positions_that_retention_removed_are_missed_once() -> None:
     link = follower(Openness())
+    link.source_appended = 7
     take(link, Verdict.NEW, Verdict.NEW)
     assert link.pruned(5) == 3
     assert link.pruned(5) == 0
     assert link.cursor() == Cursor("log", 5)
+    with pytest.raises(DecodeError, match="8 is pruned, of a log that ends at 7"):
+        link.pruned(8)
 
 
 def test_what_a_branch_has_that_is_not_settled_is_known() -> None:

@@ -1,6 +1,8 @@
 """Who may connect to a host's log."""
 
+import shutil
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,10 +55,37 @@ def test_without_one_only_the_listener_shows_a_certificate() -> None:
 
 
 @pytest.mark.parametrize(
-    "files", [TlsFiles("/missing.pem", KEY), TlsFiles(CERT, CERT), TlsFiles(CERT, KEY, "/missing-ca.pem")]
+    ("files", "message"),
+    [
+        (TlsFiles("/missing.pem", KEY), "tls_cert_file: /missing.pem: No such file or directory"),
+        (TlsFiles(KEY, KEY), f"tls_cert_file: {KEY}: expected a certificate in PEM"),
+        (TlsFiles(CERT, "/missing.key"), "tls_key_file: /missing.key: No such file or directory"),
+        (TlsFiles(CERT, CERT), f"tls_key_file: {CERT}: expected the private key of tls_cert_file in PEM, without"),
+        (TlsFiles(CERT, KEY, "/missing-ca.pem"), "tls_ca_file: /missing-ca.pem: No such file or directory"),
+        (TlsFiles(CERT, KEY, KEY), f"tls_ca_file: {KEY}: expected an authority's certificate in PEM"),
+        (TlsFiles(CERT, KEY, str(FILES)), f"tls_ca_file: {FILES}: Is a directory"),
+    ],
 )
-def test_files_that_are_no_use_are_one_clear_line(files: TlsFiles) -> None:
+def test_a_file_that_is_no_use_is_one_clear_line_that_names_its_key(files: TlsFiles, message: str) -> None:
     for make in (files.for_listening, files.for_connecting):
-        with pytest.raises(ConfigError, match=r"^replication: TLS files .*pem.*: \S") as caught:
+        with pytest.raises(ConfigError) as caught:
             make()
+        assert str(caught.value).startswith(f"replication.{message}")
         assert "\n" not in str(caught.value)
+
+
+def test_a_key_of_another_certificate_is_told_from_one_that_is_none(tmp_path: Path) -> None:
+    other, encrypted = tmp_path / "other.key", tmp_path / "encrypted.key"
+    make_key(other)
+    make_key(encrypted, "-aes256", "-pass", "pass:secret")
+    with pytest.raises(ConfigError, match=r"tls_key_file: .*other.key: expected the private key of tls_cert_file"):
+        TlsFiles(CERT, str(other)).for_listening()
+    with pytest.raises(ConfigError, match=r"tls_key_file: .*encrypted.key: expected .*without a password"):
+        TlsFiles(CERT, str(encrypted)).for_listening()  # and nobody is asked for one
+
+
+def make_key(path: Path, *arguments: str) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the keys")
+    command = ["openssl", "genpkey", "-algorithm", "RSA", "-out", str(path), *arguments]
+    subprocess.run(command, check=True, capture_output=True)

@@ -1,13 +1,17 @@
 """Hosts that replicate, on real sockets and real logs: what subscribers of each may see, and when."""
 
+from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
+from appliance.domain.errors import LogError
 from appliance.domain.payloads import PayloadState
-from appliance.flashlog import RetentionLimits
+from appliance.flashlog import FlashLog, RetentionLimits
 from appliance.flashlog.comparison import compare
 from appliance.flashlog.maintenance import verify
 from appliance.replication.following import Following
@@ -70,6 +74,25 @@ async def test_nothing_is_shown_before_a_majority_has_it_and_the_origin_does_not
             await b.stop()
         nursery.cancel_scope.cancel()
     assert not (c.folder).exists()
+
+
+async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_path: Path) -> None:
+    a, b, _ = make_hosts(tmp_path, "abc").values()
+    begins, ends = "no majority has the flashblocks yet", "a majority has the flashblocks again"
+
+    def said(event: str) -> list[MutableMapping[str, Any]]:
+        return [line for line in lines if line["event"] == event]
+
+    with capture_logs() as lines:
+        async with running(a):
+            await a.append(1, 4)
+            await eventually(lambda: bool(said(begins)))
+            async with running(b):
+                await committed(a, b, entries=4)
+                await eventually(lambda: bool(said(ends)))
+    (begin,), (end,) = said(begins), said(ends)
+    assert (begin["entries"], begin["connected"], begin["log_level"]) == (4, [], "error")
+    assert end["longest_wait_s"] > a.settings.timeout_s
 
 
 async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
@@ -139,8 +162,23 @@ async def test_learners_follow_and_have_no_vote(tmp_path: Path) -> None:
         async with running(b):
             await committed(a, b, one, other, entries=3)
         assert one.replication.statistics()["role"] == "learner"
-        assert a.metric("follower_lag_entries", peer="learners") == 0
+        await eventually(lambda: a.metric("follower_lag_entries", peer="learners") == 0)
         assert "l" in a.replication.statistics()["followers"]  # type: ignore[operator]
+
+
+async def test_the_lag_of_a_host_that_is_away_grows_and_learners_are_measured_by_the_slowest(tmp_path: Path) -> None:
+    a, b, c, one = make_hosts(tmp_path, "abc", learners=("l",)).values()
+    async with running(a, b):
+        async with running(c, one):
+            await a.append(1, 3)
+            await committed(a, b, c, one, entries=3)
+            for peer in ("b", "c", "learners"):
+                await eventually(lambda peer=peer: a.metric("follower_lag_entries", peer=peer) == 0)  # type: ignore[misc]
+        await a.append(1, 4, first=3)
+        await committed(a, b, entries=7)
+        assert a.metric("follower_lag_entries", peer="c") == 4
+        assert a.metric("follower_lag_entries", peer="learners") == 0  # nobody waits for one that has gone
+        await eventually(lambda: a.metric("follower_lag_entries", peer="b") == 0)
 
 
 async def test_a_second_body_is_refused_with_evidence_and_the_majoritys_takes_its_place(tmp_path: Path) -> None:
@@ -231,6 +269,55 @@ async def test_a_follower_that_stalls_is_sent_a_window_and_the_others_go_on(tmp_
             await eventually(lambda: c.log.appended >= 40)
 
 
+async def test_links_that_cannot_begin_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+
+    async def fail(*_: object) -> list[object]:
+        raise LogError("the disk does not answer")
+
+    async with running(a, b):
+        await connected(a, b)
+        monkeypatch.setattr(a.log, "settled", fail)
+        for connection in a.connections():
+            connection.end("once more", failed=False)
+        await eventually(lambda: int(str(followed(b, "a")["failures"])) >= 3)
+        await eventually(lambda: len(a.connections()) <= 1)
+        monkeypatch.undo()
+        await connected(a, b)
+
+
+async def test_a_change_that_is_being_written_when_the_plane_ends_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would count what is about to be removed."""
+    a, b, c = make_hosts(tmp_path, "abc").values()
+    async with running(c):
+        await c.append(1, 2, text="alone")
+    async with running(a, b):
+        await a.append(1, 2)
+        await committed(a, b, entries=2)
+        writing, done = trio.Event(), trio.Event()
+        replace_now = FlashLog.replace
+
+        async def replace_slowly(self: FlashLog, *args: object, **kwargs: object) -> object:
+            writing.set()
+            await trio.sleep(0.2)
+            done.set()
+            return await replace_now(self, *args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(FlashLog, "replace", replace_slowly)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(c.run)
+            await writing.wait()
+            assert not done.is_set()
+            await c.crash()
+            assert done.is_set()
+        monkeypatch.undo()
+        async with running(c):
+            await committed(a, b, c, entries=2)
+            assert await a.shown() == await c.shown()
+
+
 async def test_states_of_payloads_come_along(tmp_path: Path) -> None:
     a, b, c = make_hosts(tmp_path, "abc").values()
 
@@ -249,6 +336,25 @@ async def test_states_of_payloads_come_along(tmp_path: Path) -> None:
             with trio.fail_after(10):
                 while await state(c, 1) is not PayloadState.LANDED:  # noqa: ASYNC110
                     await trio.sleep(0.01)
+
+
+async def test_hosts_that_judge_a_payload_differently_do_not_tell_each_other_for_ever(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    changes: list[PayloadState] = []
+    async with running(a, b):
+        await a.append(1, 1)
+        await committed(a, b, entries=1)
+        await connected(a, b)
+        with (
+            a.log.watch_states(lambda _payload, state, _hash: changes.append(state)),
+            b.log.watch_states(lambda _payload, state, _hash: changes.append(state)),
+        ):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.log.set_state, payload_id(1), PayloadState.LANDED, "0xab")
+                nursery.start_soon(b.log.set_state, payload_id(1), PayloadState.DROPPED)
+            await a.append(2, 50)
+            await committed(a, b, entries=51)
+        assert len(changes) <= 4  # each its own, and the other's
 
 
 async def test_retention_waits_for_a_peer_and_says_so_when_it_does_not(tmp_path: Path) -> None:
@@ -271,6 +377,33 @@ async def test_retention_waits_for_a_peer_and_says_so_when_it_does_not(tmp_path:
             assert c.metric("missed_positions_total", peer="a") == 3
             await eventually(lambda: a.replication.awaited() == a.log.committed)
             assert (await a.log.apply_retention()).entries == 5
+
+
+async def test_what_retention_removed_before_it_was_committed_holds_up_nothing(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    a.retention = RetentionLimits(max_age_s=None, max_bytes=1, slack_bytes=0)  # waits for nobody
+    async with running(a):
+        for payload in range(3):
+            await a.append(payload, 2)
+        assert (await a.log.apply_retention()).entries == 4
+        async with running(b):
+            await eventually(lambda: a.log.head == a.log.appended == 6)
+            await a.append(3, 1)
+            await eventually(lambda: a.log.head == a.log.appended == 7)
+            assert a.replication.facts() == []
+            await eventually(lambda: b.log.head == b.log.appended == 3)
+
+
+async def test_a_start_where_retention_has_passed_the_commit_point(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    a.retention = RetentionLimits(max_age_s=None, max_bytes=1, slack_bytes=0)
+    async with running(a):
+        for payload in range(3):
+            await a.append(payload, 2)
+        await a.log.apply_retention()
+    async with running(a, b):
+        await eventually(lambda: a.log.head == a.log.appended == 6)
+        await eventually(lambda: b.log.head == b.log.appended == 2)
 
 
 async def test_a_host_whose_log_was_lost_has_no_vote_until_it_has_caught_up(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from appliance.domain.payloads import PayloadId
 from appliance.replication.places import Place
-from appliance.replication.votes import MAX_ENDS, Dead, Ended, Lost, Outcome, Votes, Won
+from appliance.replication.votes import MAX_ENDS, MAX_SAID, Dead, Ended, Lost, Outcome, Votes, Won
 
 P = PayloadId("0x01")
 ABC = frozenset("abc")
@@ -45,6 +45,17 @@ def test_in_index_order_only() -> None:
     votes = votes_of_a(place(0), place(1))
     assert vote(votes, "b", place(1)) == []
     assert vote(votes, "b", place(0)) == [Won((P, 0)), Won((P, 1))]
+
+
+def test_what_a_voter_says_without_end_is_not_kept_without_end() -> None:
+    votes = votes_of_a(place(0))
+    for index in range(1, 3 * MAX_SAID):
+        votes.word(place(index))
+        votes.ended_at("b", place(index))
+    assert len(votes._races[P].words) == MAX_SAID
+    assert len(votes._ends["b"][P]) == MAX_SAID
+    votes.word(place(0))  # for what is here there is room
+    assert votes.judge()[0] == Won((P, 0))
 
 
 def test_learners_and_strangers_do_not_count() -> None:

@@ -32,7 +32,7 @@ def test_check_config_prints_every_error_and_exits_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "appliance: engin: found an unknown key, expected 'engine'?",
-        "appliance: engine.l2: found nothing, expected a table",
+        "appliance: engine.l2: found nothing, expected a section [engine.l2]",
         'appliance: engine.listen: found "nowhere", expected an address as "host:port"',
     ]
 
@@ -50,6 +50,27 @@ def test_check_config_reports_every_secret_that_cannot_be_read(tmp_path: Path) -
         f"appliance: engine.jwt_secret_file: secret file {missing}: No such file or directory",
         f"appliance: engine.l2.jwt_secret_file: secret file {short}: expected 64 hex digits, found 4 characters",
     ]
+
+
+def test_check_config_opens_the_certificates_and_warns_of_secrets_that_everybody_can_read(tmp_path: Path) -> None:
+    path, tls = tmp_path / "a.toml", Path(__file__).parents[1] / "net" / "tls"
+    (tmp_path / "shared").write_text("ab" * 32)
+    (tmp_path / "shared").chmod(0o644)
+    text = (
+        f'[replication]\nhost_id = "a"\nsecret_file = "shared"\ntls_cert_file = "{tls}/certificate.pem"\n'
+        'tls_key_file = "{key}"\n[[replication.peers]]\nhost_id = "b"\nurl = "wss://b:1"\n'
+    )
+    (tmp_path / "key.pem").write_text((tls / "key.pem").read_text())
+    (tmp_path / "key.pem").chmod(0o600)
+    path.write_text(text.replace("{key}", "key.pem"))
+    done = appliance("check-config", str(path))
+    warning = f"appliance: warning: replication.secret_file: everybody can read {tmp_path}/shared (mode 644)"
+    assert (done.returncode, done.stdout) == (0, f"{path}: well; it runs replication\n")
+    assert done.stderr.startswith(warning)
+    path.write_text(text.replace("{key}", "none.pem"))
+    done = appliance("check-config", str(path))
+    assert done.returncode == 2
+    assert done.stderr == f"appliance: replication.tls_key_file: {tmp_path}/none.pem: No such file or directory\n"
 
 
 def test_check_config_says_what_a_good_file_runs(tmp_path: Path) -> None:

@@ -83,15 +83,15 @@ async def get(address: str, path: str) -> tuple[int, str]:
 async def test_a_process_with_nothing_but_providers_serves_and_stops_with_1001(tmp_path: Path) -> None:
     async with endpoints() as (main, backup), running(lambda: write(tmp_path, main, backup)) as process:
         l1, admin = process.addresses["providers.l1"], process.addresses["admin"]
-        assert (await ask(l1, "eth_chainId"))["result"] == "main eth_chainId"
-        assert (await ask(process.addresses["providers.beacon.2"], "eth_chainId"))["result"] == "backup eth_chainId"
+        assert (await ask(l1, "web3_sha3"))["result"] == "main web3_sha3"
+        assert (await ask(process.addresses["providers.beacon.2"], "web3_sha3"))["result"] == "backup web3_sha3"
         shown = await trio.run_process(
             [sys.executable, "-m", "appliance", "status", "--url", f"http://{admin}"], capture_stdout=True
         )
         assert b"L1 l1" in shown.stdout
         assert b"main is active" in shown.stdout
         await main.kill()
-        assert (await ask(l1, "eth_chainId"))["result"] == "backup eth_chainId"
+        assert (await ask(l1, "web3_sha3"))["result"] == "backup web3_sha3"
         await process.wait_for_event("provider switched")
         assert 'eth_network_errors{provider="main"}' in (await get(admin, "/metrics"))[1]
         opened = conversation(
@@ -150,7 +150,7 @@ async def test_providers_that_crash_restart_alone_and_on_the_same_ports(
             return appliance.statistics()["planes"]
 
         await eventually(lambda: planes()["providers"]["restarts"] == 1 and planes()["providers"]["state"] == "running")
-        assert (await ask(appliance.listening["providers.l1"], "eth_chainId"))["result"] == "main eth_chainId"
+        assert (await ask(appliance.listening["providers.l1"], "web3_sha3"))["result"] == "main web3_sha3"
         assert planes()["admin"]["restarts"] == 0
 
 

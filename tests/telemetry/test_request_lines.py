@@ -82,7 +82,7 @@ def test_lines_are_written_together_and_in_order(stream: io.StringIO, monkeypatc
     assert [json.loads(line)["number"] for line in stream.getvalue().splitlines()] == list(range(10))
 
 
-def test_a_level_that_leaves_them_out_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_that_leaves_them_out_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = set_target(monkeypatch, as_json=True, shows_info=False)
     lines = RequestLines("lb")
     assert not lines.enabled

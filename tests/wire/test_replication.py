@@ -12,7 +12,9 @@ from appliance.domain.errors import DecodeError
 from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.wire.replication import (
+    MAX_ITEMS,
     MAX_MESSAGE_BYTES,
+    MAX_TEXT,
     Ack,
     AnyMessage,
     Closed,
@@ -44,7 +46,7 @@ MESSAGES: list[AnyMessage] = [
     Entries([ENTRY, msgspec.structs.replace(ENTRY, position=4, body=None)]),
     Committed([WirePlace(ID, 1, PREFIX)]),
     Settled(ID, PayloadState.LANDED, "0x1"),
-    Closed(ID, 2),
+    Closed(ID, 2, {"a": "log"}),
     Pruned(5),
     Passed(6),
     Ack(9, [3, 4], [5]),
@@ -72,7 +74,23 @@ def test_a_message_comes_as_it_went(message: AnyMessage) -> None:
         (msgspec.structs.replace(WELCOME, appended=-1), "appended: -1, expected"),
         (Ack(-1, [], []), "through: -1, expected"),
         (Pruned(-1), "through: -1, expected"),
-        (Closed(ID, -1), "at: -1, expected"),
+        (Closed(ID, -1, {}), "at: -1, expected"),
+        (Entries([ENTRY] * (MAX_ITEMS + 1)), "entries: 1025, at most 1024 are taken"),
+        (Committed([WirePlace(ID, 1, PREFIX)] * (MAX_ITEMS + 1)), "places: 1025, at most"),
+        (Ack(9, [1] * (MAX_ITEMS + 1), []), "refused: 1025, at most"),
+        (Ack(9, [], [1] * (MAX_ITEMS + 1)), "ended: 1025, at most"),
+        (msgspec.structs.replace(HELLO, voters=["a"] * (MAX_ITEMS + 1)), "voters: 1025, at most"),
+        (msgspec.structs.replace(WELCOME, voters=["a" * (MAX_TEXT + 1)]), "voters: 1025 characters, at most 1024"),
+        (msgspec.structs.replace(HELLO, host_id="a" * (MAX_TEXT + 1)), "host_id: 1025 characters, at most 1024"),
+        (msgspec.structs.replace(HELLO, log_id="a" * (MAX_TEXT + 1)), "log_id: 1025 characters"),
+        (Refusal("a" * (MAX_TEXT + 1)), "reason: 1025 characters"),
+        (Settled(ID, PayloadState.LANDED, "a" * (MAX_TEXT + 1)), "block_hash: 1025 characters"),
+        (Closed(PayloadId("a" * (MAX_TEXT + 1)), 0, {}), "payload_id: 1025 characters"),
+        (Closed(ID, 0, {"a": "b" * (MAX_TEXT + 1)}), "logs: 1025 characters"),
+        (Committed([WirePlace(PayloadId("a" * (MAX_TEXT + 1)), 1, PREFIX)]), "payload_id: 1025 characters"),
+        (Entries([msgspec.structs.replace(ENTRY, builder="a" * (MAX_TEXT + 1))]), "builder: 1025 characters"),
+        (Entries([msgspec.structs.replace(ENTRY, age_s=1e12)]), "age_s: 1000000000000.0, expected"),
+        (Entries([msgspec.structs.replace(ENTRY, age_s=-1.0)]), "age_s: -1.0, expected"),
     ],
 )
 def test_values_out_of_bounds_are_named(message: AnyMessage, text: str) -> None:

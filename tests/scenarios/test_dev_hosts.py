@@ -1,0 +1,93 @@
+"""`appliance dev --hosts 3` as somebody who has never replicated a stream tries it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.lines import LineReader
+
+pytestmark = pytest.mark.slow
+
+FIRST_COUNT, COUNT = 10, 35
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[tuple[trio.Process, LineReader]]:
+    """An `appliance` command, its lines; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "appliance", *arguments]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        yield process, LineReader(process.stdout)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+def keys(lines: list[str]) -> list[tuple[str, int]]:
+    messages = [json.loads(line) for line in lines]
+    return [(message["payload_id"], message["index"]) for message in messages]
+
+
+async def test_a_subscriber_of_the_host_that_is_killed_goes_on_at_the_next_and_the_host_comes_back(
+    tmp_path: Path,
+) -> None:
+    arguments = ["dev", "--hosts", "3", "--any-port", "--block-time", "1", "--data", str(tmp_path)]
+    with trio.fail_after(100):
+        async with started(*arguments) as (dev, lines):
+            tail_hint = await lines.wait_for(" tail --url ")
+            urls = re.findall(r"ws://\S+", tail_hint)
+            assert len(urls) == 3
+            kill = re.search(r"run --config \S+host-2/appliance.toml", await lines.wait_for("pkill -9"))
+            assert kill is not None
+            await lines.wait_for("block ")
+            tailing = [part for url in urls for part in ("--url", url)]
+            async with started("tail", "--raw", "--count", str(COUNT), *tailing) as (_, tail):
+                await tail.wait_count(FIRST_COUNT)
+                await trio.run_process(["pkill", "-9", "-f", kill[0]])
+                await lines.wait_for("host-2 was ended by SIGKILL")
+                seen = keys(await tail.wait_count(COUNT))
+            await lines.wait_for("host-2 is started again")
+            await lines.wait_for("block ")
+            await wait_same(tmp_path)
+            dev.send_signal(signal.SIGTERM)
+            assert await dev.wait() == 0
+    assert_whole(seen)
+    assert not running_hosts(tmp_path)
+
+
+async def wait_same(tmp_path: Path) -> None:
+    """Until the host that was away has what the first one has."""
+    while True:
+        command = [sys.executable, "-m", "appliance", "log", "compare", *folders(tmp_path)]
+        if (await trio.run_process(command, check=False, capture_stdout=True)).returncode == 0:
+            return
+        await trio.sleep(0.2)
+
+
+def folders(tmp_path: Path) -> list[str]:
+    return [str(tmp_path / name / "data") for name in ("host-0", "host-2")]
+
+
+def assert_whole(seen: list[tuple[str, int]]) -> None:
+    """Each payload from index 0 without a gap, but for the last one; nothing twice."""
+    assert len(set(seen)) == len(seen)
+    for (payload, index), (next_payload, next_index) in pairwise(seen):
+        assert next_index == (index + 1 if payload == next_payload else 0)
+
+
+def running_hosts(tmp_path: Path) -> list[str]:
+    found = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout.split()
+    return [pid for pid in found if int(pid) != os.getpid()]
