@@ -100,9 +100,10 @@ class Result(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
-def measure_queue(repeats: int = 7) -> Queue:
-    """All three priorities, pushed and then popped."""
-    return Queue(*(min(_queue_ms(count) for _ in range(repeats)) for count in (QUEUE_SMALL, QUEUE_LARGE)))
+def measure_queue(repeats: int = 15) -> Queue:
+    """All three priorities, pushed and then popped; both depths in turns, so that a busy moment meets them alike."""
+    times = [(_queue_ms(QUEUE_SMALL), _queue_ms(QUEUE_LARGE)) for _ in range(repeats)]
+    return Queue(*map(min, zip(*times, strict=True)))
 
 
 def _queue_ms(count: int) -> float:

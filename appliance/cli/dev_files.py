@@ -52,6 +52,12 @@ class LocalHost:
         return self.folder / "appliance.log"
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that it listens on."""
+        ports = (self.engine, self.debug, self.fanout, self.admin, self.replication)
+        return tuple(f"{self.address}:{port}" for port in ports if port is not None)
+
+    @property
     def stream_url(self) -> str:
         """Where its subscribers connect."""
         return f"ws://{self.address}:{self.fanout}/ws"

@@ -10,9 +10,10 @@ import msgspec
 import trio
 
 from appliance.cli.dev_files import LocalHost
-from appliance.domain.errors import ApplianceError, UnavailableError
+from appliance.domain.errors import ApplianceError, ConfigError, UnavailableError
 from appliance.domain.health import Health
 from appliance.net.http_client import HttpClient
+from appliance.net.listening import open_listener
 
 START_S: Final = 30.0
 STOP_S: Final = 20.0
@@ -136,6 +137,7 @@ class LocalHosts:
     async def run(self, *, task_status: trio.TaskStatus[dict[str, str]] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `stop`; ``started`` gets the addresses of the first host once all are up."""
         try:
+            self._check_addresses()
             async with trio.open_nursery() as nursery:
                 await self._start_all(nursery)
                 task_status.started(self._listening())
@@ -145,6 +147,16 @@ class LocalHosts:
                 nursery.cancel_scope.cancel()
         finally:
             self._stopped.set()
+
+    def _check_addresses(self) -> None:
+        """Before anything starts: else another session's hosts would be taken for ours."""
+        for process in self.processes:
+            for address in process.host.addresses:
+                try:
+                    open_listener(address).close()
+                except ConfigError as error:
+                    hint = "is there another `appliance dev`, or what one left that was killed?"
+                    raise ConfigError(f"{error}; {hint}") from error
 
     async def _start_all(self, nursery: trio.Nursery) -> None:
         async with trio.open_nursery() as starting:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import trio
 
-from appliance.cli.dev_files import EngineFiles, LocalHost, plan, write_files
-from appliance.cli.dev_hosts import LocalHosts
+from appliance.cli.dev_files import EngineFiles, plan, write_files
+from appliance.cli.dev_hosts import HostProcess, LocalHosts
 from appliance.config.model import (
     AdminConfig,
     BuilderConfig,
@@ -156,7 +156,7 @@ class DevSession:
 
     def _hints(self, listening: dict[str, str]) -> Sequence[Hint]:
         if isinstance(self._appliance, LocalHosts):
-            hints = _hints_of_hosts([process.host for process in self._appliance.processes])
+            hints = _hints_of_hosts(self._appliance.processes)
         else:
             hints = [Hint("follow the flashblocks", f"{_command('tail')} --url ws://{listening['fanout']}/ws")]
         hints += [
@@ -193,15 +193,15 @@ def _command(name: str) -> str:
     return shlex.join([str(Path(sys.argv[0])), name])
 
 
-def _hints_of_hosts(hosts: Sequence[LocalHost]) -> list[Hint]:
+def _hints_of_hosts(processes: Sequence[HostProcess]) -> list[Hint]:
     """What only several hosts can show: a subscriber that changes hosts, and logs that are the same."""
+    hosts = [process.host for process in processes]
     urls = " ".join(f"--url {host.stream_url}" for host in reversed(hosts))
     last, other = hosts[-1], hosts[0]
     logs = " ".join(shlex.quote(str(host.folder / "data")) for host in (other, last))
-    kill = shlex.join(["pkill", "-9", "-f", f"run --config {last.config}"])
     return [
         Hint(f"follow the flashblocks on {last.name}, without it on the next host", f"{_command('tail')} {urls}"),
-        Hint(f"kill {last.name}; it is back after a while", kill),
+        Hint(f"kill {last.name}; it is back after a while", f"kill -9 {processes[-1].pid}"),
         Hint("have two hosts the same?", f"{_command('log')} compare {logs}"),
         Hint(f"what {last.name} does", f"{_command('status')} --url {last.admin_url}"),
         Hint("its file and log lines", f"{shlex.quote(str(last.config))}, {shlex.quote(str(last.log_file))}"),

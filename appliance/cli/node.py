@@ -57,7 +57,7 @@ def render(answer: dict[str, Any]) -> Table:
         table.add_row(
             escape(node["uri"]),
             node["source"],
-            f"{explain['capacity']}/{node['workers']}",
+            f"{explain['capacity']}/{node['workers'] or '-'}",
             str(node["in_flight"]),
             f"[{_STYLES.get(state, 'red')}]{state}[/]",
             escape(explain["reason"]),

@@ -26,6 +26,7 @@ def check(config: Config) -> Iterator[Row]:
     yield from _api_keys(config)
     yield from _provider_groups(config)
     yield from _lb_nodes(config)
+    yield from _lb_sizes(config)
     if config.replication is not None:
         yield from replication_rules(config.replication)
 
@@ -199,6 +200,12 @@ def _api_keys(config: Config) -> Iterator[Row]:
         apps.add(entry.app)
     if config.fanout.public_access and not apps:
         yield "fanout.public_access", "no API key", "at least one [[fanout.api_keys]]: without one access is public"
+
+
+def _lb_sizes(config: Config) -> Iterator[Row]:
+    if config.lb is not None and config.lb.held_max_mib * 1024 < config.lb.response_max_kb:
+        expected = f"at least response_max_kb, {config.lb.response_max_kb}: an answer of that size would never fit"
+        yield "lb.held_max_mib", str(config.lb.held_max_mib), expected
 
 
 def _lb_nodes(config: Config) -> Iterator[Row]:

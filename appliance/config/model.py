@@ -241,6 +241,7 @@ class LbConfig(Section, frozen=True, kw_only=True):
     proxy_timeout_ms: Milliseconds = 3000
     payload_max_kb: KiB = 8192
     response_max_kb: KiB = 65_536
+    held_max_mib: Annotated[int, Meta(ge=1, le=1_048_576, description="a whole number of MiB from 1 to 1048576")] = 512
     max_connections: Count = 4096
     check_method: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,64}$", description="a JSON-RPC method")] = "net_version"
     check_interval_s: Seconds = 5

@@ -18,6 +18,9 @@ from appliance.fanout.turns import Turns
 # When the broadcast is several entries behind, one send hands over all of them.
 BATCH_ENTRIES = 8
 BATCH_BYTES = 128 * 1024
+# Sends between two looks at the clock: 60 us. Of 200 KB each one takes that long.
+AT_A_TIME = 8
+AT_A_TIME_BYTES = 128 * 1024
 
 
 class Broadcast:
@@ -97,7 +100,15 @@ class Broadcast:
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     async def _serve(self, members: list[Session], frame: bytes, entries: int, before: Mark) -> None:
-        delivery = Round(self._hub, members, frame, entries=entries, before=before, after=self._hub.mark)
+        delivery = Round(
+            self._hub,
+            members,
+            frame,
+            entries=entries,
+            before=before,
+            after=self._hub.mark,
+            at_a_time=max(1, min(AT_A_TIME, AT_A_TIME_BYTES // len(frame))),
+        )
         pace, done = self._pace, False
         while not done:
             async with self._turns.take_urgent():

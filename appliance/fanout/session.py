@@ -46,7 +46,20 @@ class Due(Enum):
     CLOSE_OVERDUE = auto()
 
 
-class Session:
+class _AtHand:
+    """What a broadcast reads and writes of each session, side by side: of 9,000 none is in the processor's caches.
+
+    CPython lays slots out by their names; those of a base class come first, in the cache line of the object's head.
+    """
+
+    __slots__ = ("mark", "stage", "wire")
+
+    mark: Mark
+    stage: Stage
+    wire: Wire
+
+
+class Session(_AtHand):
     """One subscriber's connection. ``drop`` ends it at once, without a close frame.
 
     ``mark`` is the last entry handed to the kernel, wholly or in part, or passed over because it did not pass the
@@ -67,14 +80,11 @@ class Session:
         "drop",
         "filter",
         "has_writer",
-        "mark",
         "next_due_at",
         "next_ping_at",
         "notices",
         "skip",
-        "stage",
         "variant",
-        "wire",
     )
 
     def __init__(

@@ -40,6 +40,7 @@ from appliance.flashblocks.ports import BlockValidator, Build, Connect, Flashblo
 from appliance.flashblocks.sequence import FlashblockSequence
 from appliance.flashblocks.stream_health import MIN_BUILDING_S, StreamHealth
 from appliance.flashblocks.unfinished import MAX_UNFINISHED, Unfinished
+from appliance.net.tls import client_context
 from appliance.net.websocket_client import messages
 from appliance.telemetry.logging import get_logger
 from appliance.wire.flashblock import MAX_MESSAGE_BYTES, decode
@@ -349,9 +350,8 @@ class FlashblockService:
 
 
 def _tls_for(sources: Iterable[BuilderSource]) -> ssl.SSLContext | None:
-    """The system's certificate authorities, once: to load them holds the loop for 40 ms."""
     is_needed = any(source.url.lower().startswith("wss:") for source in sources)
-    return ssl.create_default_context() if is_needed else None
+    return client_context() if is_needed else None
 
 
 def _connector(settings: FlashblockSettings, *, tls: ssl.SSLContext | None) -> Connect:

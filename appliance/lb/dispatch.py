@@ -19,6 +19,7 @@ class Refusal(Enum):
     ALL_OUT = "no healthy nodes available"
     WAITED_TOO_LONG = "request timeout hit before processing"
     NOT_TAKEN = "node timeout"
+    HELD_FULL = "too many answers wait for slow clients"
 
 
 class Slots:

@@ -26,6 +26,7 @@ class LbMetrics:
     rate_limited: Counter
     cancelled: Counter
     in_flight: Gauge
+    held_bytes: Gauge
     nodes: Gauge
     ejections: Counter
 
@@ -42,7 +43,7 @@ class LbMetrics:
         answers = LightCounter("lb_answers", "Answers to clients by class of status", "status", statuses)
         for each in (requests, queue_wait, proxy_seconds, answers):
             registry.register(each)
-        refused = Counter("lb_refused", "Requests that no node was asked about", ["reason"], registry=registry)
+        refused = Counter("lb_refused", "Requests answered without a node", ["reason"], registry=registry)
         return cls(
             requests=requests,
             queue_wait=queue_wait,
@@ -54,6 +55,7 @@ class LbMetrics:
             rate_limited=Counter("lb_rate_limited", "Requests over a rate limit", registry=registry),
             cancelled=Counter("lb_cancelled", "Requests whose client went away", registry=registry),
             in_flight=Gauge("lb_in_flight", "Requests that nodes work on", registry=registry),
+            held_bytes=Gauge("lb_held_bytes", "Bytes of answers that wait for slow clients", registry=registry),
             nodes=Gauge("lb_nodes", "Nodes by state", ["state"], registry=registry),
             ejections=Counter("lb_ejections", "Times that a node was taken out", registry=registry),
         )

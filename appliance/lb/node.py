@@ -13,6 +13,7 @@ from appliance.lb.node_health import HealthRules, NodeHealth
 from appliance.net.http_lane import Check, HttpLane, post_head
 from appliance.net.opening import Endpoint, Stream, parse_url
 from appliance.net.readiness import Readiness
+from appliance.net.tls import client_context, unverified_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +111,8 @@ def _endpoint(uri: NodeUri) -> Endpoint:
 def _ssl_context(uri: NodeUri) -> ssl.SSLContext | None:
     if not uri.url.startswith("https://"):
         return None
-    context = ssl.create_default_context()
-    if uri.claim is not None:
-        # Such a certificate is signed by nobody: its evidence is checked instead, before anything is sent.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    # The certificate of an attested node is signed by nobody: its evidence is checked instead.
+    return client_context() if uri.claim is None else unverified_context()
 
 
 def _evidence_check(claim: Claim | None, verifier: EvidenceVerifier | None) -> Check | None:

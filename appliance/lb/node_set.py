@@ -21,6 +21,7 @@ from appliance.lb.attestation import AttestationUnavailable, Verifiers, verifier
 from appliance.lb.checks import Checker
 from appliance.lb.dispatch import Dispatcher
 from appliance.lb.node import Node, NodeSettings
+from appliance.lb.refused_nodes import RefusedNode
 from appliance.lb.relay import Relay, Waiting
 from appliance.net.readiness import Readiness
 from appliance.telemetry.logging import get_logger
@@ -81,6 +82,7 @@ class NodeSet:
         self._wall_clock = wall_clock
         self._readiness = readiness
         self._nodes: dict[str, Node] = {}
+        self._refused: dict[str, RefusedNode] = {}
         self._changing = trio.Lock()
         self._nursery: trio.Nursery | None = None
 
@@ -100,7 +102,8 @@ class NodeSet:
     def explain(self) -> list[dict[str, object]]:
         """Each node with its state and why."""
         now = trio.current_time()
-        return [node.explain(now) for node in self._nodes.values()]
+        refused = [each.explain() for each in self._refused.values()]
+        return [node.explain(now) for node in self._nodes.values()] + refused
 
     async def run(
         self, declared: Iterable[DeclaredNode], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -130,6 +133,7 @@ class NodeSet:
             elif not self._resized(node, workers):
                 return node
             log.info("node added", node_uri=node.name, workers=node.health.workers, who=who)
+            self._refused.pop(uri.url, None)
             await self._keep(AddedNode(uri.url, workers, self._wall_clock(), who))
             return node
 
@@ -139,6 +143,10 @@ class NodeSet:
         Raises `NodeRefused` when there is none such, or the configuration names it.
         """
         async with self._changing:
+            refused = self._find_refused(text)
+            if refused is not None:
+                await self._remove_refused(refused, who)
+                return
             node = self._find(text)
             if node.source == "file":
                 raise NodeRefused(f"{node.name} is named by the configuration: remove it there, and restart")
@@ -149,8 +157,17 @@ class NodeSet:
             log.info("node removed", node_uri=node.name, who=who, running=node.in_flight)
             await self._forget(node.uri.url)
 
+    def _find_refused(self, text: str) -> RefusedNode | None:
+        shown = _shown_in(text)
+        return next((each for each in self._refused.values() if each.is_named(text, shown)), None)
+
+    async def _remove_refused(self, node: RefusedNode, who: str) -> None:
+        del self._refused[node.kept.url]
+        log.info("node removed", node_uri=node.shown, who=who, running=0)
+        await self._forget(node.kept.url)
+
     def _find(self, text: str) -> Node:
-        shown = text.partition("?_workers=")[0].rstrip("/")
+        shown = _shown_in(text)
         for node in self._nodes.values():
             if node.name == shown:
                 return node
@@ -214,8 +231,8 @@ class NodeSet:
         try:
             self._start(self._make(parse_node_uri(added.url), "added", added.workers))
         except (NodeUriError, AttestationUnavailable) as error:
-            self.problem = f"a kept node is not used: {error}"
-            log.error("a kept node is not used", reason=str(error))
+            refused = self._refused[added.url] = RefusedNode.of(added, str(error))
+            log.error("a kept node is not used", node_uri=refused.shown, reason=str(error))
 
     async def _keep(self, node: AddedNode) -> None:
         if self._store is not None:
@@ -235,3 +252,8 @@ class NodeSet:
                 log.error("change of nodes not kept: a restart forgets it", reason=str(error))
             else:
                 self.problem = None
+
+
+def _shown_in(text: str) -> str:
+    """The name of a node in what lists show of it."""
+    return text.partition("?_workers=")[0].rstrip("/")

@@ -92,7 +92,7 @@ class Attempt:
         self.failed: LaneAnswer | None = None
 
 
-Told: TypeAlias = Callable[[Answer | None], None]
+Told: TypeAlias = Callable[[Attempt, Answer | None], None]
 """What `Relay.begin` calls: with the answer, or None when `Relay.resume` has to go on in a task."""
 
 
@@ -190,10 +190,10 @@ class Relay:
         if attempt.told is None:
             raise AssertionError("who is not told sends no callback")
         if response is not None and response.status < _FAILED_STATUS:
-            attempt.told(self._succeeded(attempt, response))
+            attempt.told(attempt, self._succeeded(attempt, response))
         else:
             attempt.failed = response
-            attempt.told(None)
+            attempt.told(attempt, None)
 
     async def _finish(self, attempt: Attempt) -> tuple[Answer, bool]:
         """The answer of an exchange, and whether the request should go to another node."""

@@ -10,6 +10,7 @@ import trio
 
 from appliance.domain.errors import ApplianceError
 from appliance.lb.dispatch import Dispatcher, Refusal
+from appliance.lb.held_answers import HeldAnswers
 from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
 from appliance.lb.node_set import NodeSet
@@ -53,7 +54,7 @@ class FaceSettings:
 class _Call(Waiting):
     """A request that is to be relayed."""
 
-    __slots__ = ("attempt", "body", "high", "request_id", "size_at_start")
+    __slots__ = ("body", "high", "request_id", "size_at_start")
 
     def __init__(self, priority: Priority, created: float, high: bool, request_id: str | None, body: bytes) -> None:
         super().__init__(priority, created)
@@ -61,7 +62,6 @@ class _Call(Waiting):
         self.request_id = request_id
         self.body = body
         self.size_at_start = 0
-        self.attempt: Attempt | None = None  # the first one, where it is under way
 
 
 class Face:
@@ -74,6 +74,7 @@ class Face:
         relay: Relay,
         nodes: NodeSet,
         limit: RateLimit,
+        held: HeldAnswers,
         metrics: LbMetrics,
         request_log: RequestLog,
     ) -> None:
@@ -82,6 +83,7 @@ class Face:
         self._relay = relay
         self._nodes = nodes
         self._limit = limit
+        self._held = held
         self._metrics = metrics
         self._log = request_log
         self._answers = metrics.answers.counts
@@ -118,7 +120,7 @@ class Face:
             turn.hand_over(partial(self._complete, call, placed))
             return True
         told = partial(self._told, call, turn)
-        attempt = call.attempt = self._relay.begin(call, placed, call.body, call.created, told)
+        attempt = self._relay.begin(call, placed, call.body, call.created, told)
         if attempt.under_way:
             turn.on_cancel = partial(self._give_up, call, attempt)
         else:
@@ -149,7 +151,7 @@ class Face:
         return _Call(priority, trio.current_time(), high, header("x-request-id"), request.body)
 
     def _submit(self, call: "_Call") -> Node | Refusal | None:
-        placed = self._relay.submit(call)
+        placed = Refusal.HELD_FULL if self._held.full else self._relay.submit(call)
         sizes = self._dispatcher.queue.sizes()
         call.size_at_start = sizes[call.priority]
         if not isinstance(placed, Refusal):
@@ -170,12 +172,12 @@ class Face:
             raise
         return self._answer(call, answer)
 
-    def _told(self, call: "_Call", turn: Turn, answer: Answer | None) -> None:
+    def _told(self, call: "_Call", turn: Turn, attempt: Attempt, answer: Answer | None) -> None:
         """The first try is over; without an answer where there is more to do than to pass one on."""
         if answer is not None:
             turn.reply(self._answer(call, answer))
-        elif call.attempt is not None:
-            turn.hand_over(partial(self._resume, call, call.attempt))
+        else:
+            turn.hand_over(partial(self._resume, call, attempt))
 
     def _give_up(self, call: "_Call", attempt: Attempt) -> None:
         self._relay.give_up(attempt)
@@ -192,9 +194,14 @@ class Face:
             return _text(503, answer.value, _RETRY_AFTER_S)
         total_s = answer.at - call.created
         sizes = self._dispatcher.queue.sizes()
+        headers = _headers(answer, total_s, call.size_at_start, sizes[call.priority])
+        response = self._held.response(answer.status, answer.body, headers)
+        if response is None:
+            self._metrics.refused[Refusal.HELD_FULL].inc()
+            return self._answer(call, Refusal.HELD_FULL)
         self._answers[answer.status // 100] += 1
         self._log.completed(call, call.high, call.request_id, len(call.body), answer, total_s, sizes)
-        return _response(answer, total_s, call.size_at_start, sizes[call.priority])
+        return response
 
     def _key(self, request: HttpRequest) -> str:
         """What a client says it is, else its address; a prefix keeps the one from being taken for the other."""
@@ -231,7 +238,7 @@ async def _ready(response: HttpResponse) -> HttpResponse:
     return response
 
 
-def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> HttpResponse:
+def _headers(answer: Answer, total_s: float, size_at_start: int, size_at_end: int) -> Headers:
     lines = _ANSWER_LINES % (
         answer.content_type,
         int(answer.queue_s * 1e6),
@@ -240,7 +247,7 @@ def _response(answer: Answer, total_s: float, size_at_start: int, size_at_end: i
         size_at_start,
         size_at_end,
     )
-    return HttpResponse(answer.status, answer.body, Headers.encoded(lines))
+    return Headers.encoded(lines)
 
 
 def _not_allowed(*allowed: str) -> HttpResponse:

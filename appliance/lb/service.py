@@ -13,6 +13,7 @@ from appliance.domain.health import HealthFact
 from appliance.lb.attestation import NO_VERIFIERS, Verifiers
 from appliance.lb.checks import Checker, CheckRules
 from appliance.lb.dispatch import Dispatcher
+from appliance.lb.held_answers import HeldAnswers
 from appliance.lb.metrics import PRIORITY_NAMES, LbMetrics
 from appliance.lb.node import Node, NodeSettings
 from appliance.lb.node_health import NodeState
@@ -33,7 +34,8 @@ _BODIES_IN_FLIGHT_BYTES: Final = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LbSettings:
-    """What the plane is to do. ``max_body_bytes`` bounds requests; times in seconds."""
+    """What the plane is to do. ``max_body_bytes`` bounds requests, ``max_held_bytes`` all answers that wait for
+    their clients; times in seconds."""
 
     queue: QueueRules = field(default_factory=QueueRules)
     relay: RelayRules = field(default_factory=RelayRules)
@@ -44,6 +46,7 @@ class LbSettings:
     key_rate: Rate = NO_LIMIT
     fast_track_reserve: int = 0
     max_body_bytes: int = 8192 * 1024
+    max_held_bytes: int = 512 * 1024 * 1024
     max_connections: int = 4096
     log_requests: bool = True
     drain_timeout_s: float = 8.0
@@ -91,7 +94,8 @@ class LoadBalancer:
             readiness=self._readiness,
         )
         limit = RateLimit(settings.instance_rate, settings.key_rate)
-        face = (self._dispatcher, self._relay, self._nodes, limit, self._metrics, self._log)
+        self._held = HeldAnswers(settings.max_held_bytes)
+        face = (self._dispatcher, self._relay, self._nodes, limit, self._held, self._metrics, self._log)
         self._face = Face(settings.face, *face)
 
     async def run(
@@ -162,6 +166,7 @@ class LoadBalancer:
         return {
             "queue": {"fast_track": fast, "high": high, "low": low},
             "in_flight": sum(node.in_flight for node in self._nodes.nodes),
+            "held_bytes": self._held.taken,
             "nodes": self._nodes.explain(),
             "nodes_problem": self._nodes.problem,
             "server": self._server.statistics() if self._server else None,
@@ -179,6 +184,7 @@ class LoadBalancer:
     def _show_gauges(self) -> None:
         metrics = self._metrics
         metrics.in_flight.set_function(lambda: float(sum(node.in_flight for node in self._nodes.nodes)))
+        metrics.held_bytes.set_function(lambda: float(self._held.taken))
         for priority in Priority:
             depth = metrics.queue_depth.labels(PRIORITY_NAMES[priority])
             depth.set_function(partial(self._depth, priority))

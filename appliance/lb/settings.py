@@ -24,6 +24,7 @@ def lb_settings(config: LbConfig) -> LbSettings:
         key_rate=Rate(config.key_rate_limit, config.key_rate_burst),
         fast_track_reserve=config.fast_track_reserve,
         max_body_bytes=config.payload_max_kb * 1024,
+        max_held_bytes=config.held_max_mib * 1024 * 1024,
         max_connections=config.max_connections,
         log_requests=config.log_requests,
     )

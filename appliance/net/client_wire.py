@@ -23,7 +23,7 @@ Parts: TypeAlias = Sequence[bytes | memoryview]
 
 
 class Wire(Protocol):
-    """A connection's bytes. A reset is an end for who reads."""
+    """A connection's bytes."""
 
     def send_now(self, parts: Parts) -> Parts:
         """Send without waiting; answers what is left. Raises OSError."""
@@ -32,10 +32,10 @@ class Wire(Protocol):
         """Send everything, waiting as long as the other side takes. Raises OSError or BrokenResourceError."""
 
     async def receive(self) -> bytes | bytearray:
-        """The next bytes, none at the end."""
+        """The next bytes, none at the end. Raises OSError or BrokenResourceError at a reset: no answer ends so."""
 
     async def receive_into(self, room: memoryview) -> int:
-        """How many bytes have come into ``room``, 0 at the end."""
+        """How many bytes have come into ``room``, 0 at the end or a reset: ``room`` says what is missing."""
 
     async def is_drained(self) -> bool:
         """Whether nothing came behind the answer, as far as this side holds it."""
@@ -70,8 +70,8 @@ class PlainWire:
         await socket_io.send_all(self._socket, *parts)
 
     async def receive(self) -> bytes:
-        """Always a checkpoint."""
-        return await socket_io.receive(self._socket, _RECEIVE_BYTES)
+        """Always a checkpoint. Raises OSError."""
+        return await socket_io.receive_or_raise(self._socket, _RECEIVE_BYTES)
 
     async def receive_into(self, room: memoryview) -> int:
         """Always a checkpoint."""
@@ -108,8 +108,8 @@ class TlsWire:
             await self._stream.send_all(part)
 
     async def receive(self) -> bytes | bytearray:
-        """Bytes of one or several records."""
-        return await self._receive_some(_RECEIVE_BYTES)
+        """Bytes of one or several records. Raises BrokenResourceError."""
+        return await self._stream.receive_some(_RECEIVE_BYTES)
 
     async def receive_into(self, room: memoryview) -> int:
         """TLS decrypts into a buffer of its own, so this is a copy."""
@@ -125,7 +125,7 @@ class TlsWire:
         """
         with trio.CancelScope(shield=True) as scope:
             trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
-            await self.receive()
+            await self._receive_some(_RECEIVE_BYTES)
             return False
         return True
 

@@ -31,6 +31,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from appliance.domain.errors import UnavailableError
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
 from appliance.net.opening import Endpoint, Stream, close_hard, open_stream, parse_url
+from appliance.net.tls import client_context
 from appliance.net.websocket_client import Inbox, raise_only
 
 _RECEIVE_BYTES: Final = 256 * 1024
@@ -256,7 +257,7 @@ async def dial(
     """Connect to ``url`` (ws or wss). Raises `ConnectFailed`, `WebsocketRefused` with the status among them."""
     limits = limits or DuplexLimits()
     endpoint = parse_url(url, "ws", "wss")
-    tls = (ssl_context or ssl.create_default_context()) if endpoint.secure else None
+    tls = (ssl_context or client_context()) if endpoint.secure else None
     deadline = trio.current_time() + limits.handshake_timeout_s
     stream = await open_stream(endpoint, tls, limits.handshake_timeout_s)
     try:

@@ -147,6 +147,9 @@ class HttpResponse:
         self.body = body
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
 
+    def sent(self) -> None:
+        """Called by the server when the client has it, or never will: for those that hold something until then."""
+
     def __repr__(self) -> str:
         return f"<HttpResponse {self.status}, {len(self.body)} bytes>"
 

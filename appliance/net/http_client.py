@@ -12,6 +12,7 @@ from appliance.net.errors import ConnectionBroken, TimedOut
 from appliance.net.http import HeaderItems, Headers, HttpResponse
 from appliance.net.http_exchange import BodyWatch, ClientConnection
 from appliance.net.opening import open_stream, parse_url
+from appliance.net.tls import client_context
 
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _MIB: Final = 1024 * 1024
@@ -40,7 +41,7 @@ class HttpClient:
     ) -> None:
         self._endpoint = parse_url(url, "http", "https")
         if self._endpoint.secure and ssl_context is None:
-            ssl_context = ssl.create_default_context()
+            ssl_context = client_context()
         self._ssl_context = ssl_context if self._endpoint.secure else None
         self._connect_timeout_s = connect_timeout_s
         self._max_response_bytes = max_response_bytes

@@ -100,7 +100,10 @@ class ClientConnection:
     async def _receive(self, parser: ResponseParser, watch: BodyWatch | None) -> HttpResponse:
         anything_read = False
         while True:
-            data = await self._wire.receive()
+            try:
+                data = await self._wire.receive()
+            except _BROKEN:
+                raise self._hung_up(anything_read) from None
             responses = parser.feed(data) if data else parser.feed_eof()
             if responses:
                 return responses[0]

@@ -256,6 +256,7 @@ class _PlainConnection:
         self._failure: ParseError | None = None
         self._broken = False
         self._anything_read = False
+        self._reset = False
         self.reusable = False
         self.stirred = False  # something came, or it ended, while nobody waited for it
 
@@ -301,6 +302,7 @@ class _PlainConnection:
         except BlockingIOError:
             return False, None
         except OSError:
+            self._reset = True  # the kernel says it once, and then that it is an end
             data = b""
         if not data:
             return True, None  # whoever reads again finds the end again
@@ -354,7 +356,11 @@ class _PlainConnection:
             if self._socket.fileno() == -1:
                 raise trio.ClosedResourceError("closed while it was sending")
             size = _RECEIVE_BYTES if self._anything_read else _FIRST_RECEIVE_BYTES
-            data = await socket_io.receive(self._socket, size)
+            try:
+                data = await socket_io.receive_or_raise(self._socket, size)
+            except OSError:
+                self._reset = True
+                data = b""
             if data:
                 self._feed(data)
             else:
@@ -365,7 +371,8 @@ class _PlainConnection:
         self._parser.feed(data)
 
     def _end(self) -> None:
-        self._parser.feed_eof()
+        if not self._reset:
+            self._parser.feed_eof()
         if not self._parser.whole:
             when = "in the middle of its answer" if self._anything_read else "before its answer"
             raise ConnectionBroken(f"{self._origin} closed {when}", nothing_read=not self._anything_read)

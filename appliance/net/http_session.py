@@ -348,13 +348,16 @@ class Session:
 
     async def _answer(self, request: HttpRequest, response: HttpResponse) -> bool:
         """Send the response; true when the connection goes on."""
-        if self._early.begun:
-            if not await self._end_early(response):
-                return False
-        else:
-            self._closes = self._closes or self._stopping.is_set()
-            head, body = self._encode(response, close=self._closes)
-            await self._send(head, b"" if request.method == "HEAD" else body)
+        try:
+            if self._early.begun:
+                if not await self._end_early(response):
+                    return False
+            else:
+                self._closes = self._closes or self._stopping.is_set()
+                head, body = self._encode(response, close=self._closes)
+                await self._send(head, b"" if request.method == "HEAD" else body)
+        finally:
+            response.sent()
         if self._closes and request.keep_alive:
             await self._linger()
         return not self._closes

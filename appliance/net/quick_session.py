@@ -56,6 +56,7 @@ class QuickSession(Session):
         self._request: HttpRequest | None = None  # while the quick handler has it
         self._unread = False  # something may have come that nobody will be told of again
         self._unsent: Sequence[bytes | memoryview] = ()
+        self._sending: HttpResponse | None = None  # whose rest that is
 
     # For the readiness
 
@@ -114,8 +115,13 @@ class QuickSession(Session):
         try:
             self._unsent = self._send_now(head, body)
         except OSError as error:
+            response.sent()
             self._wake(outcome.Error(error))
             return
+        if self._unsent:
+            self._sending = response
+        else:
+            response.sent()
         if self._unsent or self._unread:
             self._wake(outcome.Value(_NONE))
         else:
@@ -155,9 +161,17 @@ class QuickSession(Session):
         self._task = trio.lowlevel.current_task()
         requests: Sequence[HttpRequest] | None = await trio.lowlevel.wait_task_rescheduled(self._abort)
         if self._unsent:
-            rest, self._unsent = self._unsent, ()
-            await self._send_rest(rest)
+            await self._send_unsent()
         return requests
+
+    async def _send_unsent(self) -> None:
+        rest, self._unsent = self._unsent, ()
+        response, self._sending = self._sending, None
+        try:
+            await self._send_rest(rest)
+        finally:
+            if response is not None:
+                response.sent()
 
     def release(self) -> None:
         """Also what refers to itself."""

@@ -25,6 +25,16 @@ async def receive(connection: socket.socket, max_bytes: int) -> bytes:
             return b""
 
 
+async def receive_or_raise(connection: socket.socket, max_bytes: int) -> bytes:
+    """`receive`, but a reset is told from an end: it raises `OSError`."""
+    while True:
+        await trio.lowlevel.wait_readable(connection)
+        try:
+            return connection.recv(max_bytes)
+        except BlockingIOError:
+            continue
+
+
 async def receive_into(connection: socket.socket, room: memoryview) -> int:
     """How many bytes have come into ``room``, 0 at the end or a reset. Always a checkpoint.
 

@@ -18,6 +18,7 @@ import wsproto.utilities
 from appliance.domain.errors import UnavailableError
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
 from appliance.net.opening import Endpoint, Stream, close_hard, open_stream, parse_url
+from appliance.net.tls import client_context
 from appliance.net.websocket_frames import BadStart, FrameGate
 
 Message = tuple[bytes, bool]
@@ -84,7 +85,7 @@ async def conversation(
     """`messages`, for who also has something to say."""
     endpoint = parse_url(url, "ws", "wss")
     if endpoint.secure and ssl_context is None:
-        ssl_context = ssl.create_default_context()
+        ssl_context = client_context()
     inbox = Inbox(max(_INBOX_BYTES, 2 * max_message_bytes))
     link = _Link(endpoint, ping_interval_s, pong_timeout_s, max_frames_per_s, inbox)
     tls = ssl_context if endpoint.secure else None

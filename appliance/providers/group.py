@@ -15,6 +15,7 @@ from appliance.providers.heads import Header
 from appliance.providers.links import Attempt, Link
 from appliance.providers.mempool_watch import MempoolWatch
 from appliance.providers.metrics import ProviderMetrics
+from appliance.providers.resent import Heard, hash_of, hear, is_transaction, success
 from appliance.providers.retry import SEND_RAW_TRANSACTION, Course, Judged, Verdict, is_read, judge
 from appliance.providers.selection import Selection, Switch
 from appliance.providers.settings import GroupSettings
@@ -97,6 +98,8 @@ class Group:
             self._metrics.failed.labels(self.name).inc()
             raise NobodyAnswered(self._why_nobody(course))
         self._blame(course)
+        if course.sent_before and method == SEND_RAW_TRANSACTION:
+            return await self._own_transaction(course.speaker, params, response)
         return response
 
     async def ask(self, method: str, params: bytes) -> msgspec.Raw:
@@ -149,7 +152,7 @@ class Group:
     def _responded(
         self, course: Course, name: str, attempt: Attempt, judged: Judged, response: Response | None
     ) -> None:
-        course.responded(name, judged, response)
+        course.responded(name, judged, response, resent=attempt.resent)
         match judged.verdict:
             case Verdict.ANSWER:
                 self.succeeded(name)
@@ -159,6 +162,23 @@ class Group:
                 self.failed(name, judged.why)
             case Verdict.REFUSED:
                 self.refused(name, judged.why)
+
+    async def _own_transaction(self, name: str, params: bytes, response: Response) -> Response:
+        """``name`` got it as the second: what it heard of the first time is the sender's success (`resent`)."""
+        heard = hear(response)
+        found = None if heard is Heard.NOTHING else hash_of(params)
+        if found is None or (heard is Heard.NONCE_TOO_LOW and not await self._has_transaction(name, found)):
+            return response
+        answer = success(found)
+        self._watch(name, answer)
+        return answer
+
+    async def _has_transaction(self, name: str, wanted: str) -> bool:
+        try:
+            _, response = await self.ask_one(name, "eth_getTransactionByHash", msgspec.json.encode([wanted]))
+        except UnavailableError:
+            return False
+        return is_transaction(response, wanted)
 
     def _watch(self, name: str, response: Response) -> None:
         try:

@@ -10,7 +10,7 @@ from appliance.net.backoff import Backoff
 from appliance.net.errors import ConnectFailed, ConnectionBroken
 from appliance.net.http_client import HttpClient
 from appliance.net.opening import parse_url
-from appliance.net.websocket_client import conversation
+from appliance.net.websocket_client import conversation, raise_only
 from appliance.providers.heads import Header
 from appliance.providers.settings import EndpointSettings, GroupSettings
 from appliance.providers.websocket_rpc import NotSent, Sink, WebsocketRpc
@@ -27,12 +27,13 @@ _HEADERS: Final = (("content-type", "application/json"),)
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One call at one endpoint. ``sent`` is set before its first byte goes out."""
+    """One call at one endpoint. ``sent`` is set before its first byte goes out, ``resent`` when it goes out again."""
 
     method: str
     params: bytes
     repeatable: bool
     sent: bool = False
+    resent: bool = False
 
 
 class LinkEvents(Protocol):
@@ -160,6 +161,7 @@ class WebsocketLink:
                 if not again:
                     raise
                 again = False
+                attempt.resent = True
             await self._wait_down(rpc)
 
     async def stream(self, params: bytes, sink: Sink) -> NoReturn:
@@ -216,7 +218,7 @@ class WebsocketLink:
                     nursery.start_soon(self._follow_heads, rpc, events)
                     await rpc.read(inbox)
             except BaseExceptionGroup as group:
-                raise _single(group) from None
+                raise_only(group)
             finally:
                 self._now(None)
                 rpc.close()
@@ -258,11 +260,3 @@ def _response_in(body: bytes) -> Response | None:
 def _whole(response: Response) -> Response | None:
     """A response has a result or an error; null is a result."""
     return response if memoryview(response.result).nbytes or memoryview(response.error).nbytes else None
-
-
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a nursery wrapped, where it is one error."""
-    if len(group.exceptions) > 1:
-        return group
-    error = group.exceptions[0]
-    return _single(error) if isinstance(error, BaseExceptionGroup) else error

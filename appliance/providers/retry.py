@@ -146,6 +146,10 @@ class Course:
         self._asked: set[str] = set()
         self._doubtful: list[tuple[str, Response]] = []
         self.may_have_acted = False
+        self.sent_before = False
+        """Whether somebody may have acted on it before who said the last word got it."""
+        self.speaker = ""
+        """Whose word that is."""
 
     @property
     def tries(self) -> int:
@@ -170,8 +174,10 @@ class Course:
         self.failures[name] = why
         self.may_have_acted = True
 
-    def responded(self, name: str, judged: Judged, response: Response | None) -> None:
-        """A response came from ``name``."""
+    def responded(self, name: str, judged: Judged, response: Response | None, *, resent: bool = False) -> None:
+        """A response came from ``name``, which may have got the call twice (``resent``)."""
+        if judged.verdict in (Verdict.ANSWER, Verdict.DOUBTFUL):
+            self.speaker, self.sent_before = name, self.may_have_acted or resent
         self.may_have_acted = True
         match judged.verdict:
             case Verdict.ANSWER:

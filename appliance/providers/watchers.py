@@ -103,9 +103,10 @@ async def _poll(group: Group, name: str) -> None:
 async def look_for_ever(group: Group) -> None:
     """Look after the transactions that were sent through the group."""
     while True:
-        deadline = trio.current_time() + group.settings.probe_interval_s
-        with trio.move_on_at(deadline):
-            await _greet_for_ever(group)
+        with trio.move_on_after(group.settings.probe_interval_s):
+            async with trio.open_nursery() as nursery:
+                for name in group.links:
+                    nursery.start_soon(_greet_for_ever, group, name)
         await _look_round(group)
 
 
@@ -122,15 +123,22 @@ async def _look_round(group: Group) -> None:
             group.dropped_from_mempool(watched.endpoint, watched.hash)
 
 
-async def _greet_for_ever(group: Group) -> None:
-    """Learn sender and nonce of new transactions at once. That one is not known yet means nothing so early."""
+async def _greet_for_ever(group: Group, name: str) -> None:
+    """Learn sender and nonce of one endpoint's new transactions at once: a silent one keeps nobody else waiting."""
     while True:
         accepted = group.accepted
-        for watched in group.watch.newcomers()[:LOOKS_A_ROUND]:
-            sighting = await _look(group, watched)
-            if sighting in {Sighting.PENDING, Sighting.MINED}:
-                group.watch.looked(watched, sighting)
+        await _greet(group, [each for each in group.watch.newcomers() if each.endpoint == name][:LOOKS_A_ROUND])
         await accepted.wait()
+
+
+async def _greet(group: Group, newcomers: list[Watched]) -> None:
+    """That one is not known yet means nothing so early."""
+    for watched in newcomers:
+        sighting = await _look(group, watched)
+        if sighting is None:
+            return
+        if sighting in {Sighting.PENDING, Sighting.MINED}:
+            group.watch.looked(watched, sighting)
 
 
 async def _look(group: Group, watched: Watched) -> Sighting | None:

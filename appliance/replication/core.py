@@ -293,8 +293,8 @@ class Core(Ledger):
         late = frozenset(entry.position for entry in entries if self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
         self._incoming.update((Place(entry.payload_id, entry.index, entry.prefix), core.peer) for entry in entries)
-        self._storing[core.peer] += 1
         self._do(core.store(link, records, late, committed))
+        self._storing[core.peer] += 1
 
     def _received_record(self, entry: WireEntry, now: float) -> _Received:
         return _Received(

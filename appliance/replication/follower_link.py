@@ -32,6 +32,11 @@ SAVE_CURSOR_S: Final = 0.05
 came: a transaction of its own is an fsync, which would be in the way of the commit that is going on."""
 
 
+LOOK_AGAIN: Final = 4000
+"""Entries of which it is remembered that they were open, before it is asked of all of them whether they still are: one
+that stays open for days would keep all those behind it in memory."""
+
+
 class Gap(RemoteError):
     """An entry came whose predecessor is not here: this peer's log has to be followed from its start again."""
 
@@ -65,6 +70,7 @@ class FollowerLink:
         self._is_open = is_open
         self._unsettled: deque[tuple[int, Key]] = deque()
         self._in_doubt: deque[tuple[int, Key]] = deque()
+        self._look_again = LOOK_AGAIN
         self._refused: OrderedDict[PayloadId, None] = OrderedDict()
         self.source_appended = 0
 
@@ -165,6 +171,7 @@ class FollowerLink:
 
     def cursor(self) -> Cursor:
         """How far the source's log is settled here; as durable as the commit point that is written with it."""
+        self._forget_settled()
         return Cursor(self.log_id, self._before_open(self._unsettled))
 
     def unsaved(self) -> Cursor | None:
@@ -182,6 +189,13 @@ class FollowerLink:
         while waiting and not self._is_open(waiting[0][1]):
             waiting.popleft()
         return waiting[0][0] - 1 if waiting else self.position
+
+    def _forget_settled(self) -> None:
+        if len(self._unsettled) + len(self._in_doubt) < self._look_again:
+            return
+        self._unsettled = deque(each for each in self._unsettled if self._is_open(each[1]))
+        self._in_doubt = deque(each for each in self._in_doubt if self._is_open(each[1]))
+        self._look_again = LOOK_AGAIN + 2 * (len(self._unsettled) + len(self._in_doubt))
 
     def has_unsettled(self, payload_id: PayloadId, from_index: int) -> bool:
         """Whether something of a payload came, from an index on, that is not settled here."""

@@ -62,6 +62,8 @@ def judge_welcome(own: Membership, welcome: Welcome, peer: str, nonce: bytes) ->
     _check_version(welcome.version)
     if welcome.host_id != peer:
         raise Refused(f"host_id {welcome.host_id} answered, expected {peer}")
+    if welcome.follow_only:
+        raise Refused(f"host_id {peer} votes here, and says follow_only")
     if not proves(welcome, own.secret, nonce, follower=own.host_id):
         raise Refused("it does not know the secret")
     if welcome.log_id == own.log_id:

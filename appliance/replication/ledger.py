@@ -147,9 +147,12 @@ class Ledger(Links):
         if position <= self._pruned:
             return
         self._pruned = position
-        for payload_id in self._order.payloads_through(position):
-            self._remove(payload_id, 0)
-        self._order.seen = max(self._order.seen, position)
+        gone = self._order.pruned(position)
+        for payload_id in gone:
+            self._votes.removed(payload_id, 0)
+        for source in self._sources.values():
+            if source.core is not None:
+                source.core.forget_all(gone)
 
     # --- answers of the log ---
 

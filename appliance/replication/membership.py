@@ -17,7 +17,7 @@ class Membership:
 
     host_id: str
     log_id: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     voters: frozenset[str]
     quorum: int
     follow_only: bool = False

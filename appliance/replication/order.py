@@ -5,6 +5,7 @@ away, and hold the whole stream: it is moved behind what is committed (`blocked`
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -30,6 +31,7 @@ class CommitOrder:
         self.committed = self.shown = self.seen = committed
         self._publish_after_s = publish_after_s
         self._open: dict[int, Waiting] = {}  # in the order of positions
+        self._unshown: deque[Waiting] = deque()  # where they may be shown uncommitted: those not looked at for that yet
         self._position_of: dict[Key, int] = {}
         self._decided: set[Key] = set()
         self._youngest = -math.inf  # of those that are open, or were since something was
@@ -66,6 +68,8 @@ class CommitOrder:
             del self._open[before]
         self._open[waiting.position] = waiting
         self._position_of[waiting.place.key] = waiting.position
+        if self._publish_after_s is not None:
+            self._unshown.append(waiting)
         return before is None
 
     def born_before(self, place: Place) -> float:
@@ -123,10 +127,10 @@ class CommitOrder:
         if self._publish_after_s is None:
             return None
         before = self.shown
-        for position, waiting in self._open.items():
-            if waiting.since + self._publish_after_s > now:
-                break
-            self.shown = max(self.shown, position)
+        while self._unshown and self._unshown[0].since + self._publish_after_s <= now:
+            position = self._unshown.popleft().position
+            if position in self._open:
+                self.shown = max(self.shown, position)
         return self.shown if self.shown > before else None
 
     def blocked(self) -> Waiting | None:
@@ -136,10 +140,14 @@ class CommitOrder:
             return None
         return first
 
-    def payloads_through(self, position: int) -> list[PayloadId]:
-        """Of which something is open up to a position."""
-        through = takewhile(lambda at: at <= position, self._open)
-        return list(dict.fromkeys(self._open[at].place.payload_id for at in through))
+    def pruned(self, position: int) -> set[PayloadId]:
+        """Retention has removed everything up to a position: whole payloads, of which these were open."""
+        gone = [self._open[at] for at in takewhile(lambda at: at <= position, self._open)]
+        for waiting in gone:
+            del self._open[waiting.position], self._position_of[waiting.place.key]
+        self._decided.difference_update(waiting.place.key for waiting in gone)
+        self.seen = max(self.seen, position)
+        return {waiting.place.payload_id for waiting in gone}
 
     def undecided(self, limit: int) -> list[Waiting]:
         """What is, in log order; at most ``limit``."""

@@ -64,8 +64,14 @@ class Replication:
     ) -> None:
         """Replicate until ``stopping`` is set and what was appended is committed, within a second."""
         self._warn()
-        runner = self._runner = await self._create_runner()
-        self._followings = [self._create_following(runner, peer) for peer in self._settings.peers]
+        with listener:
+            runner = self._runner = await self._create_runner()
+            self._followings = [self._create_following(runner, peer) for peer in self._settings.peers]
+            # Peers can connect. A flashblock that is damaged may keep this plane from running, not the process.
+            task_status.started()
+            await self._replicate(runner, listener, stopping)
+
+    async def _replicate(self, runner: Runner, listener: socket.socket, stopping: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(runner.run)
             server = self._server = self._create_server(runner, listener)
@@ -73,7 +79,6 @@ class Replication:
             for following in self._followings:
                 nursery.start_soon(following.run)
             nursery.start_soon(self._say_when_held, runner)
-            task_status.started()
             await stopping.wait()
             await self._commit_the_last(runner)
             nursery.cancel_scope.cancel()

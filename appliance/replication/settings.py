@@ -1,6 +1,6 @@
 """The section [replication], as the plane takes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appliance.config.model import ReplicationConfig
 from appliance.replication.security import TlsFiles
@@ -19,7 +19,7 @@ class ReplicationSettings:
     """The section [replication]. ``min_acks`` None is so many that a majority of the voters has a flashblock."""
 
     host_id: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     peers: tuple[Peer, ...]
     min_acks: int | None = None
     timeout_s: float = 2.0

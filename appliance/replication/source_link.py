@@ -5,7 +5,7 @@ and not acknowledged is at most a window; then it waits, and the follower's disk
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,6 +96,11 @@ class SourceLink:
     def forget(self, payload_id: PayloadId, from_index: int) -> None:
         """These are not in this host's log any more: there is nothing to tell of them."""
         for key in [key for key in self._untold if key[0] == payload_id and key[1] >= from_index]:
+            del self._untold[key]
+
+    def forget_all(self, payloads: Collection[PayloadId]) -> None:
+        """The same, of all that there was of these."""
+        for key in [key for key in self._untold if key[0] in payloads]:
             del self._untold[key]
 
     def ack(self, ack: Ack, now: float) -> Acknowledged:

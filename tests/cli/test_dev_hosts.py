@@ -8,7 +8,7 @@ import trio
 
 from appliance.cli.dev_files import LocalHost, plan
 from appliance.cli.dev_hosts import HostProcess, LocalHosts
-from appliance.domain.errors import ApplianceError
+from appliance.domain.errors import ApplianceError, ConfigError
 
 REPORT: dict[str, Any] = {
     "health": {"status": "partial", "facts": []},
@@ -57,6 +57,16 @@ async def test_a_host_that_cannot_start_is_one_clear_line_with_its_own_words(tmp
         edge_file(host, f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(ApplianceError, match=r"host-0 does not start: .*in use.*appliance\.log"):
             await HostProcess(host, print).run()
+
+
+async def test_an_address_that_somebody_has_is_said_before_a_host_is_started(tmp_path: Path) -> None:
+    hosts = planned(tmp_path, 2)
+    with socket.socket() as taken:
+        taken.bind((hosts[1].address, hosts[1].admin))
+        taken.listen()
+        with pytest.raises(ConfigError, match=r"cannot listen on .*in use; is there another `appliance dev`"):
+            await LocalHosts(hosts, print).run()
+    assert not hosts[0].folder.exists()
 
 
 async def test_a_host_that_is_killed_comes_back_and_a_stop_ends_it_in_order(tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def test_list_shows_each_node_and_why(capsys: pytest.CaptureFixture[str]) -> Non
     assert admin.asked == [("GET", "/api/v1/lb/nodes", None)]
 
 
+def test_a_refused_node_has_no_workers_and_a_reason() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    explain = {"state": "refused", "capacity": 0, "reason": "attestation of SGX nodes is not available"}
+    console.print(render({"nodes": [NODE | {"workers": None, "explain": explain}], "problem": None}))
+    assert isinstance(console.file, io.StringIO)
+    row = console.file.getvalue().splitlines()[1]
+    assert "0/-" in row
+    assert "refused" in row
+
+
 def test_a_node_is_shown_whole_in_a_narrow_terminal() -> None:
     """It is what `remove` is given."""
     console = Console(file=io.StringIO(), width=80)

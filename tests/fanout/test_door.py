@@ -204,8 +204,12 @@ async def test_a_place_that_is_known_needs_no_wait() -> None:
     assert Headers(answer.headers)["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert house.admission.taken == 2
     assert house.log.lookups == 1
+    house.admission.change(9, 9)
     house.log.append(1, 1)
-    assert house.ask_at_once(target) is None
+    assert isinstance(house.ask_at_once(target), HandOver)
+    assert house.ask_at_once("/ws") is None
+    assert isinstance(await house.ask("/ws"), HandOver)
+    assert isinstance(house.ask_at_once("/ws"), HandOver)
 
 
 async def test_what_is_answered_at_once_is_what_a_wait_would_have_given(autojump_clock: trio.testing.MockClock) -> None:

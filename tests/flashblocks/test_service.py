@@ -1,5 +1,6 @@
 """The plane as a whole: engine's calls on one side, websockets on the other, log and EL behind."""
 
+import functools
 import json
 import random
 import socket
@@ -28,6 +29,7 @@ from appliance.flashblocks.ingest import BuilderSource
 from appliance.flashblocks.ports import FlashblockSink, Messages
 from appliance.flashblocks.service import PAUSED_EVERY_S, FlashblockService, FlashblockSettings
 from appliance.flashlog.service import FlashLog, open_flashlog
+from appliance.net import websocket_client
 from appliance.net.websocket_client import messages
 from tests.flashblocks.fakes import FakeBuilders, FakeLog, FakeValidator, new_metrics
 from tests.flashblocks.making import NUMBER, StartedBuild, hash_of, make_flashblock, payload_id
@@ -509,6 +511,8 @@ async def test_certificate_authorities_are_loaded_once_not_per_reconnect(
         return loaded[-1]
 
     monkeypatch.setattr(ssl, "create_default_context", load)
+    monkeypatch.setattr(service_module, "client_context", functools.cache(load))
+    monkeypatch.setattr(websocket_client, "client_context", ssl.create_default_context)
     monkeypatch.setattr(service_module, "messages", connect)
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -166,12 +167,42 @@ async def test_a_store_that_fails_is_said_and_stops_nothing() -> None:
         assert (await w.call()).body == COOL
 
 
+def explained(w: World) -> list[dict[str, Any]]:
+    nodes = w.lb.explain_nodes()["nodes"]
+    assert isinstance(nodes, list)
+    return nodes
+
+
 async def test_a_kept_node_that_is_none_any_more_is_said_and_stops_nothing() -> None:
     store = MemoryStore()
     store.kept["x"] = AddedNode("ftp://x", None, 0.0, "test")
     async with world(store=store) as w:
         assert await uris(w) == []
-        assert "a kept node is not used" in str(w.lb.explain_nodes()["problem"])
+        (shown,) = explained(w)
+        assert (shown["explain"]["state"], shown["source"]) == ("refused", "added")
+        assert "expected http://host:port" in shown["explain"]["reason"]
+        assert "ftp" not in str(shown)
+        assert list(store.kept) == ["x"]
+        assert (await w.nodes("DELETE", shown["uri"])).status == 200
+        assert (explained(w), w.lb.explain_nodes()["problem"]) == ([], None)
+
+
+@pytest.mark.parametrize("how", ["as it was added", "as it is shown", "with its workers"])
+async def test_a_kept_node_that_this_build_refuses_is_listed_with_the_reason_and_can_be_removed(how: str) -> None:
+    url = f"https://SGX_{'ab' * 32}@host.example"
+    store = MemoryStore()
+    store.keep_lb_node(AddedNode(url, 5, 0.0, "another build"))
+    async with world(store=store) as w:
+        (shown,) = explained(w)
+        reason = "attestation of SGX nodes is not available in this build"
+        assert shown["explain"] == {"state": "refused", "reason": reason, "capacity": 0}
+        assert (shown["workers"], shown["attested"]) == (5, "SGX")
+        assert str(shown["uri"]).startswith("https://SGX_…@host.example/…")
+        assert (await w.call()).body == b"no nodes available\n"
+        names = {"as it was added": url, "as it is shown": str(shown["uri"]), "with its workers": f"{url}?_workers=5"}
+        assert (await w.nodes("DELETE", names[how])).status == 200
+        assert (explained(w), store.kept) == ([], {})
+        assert (await w.nodes("DELETE", names[how])).body == b"node not found\n"
 
 
 async def test_there_is_a_greatest_number_of_nodes(monkeypatch: pytest.MonkeyPatch) -> None:

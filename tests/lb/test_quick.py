@@ -1,14 +1,16 @@
 """The way without a task: a client's connection and one to the node are there, and a worker is free."""
 
+import gc
 import random
 
 import pytest
 import trio
 
+from appliance.lb.dispatch import Job
 from appliance.lb.node import NodeSettings
 from appliance.lb.node_health import HealthRules
 from appliance.lb.rate_limit import Rate
-from appliance.lb.relay import Relay, RelayRules
+from appliance.lb.relay import Attempt, Relay, RelayRules
 from appliance.net.http import HttpRequest, HttpResponse
 from tests.lb.test_failures import FAST_TRACK, HIGH, raw_node, replaced
 from tests.lb.world import CALL, COOL, FakeNode, Gate, World, answers, hang, world
@@ -60,6 +62,25 @@ async def test_after_the_first_request_none_needs_a_task(in_tasks: list[str]) ->
         assert w.metric("lb_proxy_seconds_count", priority="fast_track") == 3
         assert w.metric("lb_answers_total", status="2xx") == 10
         assert in_flight(w) == 0
+
+
+async def test_nothing_of_a_request_waits_for_the_garbage_collector() -> None:
+    """Its body may be megabytes."""
+    node = FakeNode()
+    async with world(node) as w:
+        await warm(w)
+        gc.collect()
+        gc.disable()
+        try:
+            for behaviour in (None, answers(400), answers(200, bytes(100_000))):
+                node.behaviour = behaviour
+                for _ in range(3):
+                    await w.call()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            left = [each for each in gc.get_objects() if isinstance(each, (Job, Attempt))]
+        finally:
+            gc.enable()
+        assert left == []
 
 
 async def test_a_large_answer_is_finished_in_a_task(in_tasks: list[str]) -> None:

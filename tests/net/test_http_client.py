@@ -280,6 +280,17 @@ async def test_a_refusal_that_comes_before_the_body_was_sent_is_the_answer() -> 
         assert client.statistics()["idle"] == 0
 
 
+async def test_an_answer_that_ends_with_the_connection_is_not_whole_behind_a_reset() -> None:
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(b"HTTP/1.1 200 OK\r\n\r\nto the")
+        await conversation.reset()
+
+    async with upstream(script) as there, client_of(there.address) as client:
+        with pytest.raises(ConnectionBroken):
+            await ask(client)
+
+
 @pytest.mark.parametrize(
     ("answer", "body"),
     [

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.domain.errors import UnavailableError
 from appliance.net.errors import AnswerTooLarge, BadResponse, ConnectFailed, ConnectionBroken, TimedOut
@@ -14,7 +15,7 @@ from appliance.net.readiness import Readiness
 from tests.net.upstreams import Conversation, Upstream, client_tls, echo_bodies, upstream
 from tests.support.eventually import eventually
 
-readinesses: list[Readiness | None] = [None]
+current: list[Readiness | None] = [None]
 
 
 @pytest.fixture(autouse=True, params=["in a task", "by callbacks"])
@@ -22,9 +23,9 @@ async def way(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncGen
     """Every test holds for both."""
     readiness = Readiness()
     nursery.start_soon(readiness.run)
-    readinesses.append(readiness if request.param == "by callbacks" else None)
+    current.append(readiness if request.param == "by callbacks" else None)
     yield
-    readinesses.pop()
+    current.pop()
 
 
 def lane_to(
@@ -38,14 +39,14 @@ def lane_to(
         max_response_bytes=max_response_bytes,
         connect_timeout_s=5.0,
         check=check,
-        readiness=readinesses[-1],
+        readiness=current[-1],
     )
 
 
 async def ask(lane: HttpLane, body: bytes = b"{}", url: str = "http://h/") -> LaneAnswer:
     """The answer, whichever way it comes."""
     head = b"%b%d\r\n\r\n" % (post_head(parse_url(url, "http", "https")), len(body))
-    if readinesses[-1] is None:
+    if current[-1] is None:
         return await lane.exchange(head, body, trio.current_time())
     told, answers = trio.Event(), list[LaneAnswer | None]()
 
@@ -250,7 +251,7 @@ async def test_an_open_lane_needs_no_task(way: None) -> None:
         lane, told = lane_to(url_of(made)), list[LaneAnswer | None]()
         await ask(lane)
         begun = await begin_quickly(lane, told)
-        assert begun == (readinesses[-1] is not None)
+        assert begun == (current[-1] is not None)
         if begun:
             assert [answer and answer.body for answer in told] == [b"{}"]
         else:
@@ -284,7 +285,7 @@ async def test_a_farewell_right_behind_an_answer_is_seen_before_the_next_request
 
     async with upstream(script) as made:
         lane = lane_to(url_of(made))
-        for number in range(3 if readinesses[-1] is not None else 1):  # who only looks after a while sees it later
+        for number in range(3 if current[-1] is not None else 1):  # who only looks after a while sees it later
             assert (await ask(lane)).body == b"%d" % number
             await trio.sleep(0.05)
         lane.close()
@@ -330,3 +331,26 @@ async def test_heads_have_what_the_node_needs() -> None:
         b"POST /path?x=1 HTTP/1.1\r\nhost: host:8545\r\nauthorization: Basic dXNlcjpwdw==\r\n"
         b"accept: application/json\r\ncontent-type: application/json\r\ncontent-length: "
     )
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n"])
+async def test_an_answer_that_ends_with_the_connection_is_not_whole_behind_a_reset(head: bytes, tls: bool) -> None:
+    seen = trio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(head + b"x" * 1000)
+        await seen.wait()
+        await conversation.reset()
+
+    async with upstream(script, tls=tls) as made, trio.open_nursery() as nursery:
+        lane = lane_to(url_of(made, tls=tls))
+
+        async def expect_broken() -> None:
+            with pytest.raises(ConnectionBroken):
+                await ask(lane)
+
+        nursery.start_soon(expect_broken)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        seen.set()

@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 
 from appliance.net.http import HttpRequest, HttpResponse
-from appliance.net.http_server import HttpLimits, Upgrade
+from appliance.net.http_server import HandOver, HttpLimits, Upgrade
 from appliance.net.quick_session import Turn
 from tests.net import serving
 from tests.net.serving import Peer, Running, running
@@ -38,7 +38,7 @@ class Quick:
     def _on_cancel(self) -> None:
         self.cancelled += 1
 
-    async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade:
+    async def handle(self, request: HttpRequest) -> HttpResponse | Upgrade | HandOver:
         self.in_tasks += 1
         return answer_to(request)
 
@@ -300,3 +300,57 @@ async def test_bodies_of_quick_requests_give_their_room_back() -> None:
             assert len((await peer.answer()).body) == 2 + 60_000
         await trio.testing.wait_all_tasks_blocked()
         assert (there.count("body_bytes"), quick.in_tasks) == (0, 2)
+
+
+class Counted(HttpResponse):
+    """Counts how often the server said that it was sent."""
+
+    __slots__ = ("times",)
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(200, body)
+        self.times = 0
+
+    def sent(self) -> None:
+        self.times += 1
+
+
+async def test_a_response_hears_once_that_it_was_sent_however_it_goes_out() -> None:
+    quick = Quick()
+    async with quick_server(quick) as (_, peer):
+        small, large, handed = Counted(b"a"), Counted(bytes(3_000_000)), Counted(b"b")
+
+        async def give() -> HttpResponse:
+            return handed
+
+        for response in (small, large):
+            await peer.send(GET)
+            (await quick.next())[1].reply(response)
+            assert (await peer.answer()).body == response.body
+        await peer.send(GET)
+        (await quick.next())[1].hand_over(give)
+        assert (await peer.answer()).body == b"b"
+        await eventually(lambda: [each.times for each in (small, large, handed)] == [1, 1, 1])
+
+
+async def test_a_response_that_nobody_reads_hears_it_at_the_write_timeout(autojump_clock: object) -> None:
+    quick = Quick()
+    response = Counted(bytes(10_000_000))
+    async with quick_server(quick, HttpLimits(write_timeout_s=8.0)) as (_, peer):
+        await peer.send(GET)
+        (await quick.next())[1].reply(response)
+        await trio.testing.wait_all_tasks_blocked()
+        assert response.times == 0
+        await trio.sleep(8 + 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert response.times == 1
+
+
+async def test_a_response_to_a_client_that_has_gone_hears_it_too() -> None:
+    quick = Quick()
+    response = Counted(bytes(10_000_000))
+    async with quick_server(quick) as (_, peer):
+        await peer.send(GET)
+        (await quick.next())[1].reply(response)
+        await peer.stream.aclose()
+        await eventually(lambda: response.times == 1)

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from appliance.net.http import HttpResponse
@@ -144,6 +142,20 @@ def test_bad_responses_are_errors_that_say_why(data: bytes, text: str) -> None:
     assert text in caught.value.text
 
 
+class CountingParser(ResponseParser):
+    """Counts the heads and chunks that llhttp has told it of."""
+
+    parts = 0
+
+    def on_message_begin(self) -> None:
+        self.parts += 1
+        super().on_message_begin()
+
+    def on_chunk_header(self) -> None:
+        self.parts += 1
+        super().on_chunk_header()
+
+
 @pytest.mark.parametrize(
     ("flood", "reason"),
     [
@@ -152,14 +164,14 @@ def test_bad_responses_are_errors_that_say_why(data: bytes, text: str) -> None:
     ],
 )
 def test_a_flood_of_little_parts_ends_at_once(flood: bytes, reason: str) -> None:
-    """One read full of them held the loop for 27 ms, and the next one again."""
-    under_test = ResponseParser(method="POST", max_header_bytes=1000, max_body_bytes=10_000_000)
+    """One read full of them held the loop for 27 ms, and the next one again: ten thousand and more were looked at."""
+    under_test = CountingParser(method="POST", max_header_bytes=1000, max_body_bytes=10_000_000)
     if flood.startswith(b"1"):
         under_test.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    before = time.perf_counter()
-    with pytest.raises(ParseError, match=reason):
-        under_test.feed(flood * (256 * 1024 // len(flood)))
-    assert time.perf_counter() - before < 0.02
+    for _ in range(2):  # the failure is kept: what comes behind it is not looked at either
+        with pytest.raises(ParseError, match=reason):
+            under_test.feed(flood * (256 * 1024 // len(flood)))
+    assert 0 < under_test.parts < 1100
 
 
 def test_a_large_body_in_ordinary_chunks_is_taken() -> None:

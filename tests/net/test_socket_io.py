@@ -43,6 +43,17 @@ async def test_an_end_and_a_reset_are_both_an_end(pair: Pair) -> None:
     assert await socket_io.receive(ours, 100) == b""
 
 
+async def test_a_reset_can_be_told_from_an_end(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    assert await socket_io.receive_or_raise(ours, 100) == b"x"
+    ours.send(b"never read, so that closing makes a reset")
+    theirs.close()
+
+    with pytest.raises(ConnectionResetError):
+        await socket_io.receive_or_raise(ours, 100)
+
+
 async def test_receiving_lets_other_tasks_run_even_when_bytes_are_there(pair: Pair) -> None:
     ours, theirs = pair
     theirs.send(b"xy")

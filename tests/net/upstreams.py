@@ -1,6 +1,8 @@
 """Servers that do exactly what a test says, over TCP and TLS."""
 
+import socket
 import ssl
+import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from appliance.net.opening import Stream
+from appliance.net.opening import Stream, transport_of
 
 TLS_FILES = Path(__file__).parent / "tls"
 
@@ -44,6 +46,12 @@ class Conversation:
     async def answer(self, body: bytes, *fields: bytes) -> None:
         lines = [b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *fields, b"", b""]
         await self.send(b"\r\n".join(lines) + body)
+
+    async def reset(self) -> None:
+        """End the connection with a reset, as a process that dies with unread bytes."""
+        transport = transport_of(self.stream)
+        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.socket.close()
 
     async def wait_closed(self) -> None:
         """The client closed its end."""

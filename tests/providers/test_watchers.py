@@ -117,3 +117,19 @@ async def test_a_hung_endpoint_does_not_hold_up_the_looks_at_another(
         group.watch.accepted("n1", hex(number), 0.0)
     await trio.sleep(60)
     assert group.watch.statistics()["dropped"] == 3
+
+
+async def test_a_hung_endpoint_does_not_hold_up_the_greeting_at_another(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async def hang(attempt: Attempt, timeout_s: float) -> tuple[int, Response | None]:
+        await trio.sleep(timeout_s)
+        raise UnavailableError("no answer")
+
+    group, _ = group_of(hang, Pool())
+    nursery.start_soon(look_for_ever, group)
+    for number in range(5):
+        group.watch.accepted("n0", hex(number), 0.0)
+    await group.call("eth_sendRawTransaction", b'["0x02"]')
+    await trio.sleep(0.1)
+    assert {each.endpoint for each in group.watch.newcomers()} == {"n0"}

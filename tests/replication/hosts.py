@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from appliance.domain.flashblocks import Entry, Flashblock
 from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
+from appliance.flashlog.metrics import FlashlogMetrics
 from appliance.net.listening import open_listener
 from appliance.replication.connection import Connection
 from appliance.replication.metrics import ReplicationMetrics
@@ -52,7 +53,11 @@ class Host:
         self._stopping, self._ended, self.registry = trio.Event(), trio.Event(), CollectorRegistry()
         try:
             async with open_flashlog(
-                self.folder, commit_on_append=False, retention=self.retention, retention_interval_s=1e9
+                self.folder,
+                commit_on_append=False,
+                retention=self.retention,
+                retention_interval_s=1e9,
+                metrics=FlashlogMetrics.create(self.registry),
             ) as self._log:
                 metrics = ReplicationMetrics.create(self.registry)
                 self._replication = Replication(self.settings, self._log, metrics)
@@ -91,6 +96,11 @@ class Host:
         """Its value; -1 while nothing of that name and those labels was counted yet."""
         found = self.registry.get_sample_value(f"replication_{name}", labels)
         return -1 if found is None else found
+
+    @property
+    def transactions(self) -> int:
+        """How often the log was written to since the start, and so how many fsyncs that took."""
+        return int(self.registry.get_sample_value("flashlog_batch_size_count") or 0)
 
     async def shown(self) -> list[tuple[str, int, bytes]]:
         """What subscribers may see: (payload id, index, body), in log order."""

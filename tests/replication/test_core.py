@@ -1,5 +1,6 @@
 """One host's core as a playbook: what comes in, what it asks for."""
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -237,6 +238,7 @@ def test_a_follower_that_is_not_to_follow_is_told_why(changes: dict[str, Any], r
         ({"version": 9}, "replication version 9, this host speaks 1"),
         ({"host_id": "c"}, "host_id c answered, expected b"),
         ({"proof": b"?" * 32}, "it does not know the secret"),
+        ({"follow_only": True}, "host_id b votes here, and says follow_only"),
     ],
 )
 def test_a_source_that_is_not_who_it_should_be_is_not_followed(changes: dict[str, Any], reason: str) -> None:
@@ -394,6 +396,17 @@ def test_a_wall_clock_that_is_set_makes_nothing_older(step_s: float) -> None:
     host.now = 102.0
     (sent,) = host.sent(host.serve("b"), Entries)
     assert [entry.age_s for entry in sent.entries] == [2.0]
+
+
+def test_a_long_log_of_which_retention_removes_much_is_no_long_work() -> None:
+    host = Played()
+    for number in range(3000):
+        host.originate(PayloadId(f"0x{number:x}"), 0)
+    began = time.thread_time()
+    host.core.pruned(2500)
+    took_s = time.thread_time() - began
+    assert host.core.open == 500
+    assert took_s < 0.05
 
 
 def test_what_retention_has_removed_is_waited_for_no_more() -> None:

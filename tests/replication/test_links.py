@@ -7,7 +7,7 @@ from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadId
 from appliance.domain.replicas import Cursor, Receipt, Verdict
 from appliance.replication import source_link
-from appliance.replication.follower_link import MAX_REFUSED, FollowerLink, Gap
+from appliance.replication.follower_link import LOOK_AGAIN, MAX_REFUSED, FollowerLink, Gap
 from appliance.replication.places import Key, Place
 from appliance.replication.source_link import SourceLink
 from appliance.wire.replication import MAX_ITEMS, Ack, WireEntry
@@ -174,6 +174,20 @@ def test_the_cursor_is_before_what_is_not_settled() -> None:
     assert link.cursor() == Cursor("log", 2)
     is_open.open.clear()
     assert link.cursor() == Cursor("log", 4)
+
+
+def test_behind_what_stays_open_only_what_is_open_is_remembered() -> None:
+    is_open = Openness(1, 30)
+    link = follower(is_open)
+    for first in range(1, 5 * LOOK_AGAIN, 10):
+        take(link, *[Verdict.NEW, Verdict.PASSED] * 5, first=first)
+        assert link.cursor() == Cursor("log", 0)
+    assert len(link._unsettled) <= LOOK_AGAIN
+    assert len(link._in_doubt) <= LOOK_AGAIN
+    is_open.open.discard((P, 1))
+    assert link.cursor() == Cursor("log", 29)
+    is_open.open.clear()
+    assert link.cursor() == Cursor("log", 5 * LOOK_AGAIN)
 
 
 def test_so_it_is_for_what_was_refused_while_that_is_in_doubt() -> None:

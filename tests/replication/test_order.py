@@ -1,6 +1,7 @@
 """How far the log is committed: in its order, past what is decided, and around what is not."""
 
 import math
+import time
 
 from appliance.domain.payloads import PayloadId
 from appliance.replication.order import CommitOrder, Waiting
@@ -36,6 +37,18 @@ def test_the_commit_point_passes_what_is_decided_in_log_order() -> None:
     assert passed(order) == [1, 2]
     assert (order.committed, order.shown, len(order)) == (2, 2, 1)
     assert order.is_committed(1, (P, 0))
+
+
+def test_what_is_overdue_is_looked_at_once() -> None:
+    order = order_of(*((P, index, 1.0) for index in range(20_000)), publish_after_s=1.0)
+    assert order.show_overdue(10.5) is None
+    assert order.show_overdue(11.5) == 20_000
+    began = time.thread_time()
+    for _ in range(200):
+        assert order.show_overdue(12.0) is None
+    assert time.thread_time() - began < 0.05
+    moved(order, P, 0, 20_001)
+    assert order.show_overdue(12.0) == 20_001
 
 
 def test_what_is_undecided_before_something_decided_blocks_it() -> None:

@@ -1,5 +1,7 @@
 """Hosts that replicate, on real sockets and real logs: what subscribers of each may see, and when."""
 
+import contextlib
+import sqlite3
 from collections.abc import MutableMapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +9,20 @@ from typing import Any
 
 import pytest
 import trio
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from appliance.domain.errors import LogError
 from appliance.domain.payloads import PayloadState
-from appliance.flashlog import FlashLog, RetentionLimits
+from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
 from appliance.flashlog.comparison import compare
 from appliance.flashlog.maintenance import verify
+from appliance.lifecycle import OnCrash, Plane
+from appliance.net.listening import open_listener
 from appliance.replication.following import Following
+from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.security import TlsFiles
+from appliance.replication.service import Replication
 from appliance.replication.settings import Peer
 from tests.flashlog.replicas import replicas
 from tests.flashlog.support import flashblock, payload_id
@@ -78,6 +85,7 @@ async def test_nothing_is_shown_before_a_majority_has_it_and_the_origin_does_not
 
 async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_path: Path) -> None:
     a, b, _ = make_hosts(tmp_path, "abc").values()
+    b.settings = replace(b.settings, timeout_s=60)  # it may have to wait, too, until it is followed
     begins, ends = "no majority has the flashblocks yet", "a majority has the flashblocks again"
 
     def said(event: str) -> list[MutableMapping[str, Any]]:
@@ -90,9 +98,11 @@ async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_p
             async with running(b):
                 await committed(a, b, entries=4)
                 await eventually(lambda: bool(said(ends)))
-    (begin,), (end,) = said(begins), said(ends)
-    assert (begin["entries"], begin["connected"], begin["log_level"]) == (4, [], "error")
-    assert end["longest_wait_s"] > a.settings.timeout_s
+    # The other host may say it too, of what it got and has not heard to be committed: it was connected then.
+    (begin,) = [line for line in said(begins) if not line["connected"]]
+    assert (begin["entries"], begin["log_level"]) == (4, "error")
+    assert len(said(ends)) <= len(said(begins)) <= 2
+    assert max(line["longest_wait_s"] for line in said(ends)) > a.settings.timeout_s
 
 
 async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
@@ -231,16 +241,15 @@ async def test_a_host_that_was_away_for_an_hour_catches_up_while_the_stream_goes
         for start in range(0, away, 600):
             await a.log.append_from("import", hour[start : start + 600], None)
         await committed(a, b, entries=away, timeout_s=60)
-        began = trio.current_time()
         async with running(c):
             for index in range(20):
                 await a.append(9999, 1, first=index)
                 await trio.sleep(0.02)
             await committed(a, b, c, entries=away + 20, timeout_s=60)
-            took_s = trio.current_time() - began
+            transactions = c.transactions
             assert await c.shown() == await a.shown()
-        print(f"caught up with {away} entries in {took_s:.2f} s")
-    assert took_s < 40
+    # 190 of them, with 18,000 fsyncs it would take a minute: an acknowledgement of each entry would.
+    assert transactions < away / 20
     for host in (b, c):
         assert compare(a.folder, host.folder).same
 
@@ -404,6 +413,29 @@ async def test_a_start_where_retention_has_passed_the_commit_point(tmp_path: Pat
     async with running(a, b):
         await eventually(lambda: a.log.head == a.log.appended == 6)
         await eventually(lambda: b.log.head == b.log.appended == 2)
+
+
+async def test_a_damaged_flashblock_keeps_the_plane_from_running_but_not_the_process_from_starting(
+    tmp_path: Path,
+) -> None:
+    a, _ = make_hosts(tmp_path, "ab").values()
+    async with running(a):
+        await a.append(1, 2)
+    with contextlib.closing(sqlite3.connect(a.folder / "flashlog.db")) as database:
+        database.execute("UPDATE entries SET body = x'00' WHERE position = 1")
+        database.commit()
+    async with open_flashlog(a.folder, commit_on_append=False) as log:
+        replication = Replication(a.settings, log, ReplicationMetrics.create(CollectorRegistry()))
+
+        async def run(*, stopping: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+            with open_listener(f"127.0.0.1:{a.port}") as listener:
+                await replication.run(listener, stopping=stopping, task_status=task_status)
+
+        plane = Plane("replication", run, OnCrash.RESTART)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(plane.supervise, lambda _: None)
+            await eventually(lambda: plane.restarts > 1)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_host_whose_log_was_lost_has_no_vote_until_it_has_caught_up(tmp_path: Path) -> None:

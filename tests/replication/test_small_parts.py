@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry
 from appliance.config.model import ReplicationConfig, ReplicationPeerConfig
 from appliance.replication.bell import Bell
 from appliance.replication.latency import KEPT, Latency
+from appliance.replication.membership import Membership
 from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.security import TlsFiles
 from appliance.replication.settings import Peer, ReplicationSettings, replication_settings
@@ -24,6 +25,13 @@ def test_a_quorum_is_a_majority_of_the_voters() -> None:
 def test_learners_are_no_voters() -> None:
     assert settings(3).voters == {"own", "p0", "p1"}
     assert settings(3, follow_only=True).voters == {"p0", "p1", "p2"}
+
+
+def test_the_secret_is_in_no_repr() -> None:
+    secret = b"s" * 32
+    own = ReplicationSettings("own", secret, ())
+    membership = Membership("own", "log", secret, frozenset(), 1)
+    assert repr(secret) not in repr(own) + repr(membership)
 
 
 def test_min_acks_counts_the_others() -> None:

@@ -26,21 +26,22 @@ async def test_two_voters_and_a_learner_whose_origin_is_lost(nursery: trio.Nurse
     """Log host goes down: no committed flashblock lost."""
     devnet = Devnet(tmp_path, SETTINGS)
     network = cluster(tmp_path, devnet, ("a", "b"), learners=("edge",), timeout_ms=300)
-    async with started(nursery, devnet), network as hosts, trio.open_nursery() as crowd:
+    async with started(nursery, devnet), network as hosts:
         origin, follower, edge = hosts.hosts.values()
         swarm = Swarm([f"127.0.0.1:{host.ports.fanout}" for host in hosts.hosts.values()])
-        swarm.add(9, crowd)
-        await devnet.start_node(f"http://127.0.0.1:{origin.ports.engine}", origin.secret)
-        await hosts.wait_flowing(8)
-        await show_status(edge.ports.admin)
-        await origin.kill()
-        assert hosts.hosts[ORIGIN].process is None
-        # What the origin had shown is shown by those who are left, and all subscribers find it there.
-        furthest = max(len(each.seen) for each in swarm.subscribers)
-        await eventually(lambda: all(len(each.seen) >= furthest for each in swarm.subscribers))
-        await origin.start()
-        await hosts.wait_flowing(3)
-        crowd.cancel_scope.cancel()
+        async with trio.open_nursery() as crowd:
+            swarm.add(9, crowd)
+            await devnet.start_node(f"http://127.0.0.1:{origin.ports.engine}", origin.secret)
+            await hosts.wait_flowing(8)
+            await show_status(edge.ports.admin)
+            await origin.kill()
+            assert hosts.hosts[ORIGIN].process is None
+            # What the origin had shown is shown by those who are left, and all subscribers find it there.
+            furthest = max(len(each.seen) for each in swarm.subscribers)
+            await eventually(lambda: all(len(each.seen) >= furthest for each in swarm.subscribers))
+            await origin.start()
+            await hosts.wait_flowing(3)
+            crowd.cancel_scope.cancel()
         devnet.set_fault("builder-down")
         await hosts.wait_quiet()
         for host in hosts.hosts.values():

@@ -91,20 +91,21 @@ async def test_whatever_happens_to_hosts_and_links_every_subscriber_sees_each_fl
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     devnet = Devnet(tmp_path, SETTINGS)
-    async with started(nursery, devnet), cluster(tmp_path, devnet) as hosts, trio.open_nursery() as crowd:
+    async with started(nursery, devnet), cluster(tmp_path, devnet) as hosts:
         origin = hosts.hosts[ORIGIN]
         swarm = Swarm([f"127.0.0.1:{host.ports.fanout}" for host in hosts.hosts.values()])
-        swarm.add(SUBSCRIBERS, crowd)
-        await eventually(lambda: all(each.connections for each in swarm.subscribers))
-        await devnet.start_node(f"http://127.0.0.1:{origin.ports.engine}", origin.secret)
-        await hosts.wait_flowing(3)
-        rounds = Rounds(hosts, swarm, SEED)
-        print(f"seed {SEED}")
-        await rounds.run()
-        devnet.set_fault("builder-down")
-        entries = await hosts.wait_quiet()
-        await eventually(lambda: all(len(each.seen) >= entries for each in swarm.subscribers))
-        crowd.cancel_scope.cancel()
+        async with trio.open_nursery() as crowd:
+            swarm.add(SUBSCRIBERS, crowd)
+            await eventually(lambda: all(each.connections for each in swarm.subscribers))
+            await devnet.start_node(f"http://127.0.0.1:{origin.ports.engine}", origin.secret)
+            await hosts.wait_flowing(3)
+            rounds = Rounds(hosts, swarm, SEED)
+            print(f"seed {SEED}")
+            await rounds.run()
+            devnet.set_fault("builder-down")
+            entries = await hosts.wait_quiet()
+            await eventually(lambda: all(len(each.seen) >= entries for each in swarm.subscribers))
+            crowd.cancel_scope.cancel()
         for host in hosts.hosts.values():
             assert await host.stop() == 0
     check_logs(hosts)
