@@ -8,34 +8,31 @@ import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from time import perf_counter
 from typing import Final
 
 import trio
 
 from appliance.domain.errors import LogError
-from appliance.domain.positions import AfterBlock, Resume
-from appliance.fanout.api_keys import ApiKeys, App, Grant
+from appliance.fanout.api_keys import ApiKeys, App
 from appliance.fanout.attendance import Attendance
 from appliance.fanout.backlog import Backlog
 from appliance.fanout.broadcast import Broadcast, Sweeper
 from appliance.fanout.catchup import CatchUp
-from appliance.fanout.door import Admitted, Door
+from appliance.fanout.door import Door
 from appliance.fanout.drain import LAST_BROADCAST_S, send_away
 from appliance.fanout.frames import RunSync
 from appliance.fanout.framesets import FrameCache
 from appliance.fanout.gate import Gate
 from appliance.fanout.herald import Herald
-from appliance.fanout.hub import NO_LONGER_ADMITTED, Hub, HubSettings
-from appliance.fanout.limits import Admission, ClientAddress, Ticket
+from appliance.fanout.hub import Hub, HubSettings
+from appliance.fanout.limits import Admission, ClientAddress
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics
-from appliance.fanout.notices import Notices
 from appliance.fanout.pacing import Clock, Pace
 from appliance.fanout.ports import LogView, StateSource
+from appliance.fanout.reception import Reception
 from appliance.fanout.session import Session
-from appliance.fanout.subscriber import abandon, prepare_socket
 from appliance.fanout.turns import Turns
 from appliance.net.http_server import HttpLimits, HttpServer
 from appliance.telemetry.logging import get_logger
@@ -102,8 +99,8 @@ class Fanout:
             ClientAddress(settings.proxies, settings.ip_header),
             metrics,
         )
-        self._grants: dict[Session, Grant] = {}  # of the sessions that came with a key
         self._hub: Hub | None = None
+        self._reception: Reception | None = None
         self._server: HttpServer | None = None
 
     async def run(
@@ -128,11 +125,20 @@ class Fanout:
             workers.start_soon(attendance.run)
             if self._states is not None:
                 await workers.start(Herald(hub, broadcast, self._states, self._clock).run)
-            drained, emptied = trio.Event(), trio.Event()
-            workers.start_soon(self._drain_when, stopping, broadcast, hub, drained, attendance, emptied)
-            server = self._server = self._create_server(hub, attendance, listener, stopping, drained, turns)
-            await server.run(task_status=task_status)
-            await emptied.wait()
+            self._reception = self._create_reception(hub, attendance, stopping)
+            door = Door(
+                self._log,
+                self._gate,
+                stopping,
+                self._reception.welcome,
+                hub.filters,
+                deflate=self._settings.deflate,
+            )
+            drained = trio.Event()
+            server = self._server = self._create_server(door, listener, drained, turns)
+            async with trio.open_nursery() as serving:
+                serving.start_soon(self._drain_when, stopping, broadcast, hub, attendance, drained)
+                await server.run(task_status=task_status)
             workers.cancel_scope.cancel()
 
     async def reload(self, settings: FanoutSettings) -> None:
@@ -155,26 +161,17 @@ class Fanout:
         )
         if self._server is not None:
             self._server.change_max_connections(settings.max_subscribers + SPARE_CONNECTIONS)
-        if self._hub is not None:
-            await self._close_strangers(self._hub)
+        if self._hub is not None and self._reception is not None:
+            await self._close_strangers(self._hub, self._reception)
 
-    async def _close_strangers(self, hub: Hub) -> None:
+    async def _close_strangers(self, hub: Hub, reception: Reception) -> None:
         pace, closed = Pace(self._clock), 0
         for session in list(hub.sessions):
-            closed += self._close_stranger(hub, session)
+            closed += reception.close_stranger(session)
             if pace.spent:
                 await pace.give_way()
         if closed:
             log.warning("subscribers closed: their keys are not valid any more", subscribers=closed)
-
-    def _close_stranger(self, hub: Hub, session: Session) -> bool:
-        grant = self._grants.get(session)
-        if self._gate.keys.holds(grant):
-            return False
-        hub.close(
-            session, NO_LONGER_ADMITTED, "API key needed" if grant is None else "API key removed", trio.current_time()
-        )
-        return True
 
     async def _create_hub(self, workers: trio.Nursery, turns: Turns) -> tuple[Hub, Broadcast]:
         settings, log_view = self._settings, self._log
@@ -198,19 +195,17 @@ class Fanout:
         workers.start_soon(catch_up.run)
         return hub, Broadcast(hub, log_view, cache, turns, self._run_sync)
 
-    def _create_server(
-        self,
-        hub: Hub,
-        attendance: Attendance,
-        listener: socket.socket,
-        stopping: trio.Event,
-        drained: trio.Event,
-        turns: Turns,
-    ) -> HttpServer:
-        def welcome(admitted: Admitted, sock: socket.socket, data: bytes, ended: Callable[[], None]) -> None:
-            self._welcome(hub, attendance, stopping, admitted, sock, data, ended)
+    def _create_reception(self, hub: Hub, attendance: Attendance, stopping: trio.Event) -> Reception:
+        return Reception(
+            hub,
+            attendance,
+            self._gate,
+            self._metrics,
+            stopping=stopping,
+            first_ping_s=lambda: self._jitter() * self._settings.ping_interval_s,
+        )
 
-        door = Door(self._log, self._gate, stopping, welcome, hub.filters, deflate=self._settings.deflate)
+    def _create_server(self, door: Door, listener: socket.socket, drained: trio.Event, turns: Turns) -> HttpServer:
         return HttpServer(
             door.handle,
             listener,
@@ -229,13 +224,7 @@ class Fanout:
         )
 
     async def _drain_when(
-        self,
-        stopping: trio.Event,
-        broadcast: Broadcast,
-        hub: Hub,
-        drained: trio.Event,
-        attendance: Attendance,
-        emptied: trio.Event,
+        self, stopping: trio.Event, broadcast: Broadcast, hub: Hub, attendance: Attendance, drained: trio.Event
     ) -> None:
         await stopping.wait()  # the door says 503 from now on, also to health checks
         # What is committed now was promised: a flashblock of the last block may be the one that nobody repeats.
@@ -246,64 +235,6 @@ class Fanout:
         with trio.move_on_after(self._settings.drain_timeout_s):
             await attendance.wait_empty()
         await attendance.cut_all()
-        emptied.set()
-
-    def _welcome(
-        self,
-        hub: Hub,
-        attendance: Attendance,
-        stopping: trio.Event,
-        admitted: Admitted,
-        sock: socket.socket,
-        data: bytes,
-        ended: Callable[[], None],
-    ) -> None:
-        """One subscriber's life begins."""
-        if not admitted.ticket.claim():  # its answer took a minute, and its place went to somebody else
-            abandon(sock)
-            raise ConnectionAbortedError("its place went to somebody else")
-        try:
-            prepare_socket(sock)
-            session = self._create_session(hub, sock, admitted)
-            attendance.admit(session, sock, data, partial(self._forget, session, admitted.ticket, ended))
-        except BaseException:
-            admitted.ticket.release()
-            raise
-        self._count(session, admitted.grant)
-        self._close_stranger(hub, session)  # its key may have gone while it was let in
-        if stopping.is_set():  # it came in while the others were being closed
-            hub.go_away(session, trio.current_time())
-
-    def _count(self, session: Session, grant: Grant | None) -> None:
-        """Remember with which key a session came, as long as it is there."""
-        if grant is not None:
-            self._metrics.connections_by_app.add(grant.app)
-            self._metrics.subscribers_by_app.add(grant.app)
-            self._grants[session] = grant
-
-    def _forget(self, session: Session, ticket: Ticket, ended: Callable[[], None]) -> None:
-        """Its connection has ended."""
-        grant = self._grants.pop(session, None)
-        if grant is not None:
-            self._metrics.subscribers_by_app.add(grant.app, -1)
-        ticket.release()
-        ended()
-
-    def _create_session(self, hub: Hub, sock: socket.socket, admitted: Admitted) -> Session:
-        located, request = admitted.located, admitted.request
-        session = Session(
-            sock,
-            request.variant,
-            Mark(located.position, _key_of(request.resume)),
-            located.skip_through,
-            next_ping_at=trio.current_time() + self._jitter() * self._settings.ping_interval_s,
-            drop=_not_admitted,
-            wanted=request.filter,
-        )
-        if request.control:
-            behind = max(0, hub.mark.position - located.position)
-            session.notices = Notices(hub.board, request.resume, located.position, behind)
-        return session
 
     def statistics(self) -> dict[str, object]:
         """For the admin plane: where the subscribers stand, the limits, what was counted."""
@@ -314,10 +245,6 @@ class Fanout:
             "counts": self._metrics.values(),
             "server": self._server.statistics() if self._server else None,
         }
-
-
-def _not_admitted() -> None:
-    """The attendance puts its own in this place."""
 
 
 async def _mark_of_head(log_view: LogView) -> Mark:
@@ -332,10 +259,3 @@ async def _mark_of_head(log_view: LogView) -> Mark:
         except LogError:
             entries = []
     return Mark.of(entries[0]) if entries and entries[0].position == head else Mark(head)
-
-
-def _key_of(resume: Resume) -> tuple[int, int] | None:
-    """What the subscriber has seen already, as far as it said so."""
-    if isinstance(resume, AfterBlock) and resume.index >= 0:
-        return resume.block_number, resume.index
-    return None

@@ -25,7 +25,6 @@ _MAX_HEADER_BYTES: Final = 64 * 1024
 # The first read takes a whole small answer; what is longer is read in pieces that cost fewer turns of the loop.
 _FIRST_RECEIVE_BYTES: Final = 64 * 1024
 _RECEIVE_BYTES: Final = 256 * 1024
-_JOIN_BYTES: Final = 16384
 # An idle connection may have been closed, or been sent a farewell as a 408. Nobody does that within half a second
 # of a request, and looking costs a system call.
 _FRESH_S: Final = 0.5
@@ -334,11 +333,7 @@ class _PlainConnection:
     def _send_now(self, head: bytes, body: bytes) -> Sequence[bytes | memoryview]:
         """What the kernel did not take at once. If not all goes out, the answer may still be there: a refusal."""
         try:
-            if len(body) > _JOIN_BYTES:
-                return socket_io.send_parts_now(self._socket, [head, body])
-            data = head + body
-            sent = socket_io.send_now(self._socket, data)
-            return () if sent == len(data) else (memoryview(data)[sent:],)
+            return socket_io.send_message_now(self._socket, head, body)
         except OSError:
             self._broken = True
             return ()

@@ -28,8 +28,6 @@ log = get_logger("net")
 RECEIVE_BYTES: Final = 65536
 # Within a body, which may be megabytes, fewer and larger reads: each costs a turn of the loop.
 _BODY_RECEIVE_BYTES: Final = 262144
-# Up to here head and body go out in one copy and one system call.
-_JOIN_BYTES: Final = 16384
 # How long and how much of what a refused client still sends is read and thrown away. Closing at once would make
 # the kernel send a reset, which can destroy our answer before the client reads it.
 _LINGER_S: Final = 1.0
@@ -391,17 +389,9 @@ class Session:
 
         The turn comes with the next receive, at the latest.
         """
-        rest = self._send_now(head, body)
+        rest = socket_io.send_message_now(self._connection, head, body)
         if rest:
             await self._send_rest(rest)
-
-    def _send_now(self, head: bytes, body: bytes) -> Sequence[bytes | memoryview]:
-        """What the kernel did not take. Raises `OSError`."""
-        if len(body) > _JOIN_BYTES:
-            return socket_io.send_parts_now(self._connection, [head, body])
-        data = head + body
-        sent = socket_io.send_now(self._connection, data)
-        return () if sent == len(data) else (memoryview(data)[sent:],)
 
     async def _send_rest(self, rest: Sequence[bytes | memoryview]) -> None:
         self._phase = Phase.ANSWERING

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import outcome
 import trio
 
+from appliance.net import socket_io
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_parser import ParseError, Stage
 from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, HandOver, Phase, Session, Upgrade
@@ -113,7 +114,7 @@ class QuickSession(Session):
         self._counters.requests += 1
         self._forget_request()
         try:
-            self._unsent = self._send_now(head, body)
+            self._unsent = socket_io.send_message_now(self._connection, head, body)
         except OSError as error:
             response.sent()
             self._wake(outcome.Error(error))

@@ -11,6 +11,8 @@ import trio
 
 # Of a body that comes as fast as it is read, so much is taken in one turn of the loop: about a third of a millisecond.
 _TURN_BYTES: Final = 1024 * 1024
+# Up to here head and body go out in one copy; larger bodies are not copied.
+_JOIN_BYTES: Final = 16384
 
 
 async def receive(connection: socket.socket, max_bytes: int) -> bytes:
@@ -79,6 +81,18 @@ def send_parts_now(connection: socket.socket, parts: Sequence[bytes | memoryview
     except BlockingIOError:
         return list(parts)
     return _behind(parts, sent)
+
+
+def send_message_now(connection: socket.socket, head: bytes, body: bytes) -> Sequence[bytes | memoryview]:
+    """What the kernel did not take at once of a message; a small one goes out in one piece. Raises `OSError`."""
+    if len(body) > _JOIN_BYTES:
+        return send_parts_now(connection, [head, body])
+    data = head + body
+    try:
+        sent = connection.send(data)
+    except BlockingIOError:
+        return (data,)
+    return () if sent == len(data) else (memoryview(data)[sent:],)
 
 
 def _behind(parts: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:

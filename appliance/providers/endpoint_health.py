@@ -119,6 +119,8 @@ class EndpointHealth:
 
     def saw_chain(self, now: float, wrong: str) -> None:
         """What is wrong with the chain that it is on; "" for nothing."""
+        if wrong:
+            self._refused, self._probe_errors_in_a_row = "", 0  # it answers, and no probe of its head will say so
         if wrong and not self.wrong_chain:
             self.errors += 1
             self.last_error = wrong

@@ -3,7 +3,9 @@
 import pytest
 
 from appliance.fanout.api_keys import App
+from appliance.fanout.attendance import Attendance
 from appliance.fanout.service import FanoutSettings
+from appliance.fanout.session import Session
 from tests.fanout.fakes import MemoryLog
 from tests.fanout.serving import RawClient, Serving, close_of, serving
 
@@ -90,12 +92,12 @@ async def test_limits_hold_from_then_on_for_newcomers() -> None:
 
 async def test_one_that_is_let_in_while_its_key_goes_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(MemoryLog(), settings(alpha=[ALPHA])) as server:
-        plain = server.fanout._welcome
+        plain = Attendance.admit
 
-        def reload_first(*arguments: object) -> None:
+        def reload_first(attendance: Attendance, session: Session, *arguments: object) -> None:
             server.fanout._gate.keys = type(server.fanout._gate.keys)([App.create("other", [BETA], 1)])
-            plain(*arguments)  # type: ignore[arg-type]  # whatever they are
+            plain(attendance, session, *arguments)  # type: ignore[arg-type]  # whatever they are
 
-        monkeypatch.setattr(server.fanout, "_welcome", reload_first)
+        monkeypatch.setattr(Attendance, "admit", reload_first)
         _, late = await ask(server, f"/ws/{ALPHA}")
         assert close_of((await late.frames(1))[0])[0] == 1008

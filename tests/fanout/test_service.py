@@ -443,7 +443,7 @@ async def test_one_whose_socket_fails_at_the_start_leaves_no_trace(monkeypatch: 
     def fail(sock: socket.socket) -> None:
         raise OSError("gone")
 
-    monkeypatch.setattr("appliance.fanout.service.prepare_socket", fail)
+    monkeypatch.setattr("appliance.fanout.reception.prepare_socket", fail)
     async with serving(MemoryLog()) as server:
         client = await server.client()
         assert (await client.request())[0] == 101

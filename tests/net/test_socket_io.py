@@ -93,3 +93,38 @@ async def test_sending_to_who_left_is_an_os_error(pair: Pair) -> None:
         await socket_io.send_all(ours, b"x")
     with pytest.raises(OSError, match="pipe"):
         socket_io.send_now(ours, b"x")
+
+
+@pytest.mark.parametrize("size", [0, 300, 16_384, 16_385, 2_000_000])
+async def test_a_message_goes_out_as_far_as_there_is_room_and_the_rest_follows(pair: Pair, size: int) -> None:
+    ours, theirs = pair
+    head, body = b"head ", bytes(size // 2) + b"x" * (size - size // 2)
+    rest = socket_io.send_message_now(ours, head, body)
+    received = bytearray()
+
+    async def send() -> None:
+        await socket_io.send_all(ours, *rest)
+        ours.shutdown(socket.SHUT_WR)
+
+    theirs.setblocking(False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        while data := await socket_io.receive(theirs, 100_000):
+            received += data
+    assert bytes(received) == head + body
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_where_there_is_no_room_all_of_a_message_is_left(pair: Pair, size: int) -> None:
+    ours, _ = pair
+    while socket_io.send_now(ours, bytes(100_000)):
+        pass
+    rest = socket_io.send_message_now(ours, b"head", bytes(size))
+    assert b"".join(bytes(part) for part in rest) == b"head" + bytes(size)
+
+
+async def test_a_message_to_nobody_is_an_error(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.close()
+    with pytest.raises(OSError, match="pipe"):
+        socket_io.send_message_now(ours, b"head", b"body")

@@ -55,6 +55,10 @@ def test_another_chain_is_a_fault_until_it_says_the_right_one_and_takes_no_reads
     assert not made.answers(1)
     made.saw_chain(2, "on chain 5")
     assert made.errors == 1
+    made.refused(2, "no connection")
+    made.probe_failed(2, "no answer")
+    made.saw_chain(3, "on chain 5")
+    assert made.explain(3) == "on chain 5"
     made.saw_chain(3, "")
     assert state_of(made) is State.UNWELL
     made.probe_succeeded(3)
