@@ -29,13 +29,18 @@ READY_S = 20.0
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What is measured; sizes in bytes, ``interval_s`` between two flashblocks."""
+    """What is measured; sizes in bytes, ``interval_s`` between two flashblocks.
+
+    ``warm_up``: so many of each kind come first, until both WALs have their size and are written from the start again:
+    a file that grows costs more to sync.
+    """
 
     rounds: int = 5
     count: int = 100
     size: int = 8192
     interval_s: float = 0.02
     away: int = 18_000
+    warm_up: int = 400
 
 
 QUICK = Settings(rounds=2, count=40, away=2_000)
@@ -97,6 +102,20 @@ class Hosts:
         """What it shows."""
         return int(self.children[name].ask("status")["head"])
 
+    def append(
+        self, settings: Settings, count: int, *, wait_s: float, interval_s: float | None = None, bare: bool = False
+    ) -> dict[str, list[float]]:
+        """Flashblocks of the first host: seconds of each kind."""
+        return self.children["a"].ask(
+            "append",
+            600.0,
+            count=count,
+            size=settings.size,
+            interval_s=settings.interval_s if interval_s is None else interval_s,
+            wait_s=wait_s,
+            bare=bare,
+        )
+
     def wait_together(self, timeout_s: float = READY_S) -> float:
         """Until all that run show the same; how many seconds that took."""
         began = time.monotonic()
@@ -120,7 +139,7 @@ def run(settings: Settings, console: Console) -> Result:
     """The whole bench."""
     machine = describe()
     with folder() as where, Hosts(where) as hosts, progress(console) as step:
-        hosts.children["a"].ask("append", count=20, size=settings.size, interval_s=0.0, wait_s=10.0)
+        hosts.append(settings, settings.warm_up, interval_s=0.0, wait_s=10.0, bare=True)
         hosts.wait_together()
         all_up = _measure(hosts, settings, "all three hosts", step)
         hosts.stop("c")
@@ -138,24 +157,18 @@ def folder() -> Iterator[pathlib.Path]:
 
 
 def _measure(hosts: Hosts, settings: Settings, title: str, step: Progress) -> Measured:
-    """Rounds of both kinds alternate, so that both see the same disk and the same neighbours."""
-    bare: list[float] = []
-    on_disk: list[float] = []
-    committed: list[float] = []
-    origin = hosts.children["a"]
-    common = {"count": settings.count, "size": settings.size, "interval_s": settings.interval_s}
+    """Both kinds alternate, one by one, so that both see the same disk and the same neighbours."""
+    times: dict[str, list[float]] = {}
     for number in range(1, settings.rounds + 1):
         step(f"{title}: round {number} of {settings.rounds}")
-        bare += origin.ask("bare", **common)["bare"]
-        found = origin.ask("append", wait_s=10.0, **common)
-        on_disk += found["on_disk"]
-        committed += found["committed"]
-    return Measured(*(Summary.of(times).scaled(1000) for times in (bare, on_disk, committed)))
+        for kind, found in hosts.append(settings, settings.count, wait_s=10.0, bare=True).items():
+            times.setdefault(kind, []).extend(found)
+    return Measured(*(Summary.of(times[kind]).scaled(1000) for kind in ("bare", "on_disk", "committed")))
 
 
 def _catch_up(hosts: Hosts, settings: Settings, step: Progress) -> CatchUp:
     step(f"{settings.away} flashblocks while one is away, then it comes back")
-    hosts.children["a"].ask("append", 600.0, count=settings.away, size=settings.size, interval_s=0.0, wait_s=0.0)
+    hosts.append(settings, settings.away, interval_s=0.0, wait_s=0.0)
     hosts.wait_together(60.0)
     before = time.monotonic()
     hosts.start("c")
@@ -167,10 +180,7 @@ def _nobody(hosts: Hosts, settings: Settings, step: Progress) -> Summary:
     step("nobody acknowledges")
     hosts.stop("b")
     hosts.stop("c")
-    found = hosts.children["a"].ask(
-        "append", count=settings.count, size=settings.size, interval_s=settings.interval_s, wait_s=0.0
-    )
-    return Summary.of(found["on_disk"]).scaled(1000)
+    return Summary.of(hosts.append(settings, settings.count, wait_s=0.0)["on_disk"]).scaled(1000)
 
 
 def judge(all_up: Measured, one_down: Measured, nobody: Summary) -> list[Check]:
@@ -223,6 +233,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Settings, pathlib.Pat
     parser.add_argument("--size", type=int, help=f"bytes of a flashblock, default {Settings().size}")
     parser.add_argument("--interval-s", type=float, help=f"between two of them, default {Settings().interval_s:g}")
     parser.add_argument("--away", type=int, help=f"flashblocks that a host misses, default {Settings().away}")
+    parser.add_argument("--warm-up", type=int, help=f"flashblocks before, default {Settings().warm_up}")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the result there too")
     given = vars(parser.parse_args(arguments))
     defaults = QUICK if given.pop("quick") else Settings()

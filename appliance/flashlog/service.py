@@ -31,7 +31,7 @@ from appliance.flashlog.spans import PayloadRecord
 from appliance.flashlog.state import LogState, OnState
 from appliance.flashlog.store import Removed, StateSet, Store
 from appliance.flashlog.tail import Tail, TailLimits
-from appliance.flashlog.threads import OwnThreads, RunSync
+from appliance.flashlog.threads import OwnThread, OwnThreads, RunSync
 from appliance.flashlog.writer import Writer
 
 DEFAULT_RETENTION = RetentionLimits()
@@ -144,26 +144,27 @@ class FlashLog:
 
         What is new at the positions ``late`` is not taken, but closes its payload at that index.
 
-        When it returns all entries are on disk. LogError when the disk refuses: then nothing has happened. Where all of
-        them are here already, as every entry is that a second peer brings, nothing is written now: the cursor waits
-        for the next transaction. It may lag behind, since what comes twice is held.
+        When it returns all entries are on disk. LogError when the disk refuses: then nothing has happened. What
+        `held_from` knows needs not be given to this.
         """
-        known = self._known(replicas)
-        if known is not None:
-            if cursor is not None:
-                self._cursors[peer] = cursor
-            await trio.lowlevel.checkpoint()
-            return known
         if cursor is not None:
             self._cursors.pop(peer, None)
         size = sum(len(replica.body or b"") for replica in replicas)
         received = await self._write(lambda store: replica_jobs.append_from(store, peer, replicas, cursor, late), size)
         return list(received.receipts)
 
-    def _known(self, replicas: Sequence[Replica]) -> list[Receipt] | None:
+    def held_from(self, peer: str, replicas: Sequence[Replica], cursor: Cursor | None) -> list[Receipt] | None:
+        """The receipts where all of the entries are here already and in memory, as all are that a second peer brings.
+
+        Nothing is written then: ``cursor`` waits for the next transaction. It may lag, since what comes twice is held.
+        """
         positions = [self._state.held(replica) for replica in replicas]
         receipts = [Receipt(Verdict.HELD, position) for position in positions if position is not None]
-        return receipts if len(receipts) == len(positions) else None
+        if len(receipts) < len(positions):
+            return None
+        if cursor is not None:
+            self._cursors[peer] = cursor
+        return receipts
 
     async def replace(
         self,
@@ -217,10 +218,13 @@ class FlashLog:
         followed = await self._write(work)
         return followed is not None and followed.changed
 
-    async def set_cursor(self, peer: str, cursor: Cursor) -> None:
-        """Note how far ``peer``'s log was followed, apart from entries."""
-        self._cursors.pop(peer, None)
-        await self._write(lambda store: replica_jobs.set_cursor(store, peer, cursor))
+    def set_cursor(self, peer: str, cursor: Cursor) -> None:
+        """Note how far ``peer``'s log was followed, with the next transaction; nobody waits for it.
+
+        Where the disk refuses, the earlier one stays: what is sent again is held.
+        """
+        self._cursors[peer] = cursor
+        self._writer.post(self.progress_note())
 
     async def cursor_of(self, peer: str) -> Cursor | None:
         """How far ``peer``'s log was followed; None for one that never was."""
@@ -277,6 +281,13 @@ class FlashLog:
     def keep_for(self, awaited: Callable[[], int | None]) -> None:
         """Let retention wait, within its bound, for whoever needs what is after ``awaited()``."""
         self._housekeeping.awaited = awaited
+
+    def close(self) -> None:
+        """Refuse what is to be written from now on, and end the waiting; what was submitted is still done."""
+        if not self._state.commit_on_append:
+            self._writer.post(self.progress_note())  # a log that is closed in order starts where it ended
+        self._writer.close()
+        self._state.point.close()
 
     # --- positions ---
 
@@ -392,29 +403,35 @@ async def open_flashlog(
     Leaving the block writes what still waits.
     """
     metrics = metrics or FlashlogMetrics.create(CollectorRegistry())
-    write, read = run_sync or OwnThreads(1), run_sync or OwnThreads(READERS)
-    opened = await write(partial(open_files, replicated=not commit_on_append), folder, tail_limits)
-    try:
-        state = _state_of(opened, tail_limits, metrics, commit_on_append=commit_on_append)
-        writer = Writer(opened.files.store, write, metrics, state.note_outcomes)
+    with OwnThread("flashlog") as thread:
+        write, read = run_sync or thread, run_sync or OwnThreads(READERS)
+        opened = await write(partial(open_files, replicated=not commit_on_append), folder, tail_limits)
         readers = Readers(opened.files.database, read)
-        housekeeping = Housekeeping(writer, readers, retention, clock, state.note_removed)
-        log = FlashLog(opened, state, writer, readers, housekeeping, metrics, clock)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(writer.run)
-            nursery.start_soon(housekeeping.run, retention_interval_s)
-            try:
+        try:
+            state = _state_of(opened, tail_limits, metrics, commit_on_append=commit_on_append)
+            writer = Writer(opened.files.store, write, metrics, state.note_outcomes)
+            housekeeping = Housekeeping(writer, readers, retention, clock, state.note_removed)
+            log = FlashLog(opened, state, writer, readers, housekeeping, metrics, clock)
+            async with _running(log, writer, housekeeping, retention_interval_s):
                 yield log
-            finally:
-                if not commit_on_append:
-                    writer.post(log.progress_note())  # a log that is closed in order starts where it ended
-                writer.close()
-                state.point.close()
-                nursery.cancel_scope.cancel()  # the writer is shielded: it ends when its queue is empty
-    finally:
-        with trio.CancelScope(shield=True):
-            readers.close()
-            await write(opened.files.close)
+        finally:
+            with trio.CancelScope(shield=True):
+                readers.close()
+                await write(opened.files.close)
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    log: FlashLog, writer: Writer, housekeeping: Housekeeping, retention_interval_s: float
+) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        nursery.start_soon(housekeeping.run, retention_interval_s)
+        try:
+            yield
+        finally:
+            log.close()
+            nursery.cancel_scope.cancel()  # the writer is shielded: it ends when its queue is empty
 
 
 def _state_of(opened: OpenedLog, limits: TailLimits, metrics: FlashlogMetrics, *, commit_on_append: bool) -> LogState:

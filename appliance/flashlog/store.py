@@ -25,8 +25,12 @@ MAX_REFUSED_BYTES = 32 * 2**20
 MAX_REFUSED_PER_KEY = 4
 """Bounds of the evidence. A flood on one key keeps the first four; when all is full the oldest goes."""
 
-CHECKPOINT_BYTES = 4 * 2**20
-"""Body bytes after which the writer copies the WAL into the file as soon as it is idle: 5 to 20 ms."""
+CHECKPOINT_BYTES = 8 * 2**20
+"""Written since the last one, about: then the writer copies the WAL into the file as soon as it is idle, 5 to 20 ms.
+SQLite does that by itself at 16 MiB, but within a commit: somebody would wait for it."""
+
+TRANSACTION_BYTES = 32 * 2**10
+"""What a transaction writes to the WAL beside the bodies: some eight pages, of the tables and their indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class Store:
 
         Raises LogError when the transaction failed: then no job has happened.
         """
+        self._since_checkpoint += TRANSACTION_BYTES
         with translated("write", self.path), transaction(self.connection):
             return [self._attempt(job) for job in jobs]
 

@@ -5,6 +5,7 @@ messages is; a reader that falls behind its inbox loses the connection, never a 
 connection never wait for each other's sends while they read, so that two ends cannot block one another.
 """
 
+import os
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -76,7 +77,10 @@ class Duplex:
         self._limits = limits
         self._inbox = Inbox(limits.max_inbox_bytes)
         self._message = bytearray()  # as far as it has come; empty pieces cost nothing
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._sending = trio.Lock()
+        self._rest: bytes | memoryview = b""  # of a frame that went out in part: nothing else may follow it
+        self._rest_due = trio.Event()
         self._pong: bytes | None = None  # only the latest ping is answered (RFC 6455, 5.5.3)
         self._pong_due = trio.Event()
         self._heard_at = trio.current_time()
@@ -94,12 +98,37 @@ class Duplex:
         """Send one message; raises `ConnectionBroken`. Cancelled within a frame, the connection is closed hard."""
         await self._send(BytesMessage(data=message))
 
+    def send_now(self, message: bytes) -> bool:
+        """Send one message without waiting; False where that cannot be, and then nothing has gone out: `send` can tell.
+
+        It cannot be under TLS, and while something else goes out. What the kernel does not take now is sent later.
+        """
+        if self._socket is None or self._ended or self._rest or self._sending.locked():
+            return False
+        try:
+            data = self._connection.send(BytesMessage(data=message))
+        except LocalProtocolError:
+            return False  # it is being closed
+        self._rest = self._sent_now(self._socket.fileno(), data)
+        if self._rest:
+            self._rest_due.set()
+        return True
+
+    def _sent_now(self, descriptor: int, data: bytes) -> bytes | memoryview:
+        """What is left of it; all of it where the connection is broken: who waits to send the rest will be told."""
+        try:
+            sent = os.write(descriptor, data)
+        except OSError:
+            return data
+        return memoryview(data)[sent:] if sent < len(data) else b""
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read, ping and answer pings until the connection ends; who receives is told why."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ping_for_ever)
                 nursery.start_soon(self._pong_for_ever)
+                nursery.start_soon(self._send_rest_for_ever)
                 await self._handle_events()  # what came behind the handshake
                 task_status.started()
                 await self._read_for_ever()
@@ -121,18 +150,30 @@ class Duplex:
 
     async def _send(self, event: Event) -> None:
         async with self._sending:
-            if self._ended:
-                raise ConnectionBroken(f"the connection with {self.name} has ended")
+            await self._send_rest()
             try:
-                await self._send_now(self._connection.send(event))
+                data = self._connection.send(event)
             except LocalProtocolError:
                 raise ConnectionBroken(f"the connection with {self.name} is being closed") from None
-            except BaseException:
-                self._ended = True  # half a frame may be out, so nothing may follow it
-                close_hard(self._stream)
-                raise
+            await self._send_whole(data)
 
-    async def _send_now(self, data: bytes) -> None:
+    async def _send_rest(self) -> None:
+        rest, self._rest = self._rest, b""
+        if rest:
+            await self._send_whole(rest)
+
+    async def _send_whole(self, data: bytes | memoryview) -> None:
+        """Or end the connection: half a frame may be out, so nothing may follow it."""
+        if self._ended:
+            raise ConnectionBroken(f"the connection with {self.name} has ended")
+        try:
+            await self._send_in_time(data)
+        except BaseException:
+            self._ended = True
+            close_hard(self._stream)
+            raise
+
+    async def _send_in_time(self, data: bytes | memoryview) -> None:
         with trio.move_on_after(self._limits.send_timeout_s) as scope:
             try:
                 await self._stream.send_all(data)
@@ -185,6 +226,13 @@ class Duplex:
             await self._pong_due.wait()
             self._pong_due = trio.Event()
             await self._send(Pong(payload=self._pong or b""))
+
+    async def _send_rest_for_ever(self) -> NoReturn:
+        while True:
+            await self._rest_due.wait()
+            self._rest_due = trio.Event()
+            async with self._sending:
+                await self._send_rest()
 
     async def _ping_for_ever(self) -> NoReturn:
         """Whatever comes after a ping shows that the other end is alive: a pong may stand in line behind megabytes."""

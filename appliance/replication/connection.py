@@ -11,7 +11,7 @@ from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.net.duplex import Duplex
 from appliance.replication.bell import Bell
 from appliance.wire import replication as wire
-from appliance.wire.replication import AnyMessage, Settled
+from appliance.wire.replication import AnyMessage, Entries, Settled
 
 if TYPE_CHECKING:
     from appliance.replication.runner import Runner
@@ -33,7 +33,7 @@ class Connection:
         self.failed = True
         self._runner = runner
         self._duplex = duplex
-        self._outbox: deque[AnyMessage] = deque()
+        self._outbox: deque[bytes] = deque()
         self._states: deque[tuple[int, Settled]] = deque(maxlen=MAX_STATES)
         self._bell = Bell()
         self._is_ending = False
@@ -42,8 +42,16 @@ class Connection:
         return f"<Connection with {self.address}>"
 
     def send(self, message: AnyMessage) -> None:
-        """After what was sent before."""
-        self._outbox.append(message)
+        """After what was sent before. Entries go out at once where nothing waits: a commit is waiting for them.
+
+        All else has time until the next turn of the loop, so that it does not hold up entries for another host.
+        """
+        data = wire.encode(message)
+        if isinstance(message, Entries) and not self._outbox and not self._is_ending and self._duplex.send_now(data):
+            if self._states:
+                self._bell.ring()  # they may have waited for these entries
+            return
+        self._outbox.append(data)
         self._bell.ring()
         if len(self._outbox) > MAX_OUTBOX:
             self.end("the connection does not keep up", failed=True)
@@ -105,7 +113,7 @@ class Connection:
 
     async def _send_what_there_is(self) -> None:
         while self._outbox:
-            await self._duplex.send(wire.encode(self._outbox.popleft()))
+            await self._duplex.send(self._outbox.popleft())
         core = self._runner.core.serving(self.name)
         while core is not None and self._states and self._states[0][0] <= core.sent:
             await self._duplex.send(wire.encode(self._states.popleft()[1]))

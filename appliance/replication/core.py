@@ -26,7 +26,7 @@ from appliance.replication.commands import (
     Send,
     Store,
 )
-from appliance.replication.follower_link import FollowerLink, Gap, Heard
+from appliance.replication.follower_link import SAVE_CURSOR_S, FollowerLink, Gap, Heard
 from appliance.replication.handshake import Refused, answer, greet, judge_hello, judge_welcome
 from appliance.replication.ledger import MAX_OPEN, Ledger
 from appliance.replication.links import Following, Source
@@ -77,6 +77,8 @@ class Core(Ledger):
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
         self._known_logs = dict(restored.known_logs)
         self._origins: OrderedDict[int, str] = OrderedDict()
+        self._incoming: dict[Place, str] = {}  # what is being stored, and whose it is: within the links' windows
+        self._stored_at = now
         self._storing: Counter[str] = Counter()  # batches on their way to the disk, also of links that ended
         super().__init__(settings, restored, now, wall_offset)
 
@@ -94,7 +96,10 @@ class Core(Ledger):
     def ended(self, link: Link, now: float) -> None:
         """A connection is gone."""
         self._sources.pop(link, None)
-        self._followings.pop(link, None)
+        following = self._followings.pop(link, None)
+        if following is not None and following.core is not None:
+            # A peer that comes back with an older log of the same name is known by how far it was followed.
+            self._save_cursor(following.core)
         self._settle(now)
 
     def received(self, link: Link, message: AnyMessage, now: float) -> None:
@@ -138,6 +143,7 @@ class Core(Ledger):
         # What is undecided here is sent again though it may be settled there: the answer is that host's vote.
         start = max(min(cursor, self._order.committed), self._pruned)
         source.core = SourceLink(hello.host_id, hello.log_id, start, now, begun_at=self._order.seen, votes=votes)
+        self._incoming = {place: peer for place, peer in self._incoming.items() if peer != hello.host_id}
         if votes:
             self._known_logs[hello.host_id] = hello.log_id
         welcome = answer(
@@ -286,6 +292,7 @@ class Core(Ledger):
         records = tuple(self._received_record(entry, now) for entry in entries)
         late = frozenset(entry.position for entry in entries if self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
+        self._incoming.update((Place(entry.payload_id, entry.index, entry.prefix), core.peer) for entry in entries)
         self._do(core.store(link, records, late, committed))
         self._storing[core.peer] += 1
 
@@ -311,6 +318,8 @@ class Core(Ledger):
 
     def stored(self, store: Store, receipts: Sequence[Receipt], now: float) -> None:
         """The answer to `Store`, after the fsync and after what is new was fed."""
+        self._stored_at = now
+        self._forget_incoming(store)
         self._storing[store.peer] -= 1
         following = self._followings.get(store.link)
         if following is None or following.core is None:
@@ -336,6 +345,7 @@ class Core(Ledger):
 
     def store_failed(self, store: Store, reason: str, now: float) -> None:
         """The disk refused: nothing of the batch is there. The link begins again, later."""
+        self._forget_incoming(store)
         self._storing[store.peer] -= 1
         if store.link in self._followings:
             self._end(store.link, reason, failed=True)
@@ -352,8 +362,6 @@ class Core(Ledger):
         for each in heard:
             place = each.place
             match each.verdict:
-                case Verdict.NEW if each.position is not None:
-                    self._remember_origin(each.position, core.peer)
                 case Verdict.REFUSED:
                     self._refused(core, each)
                 case Verdict.CLOSED:
@@ -364,10 +372,22 @@ class Core(Ledger):
             if is_voter and each.committed:
                 self._votes.word(place)
 
+    def feed(self, records: Sequence[Record], through: int, now: float) -> None:
+        """What this host's log has after `seen`. It is read for followers at once, before `stored` says who sent it."""
+        for record in records:
+            peer = self._incoming.get(Place(record.payload_id, record.index, record.prefix))
+            if peer is not None:
+                self._remember_origin(record.position, peer)
+        super().feed(records, through, now)
+
     def _remember_origin(self, position: int, peer: str) -> None:
         self._origins[position] = peer
         if len(self._origins) > MAX_ORIGINS:
             self._origins.popitem(last=False)
+
+    def _forget_incoming(self, store: Store) -> None:
+        for entry in store.entries:
+            self._incoming.pop(Place(entry.payload_id, entry.index, entry.prefix), None)
 
     def _refused(self, core: FollowerLink, heard: Heard) -> None:
         if heard.committed and not self._votes.is_open(heard.place.key):
@@ -408,9 +428,13 @@ class Core(Ledger):
         """Time has passed; some 20 times a second."""
         self._end_overdue(now)
         self._order.give_up_waiting(now)
-        for following in self._followings.values():
-            core = following.core
-            if core is not None and core.keeps_cursor and not core.is_storing and core.cursor().position > core.saved:
-                core.saved = core.cursor().position
-                self._do(SaveCursor(core.peer, core.cursor()))
+        if now - self._stored_at >= SAVE_CURSOR_S:
+            for following in self._followings.values():
+                if following.core is not None:
+                    self._save_cursor(following.core)
         self._settle(now)
+
+    def _save_cursor(self, core: FollowerLink) -> None:
+        cursor = core.unsaved()
+        if cursor is not None:
+            self._do(SaveCursor(core.peer, cursor))

@@ -27,6 +27,10 @@ MAX_REFUSED: Final = 1024
 """Payloads of which a branch was refused on a link; of one that is forgotten a gap is seen where there is none, and the
 peer's log is followed from its start again."""
 
+SAVE_CURSOR_S: Final = 0.05
+"""A stream's cursors and commit point go to disk with its entries. What has moved since is saved when so long nothing
+came: a transaction of its own is an fsync, which would be in the way of the commit that is going on."""
+
 
 LOOK_AGAIN: Final = 4000
 """Entries of which it is remembered that they were open, before it is asked of all of them whether they still are: one
@@ -169,6 +173,13 @@ class FollowerLink:
         """How far the source's log is settled here; as durable as the commit point that is written with it."""
         self._forget_settled()
         return Cursor(self.log_id, self._before_open(self._unsettled))
+
+    def unsaved(self) -> Cursor | None:
+        """The cursor, where it is to be kept and is beyond what was given to the disk; that is noted."""
+        if not self.keeps_cursor or self.is_storing or self.cursor().position <= self.saved:
+            return None
+        self.saved = self.cursor().position
+        return self.cursor()
 
     def undoubted(self) -> int:
         """How far this host holds the source's log, or knows better."""

@@ -6,6 +6,7 @@ Every input to the core goes through `tell`, which first feeds it what the log h
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -68,7 +69,8 @@ class Runner:
         self.connections: dict[commands.Link, Connection] = {}
         # Bounded by the links' windows, by one change for each payload, and for states by MAX_CHANGES.
         self._changes: deque[Change] = deque()
-        self._reads: deque[commands.Read] = deque()
+        self._is_changing = False
+        self._answers: deque[Callable[[], None]] = deque()  # of memory, to the commands of one turn
         self._bell = Bell()
         self._nursery: trio.Nursery | None = None
         self._heard: commands.FollowState | None = None
@@ -148,8 +150,8 @@ class Runner:
         while taken := self.core.take_commands():
             for command in taken:
                 self._do(command)
-            while self._reads:
-                self._read(self._reads.popleft())
+            while self._answers:
+                self._answers.popleft()()
 
     def _do(self, command: commands.Command) -> None:
         match command:
@@ -160,13 +162,15 @@ class Runner:
             case commands.Send() | commands.End():
                 pass  # it is gone already
             case commands.Read():
-                self._reads.append(command)
+                self._answers.append(partial(self._read, command))
             case commands.CommitThrough():
                 self._commit(command)
             case commands.ShowThrough():
                 self._show(command)
             case commands.Notice():
                 self._notice(command)
+            case commands.Store() if self._is_held(command):
+                pass
             case commands.FollowState() if len(self._changes) >= MAX_CHANGES:
                 pass
             case _:
@@ -222,10 +226,24 @@ class Runner:
         while True:
             ring = self._bell.next_ring()
             while self._changes:
+                self._is_changing = True
                 with trio.CancelScope(shield=True):  # the next run would not know of what is half done
                     await self._change(self._changes.popleft())
                 await trio.lowlevel.checkpoint_if_cancelled()
+            self._is_changing = False
             await ring.wait()
+
+    def _is_held(self, store: commands.Store) -> bool:
+        """Whether memory has it all, and nothing before it may change that: then the votes in it are heard at once."""
+        if self._changes or self._is_changing:
+            return False
+        receipts = self.flashlog.held_from(store.peer, store.entries, store.cursor)
+        if receipts is not None:
+            self._answers.append(partial(self._stored, store, receipts))
+        return receipts is not None
+
+    def _stored(self, store: commands.Store, receipts: Sequence[Receipt]) -> None:
+        self.core.stored(store, receipts, trio.current_time())
 
     async def _change(self, command: Change) -> None:
         flashlog, core = self.flashlog, self.core
@@ -241,7 +259,7 @@ class Runner:
             case commands.SetRecovered():
                 await self._attempt(command, flashlog.set_recovering(recovering=False), core.recovered)
             case commands.SaveCursor(peer, cursor):
-                await self._try_to(flashlog.set_cursor(peer, cursor))
+                flashlog.set_cursor(peer, cursor)
             case commands.FollowState():
                 await self._follow_state(command)
             case commands.Renew():
@@ -282,7 +300,11 @@ class Runner:
 
     async def _store(self, store: commands.Store) -> None:
         try:
-            receipts = await self.flashlog.append_from(store.peer, store.entries, store.cursor, store.late)
+            receipts = self.flashlog.held_from(store.peer, store.entries, store.cursor)
+            if receipts is None:
+                receipts = await self.flashlog.append_from(store.peer, store.entries, store.cursor, store.late)
+            else:
+                await trio.lowlevel.checkpoint()
         except LogError as error:
             reason = str(error)
             await self.tell(lambda now: self.core.store_failed(store, reason, now))

@@ -121,6 +121,9 @@ class Votes:
         race = self._races[payload_id]
         for known in (race.own, race.votes, race.words):
             known.pop(index, None)
+        if race.undecided <= index:  # it was decided before it was moved, and counted again where it is now
+            race.undecided = index + 1
+            self._touch(payload_id)
         is_in_doubt = payload_id in self._own_ends and not self._is_dead_word(payload_id, race.undecided)
         if not race.own and not is_in_doubt:
             del self._races[payload_id]

@@ -111,7 +111,7 @@ def test_replication_commits_on_a_majority_and_catches_up(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[2]))
-    settings = replication.Settings(rounds=1, count=5, size=2048, interval_s=0.0, away=100)
+    settings = replication.Settings(rounds=1, count=5, size=2048, interval_s=0.0, away=100, warm_up=10)
     console = quiet()
     result = replication.run(settings, console)
     for measured in (result.all_up, result.one_down):

@@ -97,8 +97,11 @@ async def test_a_host_that_follows_has_the_same_bytes(log: FlashLog) -> None:
     assert await log.cursor_of("b") == Cursor("x", 2)
     assert log.statistics()["entries"] == 2
     assert [record.builder for record in log.recent_records(0, 9) or []] == ["a", "a"]
-    await log.set_cursor("b", Cursor("x", 1))
+    log.set_cursor("b", Cursor("x", 1))
+    log.set_cursor("c", Cursor("y", 4))
+    await log.set_recovering(recovering=False)  # behind them
     assert await log.cursor_of("b") == Cursor("x", 1)
+    assert await log.cursor_of("c") == Cursor("y", 4)
     record = await log.record(payload_id(1), 1)
     assert record is not None
     assert record.body == flashblock(1, 1).body
@@ -238,3 +241,22 @@ async def test_a_disk_that_refuses_leaves_neither_entries_nor_cursor(log: FlashL
     store.connection.execute("PRAGMA max_page_count = 1000000")
     assert (log.appended, await log.cursor_of("b")) == (0, None)
     assert await log.append_from("b", replicas([flashblock(1, 0)]), Cursor("x", 1)) == [Receipt(Verdict.NEW, 1)]
+
+
+async def test_what_memory_knows_to_be_held_costs_no_transaction(tmp_path: Path) -> None:
+    sent = replicas([flashblock(1, 0), flashblock(1, 1)])
+    async with opened(tmp_path) as log:
+        assert log.held_from("c", sent, Cursor("y", 2)) is None
+        assert await log.cursor_of("c") is None
+        await log.append_from("b", sent, Cursor("x", 2))
+        assert log.held_from("c", sent, Cursor("y", 2)) == [Receipt(Verdict.HELD, 1), Receipt(Verdict.HELD, 2)]
+        assert log.held_from("c", replicas([flashblock(1, 0, text="other")]), Cursor("y", 3)) is None
+        assert await log.cursor_of("c") == Cursor("y", 2)
+        assert log.statistics()["waiting_writes"] == 0
+        await log.close_payload(payload_id(1), 1)
+        assert log.held_from("c", sent, None) is None
+        assert log.held_from("c", sent[:1], None) == [Receipt(Verdict.HELD, 1)]
+    async with opened(tmp_path) as log:
+        assert await log.cursor_of("c") == Cursor("y", 2)
+        assert log.held_from("c", sent[:1], None) is None  # memory begins with the process: the transaction knows
+        assert await log.append_from("c", sent[:1], None) == [Receipt(Verdict.HELD, 1)]

@@ -10,6 +10,7 @@ from appliance.domain.errors import EquivocationError, LogError, OutOfOrderError
 from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.domain.payloads import PayloadState
 from appliance.flashlog import store as store_module
+from appliance.flashlog.connection import PAGE_BYTES
 from appliance.flashlog.reader import Reader
 from appliance.flashlog.retention import ENTRY_OVERHEAD_BYTES
 from appliance.flashlog.rows import Arrival
@@ -246,11 +247,22 @@ def test_free_pages_are_used_again_before_the_file_grows(store: Store, reader: R
 def test_a_checkpoint_is_due_after_some_megabytes(store: Store) -> None:
     due = [store.checkpoint_is_due]
     for payload in range(5):
-        store_append(store, flashblock(payload, 0, size=2**20))
+        store_append(store, flashblock(payload, 0, size=2 * 2**20))
         due.append(store.checkpoint_is_due)
     store.checkpoint()
     due.append(store.checkpoint_is_due)
     assert due == [False, False, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("size", [0, 8 * 2**10, 100 * 2**10])
+def test_it_is_due_before_sqlite_makes_one_within_a_commit(store: Store, size: int) -> None:
+    (pages,) = store.connection.execute("PRAGMA wal_autocheckpoint").fetchone()
+    wal = store.path.with_name(f"{store.path.name}-wal")
+    payload = 0
+    while not store.checkpoint_is_due:
+        payload += 1
+        store_append(store, flashblock(payload, 0, size=size))
+    assert 0.1 < wal.stat().st_size / (pages * PAGE_BYTES) < 0.9
 
 
 def test_an_imported_entry_keeps_a_position_that_is_ahead(store: Store) -> None:

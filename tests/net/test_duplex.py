@@ -1,6 +1,7 @@
 """Websocket connections on which both ends talk, over real sockets."""
 
 import math
+import socket
 import ssl
 import time
 import tracemalloc
@@ -10,12 +11,16 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+import trio.testing
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection
 
 from appliance.net import duplex_server
 from appliance.net.duplex import Duplex, DuplexLimits, Refusal, dial
 from appliance.net.duplex_server import DuplexServer
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
 from appliance.net.listening import open_listener
+from appliance.net.opening import transport_of
 from tests.net.upstreams import TLS_FILES, client_tls, server_tls
 from tests.support.eventually import eventually
 
@@ -24,6 +29,7 @@ HANDSHAKE = (
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 QUICK = DuplexLimits(ping_interval_s=0.05, pong_timeout_s=0.05)
+PATIENT = DuplexLimits(pong_timeout_s=60)
 Handler = Callable[[Duplex], Awaitable[None]]
 
 
@@ -109,6 +115,84 @@ async def test_the_order_is_kept_and_many_may_send_at_the_same_time() -> None:
                 nursery.start_soon(duplex.send, bytes([number]) * (number * 1000))
         got = [await duplex.receive() for _ in range(50)]
     assert sorted(got) == sorted(bytes([number]) * (number * 1000) for number in range(50))
+
+
+async def test_what_is_sent_at_once_keeps_its_place_among_what_waits() -> None:
+    got: list[bytes] = []
+    messages = [bytes([number]) * size for number in range(8) for size in (10, 100_000, 3_000_000)]
+
+    async def slowly(duplex: Duplex) -> None:
+        while len(got) < len(messages):
+            got.append(await duplex.receive())
+            await trio.lowlevel.checkpoint()
+
+    at_once = 0
+    async with serving(slowly) as there, dial(there.url) as duplex:
+        for message in messages:
+            if duplex.send_now(message):
+                at_once += 1
+            else:
+                await duplex.send(message)
+        await eventually(lambda: len(got) == len(messages))
+    assert got == messages
+    assert 0 < at_once < len(messages)  # the kernel does not take all of a large one: the next one waits for its rest
+
+
+async def test_the_rest_of_what_was_sent_at_once_goes_out_by_itself() -> None:
+    got: list[bytes] = []
+    async with serving(lambda duplex: collect(duplex, got)) as there, dial(there.url) as duplex:
+        assert duplex.send_now(bytes(5_000_000))
+        assert not duplex.send_now(b"next")
+        await eventually(lambda: got == [bytes(5_000_000)])
+        await eventually(lambda: duplex.send_now(b"next"))
+        await eventually(lambda: got[1:] == [b"next"])
+
+
+@asynccontextmanager
+async def reading_nothing() -> AsyncIterator[str]:
+    listener = open_listener("127.0.0.1:0")
+
+    async def answer() -> None:
+        async with trio.SocketListener(trio.socket.from_stdlib_socket(listener)) as accepting:
+            stream = await accepting.accept()
+            async with stream:
+                connection = WSConnection(ConnectionType.SERVER)
+                connection.receive_data(await stream.receive_some())
+                await stream.send_all(connection.send(AcceptConnection()))
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_sent_at_once_into_a_frame_that_is_being_sent() -> None:
+    async with reading_nothing() as url, dial(url) as duplex, trio.open_nursery() as nursery:
+        nursery.start_soon(duplex.send, bytes(30_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not duplex.send_now(b"x")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_rest_that_nobody_reads_ends_the_connection() -> None:
+    limits = DuplexLimits(send_timeout_s=0.1, pong_timeout_s=60)
+    async with reading_nothing() as url, dial(url, limits=limits) as duplex:
+        assert duplex.send_now(bytes(30_000_000))
+        with pytest.raises(ConnectionBroken, match="does not read"):
+            await duplex.receive()
+        assert not duplex.send_now(b"x")
+
+
+async def test_what_cannot_be_sent_at_once_because_the_other_end_is_gone_ends_the_connection() -> None:
+    async with serving() as there, dial(there.url) as duplex:
+        transport_of(duplex._stream).socket.shutdown(socket.SHUT_WR)
+        duplex.send_now(b"x")
+        with pytest.raises(ConnectionBroken):
+            await duplex.receive()
+        assert not duplex.send_now(b"y")
+        with pytest.raises(ConnectionBroken):
+            await duplex.send(b"z")
 
 
 async def test_who_is_refused_hears_why() -> None:
@@ -285,7 +369,7 @@ async def test_frames_that_are_none_of_ours_end_the_connection(frame: bytes) -> 
 async def test_floods_of_small_frames_leave_the_others_their_turns(frame: bytes) -> None:
     """Pongs, or empty pieces of a message that does not end."""
     steps = Steps()
-    async with serving() as there, dial(there.url) as duplex, await raw(there.address) as stream:
+    async with serving(limits=PATIENT) as there, dial(there.url) as duplex, await raw(there.address) as stream:
         await stream.send_all(b"\x02\x80\x00\x00\x00\x00" if frame[0] == 0 else frame)
         trio.lowlevel.add_instrument(steps)
         await stream.send_all(frame * 40_000)
@@ -299,7 +383,7 @@ async def test_floods_of_small_frames_leave_the_others_their_turns(frame: bytes)
 
 
 async def test_pieces_of_a_message_cost_only_what_is_in_them() -> None:
-    async with serving() as there, await raw(there.address) as stream:
+    async with serving(limits=PATIENT) as there, await raw(there.address) as stream:
         await stream.send_all(b"\x02\x80\x00\x00\x00\x00")
         tracemalloc.start()
         await stream.send_all(b"\x00\x80\x00\x00\x00\x00" * 8_000 + b"\x89\x80\x00\x00\x00\x00")
@@ -382,6 +466,7 @@ def mutual(*, server: bool) -> ssl.SSLContext:
 async def test_over_tls_it_is_the_same() -> None:
     async with serving(tls=server_tls()) as there:
         async with dial(f"wss://{there.address}", ssl_context=client_tls()) as duplex:
+            assert not duplex.send_now(b"")
             await duplex.send(bytes(1_000_000))
             assert await duplex.receive() == bytes(1_000_000)
         with pytest.raises(ConnectFailed):

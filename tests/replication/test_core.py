@@ -29,6 +29,7 @@ from appliance.replication.commands import (
     Store,
 )
 from appliance.replication.core import Core
+from appliance.replication.follower_link import SAVE_CURSOR_S
 from appliance.replication.links import ACK_S, HANDSHAKE_S
 from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
@@ -438,6 +439,24 @@ def test_who_brought_an_entry_is_not_sent_its_body_again() -> None:
     assert [entry.body for message in host.sent(to_c, Entries) for entry in message.entries] == [b"x0"]
 
 
+def test_so_it_is_when_the_log_is_read_before_the_answer_to_the_store() -> None:
+    host = Played()
+    to_b = host.serve("b")
+    host.core.received(host.follow("b"), log_of("b", (P, 0, "x")), host.now)
+    (store,) = (command for command in host.core.take_commands() if isinstance(command, Store))
+    host.disk.append_from(store.entries, store.late)
+    host.feed()
+    host.play()
+    assert [entry.body for message in host.sent(to_b, Entries) for entry in message.entries] == [None]
+
+
+def test_a_follower_that_connects_again_is_sent_every_body() -> None:
+    host = Played()
+    host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
+    to_b = host.serve("b")
+    assert [entry.body for message in host.sent(to_b, Entries) for entry in message.entries] == [b"x0"]
+
+
 def test_a_voters_word_waits_for_the_entries_before_it() -> None:
     host = Played(voters=frozenset("abcde"))
     link = host.follow("b")
@@ -585,13 +604,24 @@ def test_the_cursor_of_a_host_without_a_vote_is_not_kept() -> None:
     assert host.taken(SaveCursor) == []
 
 
-def test_cursors_are_saved_when_more_is_settled() -> None:
+def test_cursors_are_saved_when_more_is_settled_and_nothing_takes_them_to_disk() -> None:
     host = Played()
     host.hear(host.follow("b"), log_of("b", (P, 0, "x")))
-    host.tick(101.0)
-    assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
-    host.tick(102.0)
+    host.tick(100.0 + SAVE_CURSOR_S / 2)
     assert host.taken(SaveCursor) == []
+    host.tick(100.0 + 1.5 * SAVE_CURSOR_S)
+    assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
+    host.tick(100.0 + 3 * SAVE_CURSOR_S)
+    assert host.taken(SaveCursor) == []
+
+
+def test_a_cursor_is_saved_when_its_link_ends() -> None:
+    host = Played()
+    link = host.follow("b")
+    host.hear(link, log_of("b", (P, 0, "x")))
+    host.core.ended(link, 100.5)
+    host.play()
+    assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
 
 
 def test_a_log_that_was_set_back_becomes_another_one() -> None:

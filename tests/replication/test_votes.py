@@ -257,3 +257,14 @@ def test_ends_are_bounded(kind: str) -> None:
     assert kept is not None
     assert len(kept) == MAX_ENDS
     assert PayloadId("0x0") not in kept
+
+
+def test_what_was_decided_and_moved_does_not_hold_what_is_behind_it_once_the_commit_point_has_passed() -> None:
+    votes = votes_of_a(place(0), place(1))
+    assert vote(votes, "b", place(0)) == [Won((P, 0))]
+    votes.forget("b")
+    for moved in (place(0), place(1)):
+        votes.held(moved)
+    assert votes.judge() == []
+    votes.committed((P, 0))
+    assert vote(votes, "c", place(1)) == [Won((P, 1))]

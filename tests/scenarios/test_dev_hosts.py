@@ -23,7 +23,7 @@ FIRST_COUNT, COUNT = 10, 35
 
 @asynccontextmanager
 async def started(*arguments: str) -> AsyncIterator[tuple[trio.Process, LineReader]]:
-    """An `appliance` command, its lines; killed at the end if it still runs."""
+    """An `appliance` command, its lines. What still runs at the end is told to, so that it takes its hosts with it."""
     command = [sys.executable, "-m", "appliance", *arguments]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     try:
@@ -31,9 +31,13 @@ async def started(*arguments: str) -> AsyncIterator[tuple[trio.Process, LineRead
         yield process, LineReader(process.stdout)
     finally:
         if process.poll() is None:
-            process.kill()
+            process.terminate()
         with trio.CancelScope(shield=True):
-            await process.wait()
+            with trio.move_on_after(20):
+                await process.wait()
+            if process.poll() is None:
+                process.kill()
+                await process.wait()
 
 
 def keys(lines: list[str]) -> list[tuple[str, int]]:
