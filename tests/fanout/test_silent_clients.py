@@ -1,5 +1,8 @@
 """At the limit of connections a subscriber keeps its place, and who says nothing gives it up."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -16,6 +19,15 @@ SPARE = 3
 @pytest.fixture(autouse=True)
 def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "SPARE_CONNECTIONS", SPARE)
+
+
+@asynccontextmanager
+async def time_at_the_end(clock: MockClock) -> AsyncIterator[None]:
+    """Subscribers are closed one after the other in time, so it goes on when a test is over."""
+    try:
+        yield
+    finally:
+        clock.rate = 1.0
 
 
 def settings() -> FanoutSettings:
@@ -44,7 +56,7 @@ def count_of(server: Serving, name: str) -> object:
 
 async def test_a_subscriber_comes_in_and_stays_though_silent_clients_take_every_place(mock_clock: MockClock) -> None:
     log = MemoryLog()
-    async with serving(log, settings()) as server:
+    async with serving(log, settings()) as server, time_at_the_end(mock_clock):
         subscribers = [await subscribe(server) for _ in range(SUBSCRIBERS - 1)]
         for _ in range(SPARE + 1):
             await server.client()
@@ -61,7 +73,7 @@ async def test_a_subscriber_comes_in_and_stays_though_silent_clients_take_every_
 
 async def test_subscribers_who_say_nothing_outlive_every_timeout_of_requests(mock_clock: MockClock) -> None:
     log = MemoryLog()
-    async with serving(log, settings()) as server:
+    async with serving(log, settings()) as server, time_at_the_end(mock_clock):
         subscribers = [await subscribe(server) for _ in range(SUBSCRIBERS)]
         silent = await server.client()
         await until_connections(server, SUBSCRIBERS + 1)
@@ -76,7 +88,7 @@ async def test_subscribers_who_say_nothing_outlive_every_timeout_of_requests(moc
 
 
 async def test_when_subscribers_take_every_place_a_newcomer_is_told_so(mock_clock: MockClock) -> None:
-    async with serving(MemoryLog(), settings()) as server:
+    async with serving(MemoryLog(), settings()) as server, time_at_the_end(mock_clock):
         for _ in range(SUBSCRIBERS):
             await subscribe(server)
         mock_clock.jump(60)
