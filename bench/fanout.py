@@ -158,7 +158,8 @@ def show(result: Result, console: Console) -> None:
         console.print(storm_table(storm))
         console.print(
             f"p99 of delivery: {storm.quiet_deliveries.delay_ms.p99:.0f} ms when nobody reconnects, "
-            f"{storm.stayers.delay_ms.p99:.0f} ms to those who stay while some do"
+            f"{storm.stayers.delay_ms.p99:.0f} ms to those who stay while some do; "
+            f"{storm.late} messages came too late for their block, and are in no log"
         )
     console.print(checks_table(result.checks))
 

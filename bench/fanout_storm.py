@@ -5,16 +5,20 @@ it for blocks all the time. First nobody reconnects, then some while the others 
 """
 
 import gc
+import pathlib
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import msgspec
 
+from appliance.flashlog.files import DATABASE_NAME
+from appliance.flashlog.reader import Reader
 from bench.engine import Driver, Samples
 from bench.fanout_settings import Settings
 from bench.fanout_steady import start_receivers
 from bench.machine import cpu_s
+from bench.messages import PREFIX_BYTES, sequence_of
 from bench.output import Progress
 from bench.percentiles import Summary
 from bench.processes import Processes, started
@@ -26,6 +30,7 @@ EARLIER_SLOT_S = 0.02
 AWAY_S = 1.0  # between the break and the reconnect: what is published meanwhile is the backlog of each
 SETTLE_SLOTS = 5
 PAYLOAD_BYTES = 10_240
+MAX_LOGGED = 2**40
 
 
 class Engine(msgspec.Struct, frozen=True):
@@ -64,6 +69,8 @@ class Storms(msgspec.Struct, frozen=True):
     stayers: Deliveries
     whole: Engine
     whole_returned: list[Returned]
+    late: int
+    """Messages that came when their block was sealed: they are in no log, and nobody is sent them."""
 
     @property
     def slowest_s(self) -> float:
@@ -130,7 +137,9 @@ class Bench:
     def _collect(
         self, first: int, quiet: Engine, calm: range, partial: list["Observed"], whole: list["Observed"]
     ) -> Storms:
-        published = {number: at for number, at in self._published().items() if number >= first}
+        sent = {number: at for number, at in self._published().items() if number >= first}
+        logged = _logged(self._processes.folder / "data")
+        published = {number: at for number, at in sent.items() if number in logged}
         arrived = {}
         for group in (STAYERS, MOVERS):
             self._subscribers.wait(group, len(published))
@@ -145,7 +154,15 @@ class Bench:
             arrived[STAYERS].deliveries({number for one in partial for number in one.numbers}),
             Engine.of([one.samples for one in whole]),
             [one.returned(stayers, everybody) for one in whole],
+            len(sent) - len(published),
         )
+
+
+def _logged(folder: pathlib.Path) -> set[int]:
+    """The messages that the appliance has in its log: those that it owes its subscribers."""
+    with closing(Reader(folder / DATABASE_NAME)) as reader:
+        records = reader.records(0, MAX_LOGGED, MAX_LOGGED, MAX_LOGGED)
+    return {sequence_of(record.body[:PREFIX_BYTES], 1) for record in records}  # as the builder numbers them
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,8 @@ class Subscribers:
             for arrival in read_arrivals(file, answer["received"])
         ]
         counted = {key: sum(answer[key] for answer in answers) for key in ("lost", "duplicated", "closed")}
+        # Receivers count every number that is missing in between, also those that nobody was to get.
+        counted["lost"] -= (last - first + 1 - len(published)) * self._reading[group]
         return Arrivals(published, found, **counted)
 
 

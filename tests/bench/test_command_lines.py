@@ -64,7 +64,7 @@ def test_targets_of_a_storm() -> None:
         engine_then = Engine(direct, Summary(9, 1.0, p99, p99))
         returned = [Returned(20, 0.1, 0.2, 0.1), Returned(20, 0.1, seconds, 0.1)]
         quiet = deliveries(lost=lost)
-        return Storms(engine_then, quiet, engine_then, returned, quiet, engine_then, returned)
+        return Storms(engine_then, quiet, engine_then, returned, quiet, engine_then, returned, late=1)
 
     assert [check.met for check in fanout.judge_storm(storms(6.0, 7.0, 0))] == [True] * 5
     assert [check.met for check in fanout.judge_storm(storms(6.1, 7.1, 1))] == [False] * 5
