@@ -152,8 +152,11 @@ class Core(Ledger):
         self._do(Send(link, welcome))
         if self._pruned > cursor:
             self._do(Send(link, Pruned(self._pruned)))
-        for payload_id, at in self._votes.dead_ends():
-            self._do(Send(link, self._closed_message(payload_id, at)))
+        for payload_id, at, is_dead in self._votes.own_ends():
+            if is_dead:
+                self._do(Send(link, self._closed_message(payload_id, at)))
+            elif hello.follow_only:
+                self._do(Send(link, Closed(payload_id, at, None)))
 
     def _is_lost(self, host: str, log_id: str) -> bool:
         return host in self._settings.voters and self._log_ids.get(host, log_id) != log_id
@@ -408,9 +411,7 @@ class Core(Ledger):
                 for place in places:
                     self._votes.word(Place(place.payload_id, place.index, place.prefix))
             case Closed(payload_id, at, logs) if is_voter:
-                # It may have waited here while a voter's log was lost, and with it a vote that it rests on.
-                if all(self._log_ids.get(host, log_id) == log_id for host, log_id in logs.items()):
-                    self._votes.dead_word(payload_id, at)
+                self._told_closed(payload_id, at, logs)
             case Pruned(through):
                 missed = core.pruned(through)
                 if missed:
@@ -421,6 +422,14 @@ class Core(Ledger):
                 self._do(FollowState(payload_id, state, block_hash))
             case _:
                 raise DecodeError(f"{type(message).__name__.lower()} is not what is expected here")
+
+    def _told_closed(self, payload_id: PayloadId, at: int, logs: dict[str, str] | None) -> None:
+        # It may have waited here while a voter's log was lost, and with it a vote that it rests on.
+        if logs is not None and all(self._log_ids.get(host, log_id) == log_id for host, log_id in logs.items()):
+            self._votes.dead_word(payload_id, at)
+        elif not self._votes_here and self._order.is_undecided((payload_id, at)):
+            # Perhaps nobody has it any more, and a learner is asked by nobody. What somebody has is fetched again.
+            self._change(Replace(payload_id, at))
 
     # --- time ---
 

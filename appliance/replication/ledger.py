@@ -207,7 +207,13 @@ class Ledger(Links):
             self._is_setting_recovered = False
         else:
             self._changed(command.payload_id)
+            if isinstance(command, Replace) and self._is_orphan(command):
+                self._change(command)
         self._settle(now)
+
+    def _is_orphan(self, command: Replace) -> bool:
+        """What a learner drops because a log was lost is asked for by no votes."""
+        return not self._votes_here and self._order.is_undecided((command.payload_id, command.from_index))
 
     def recovered(self, _: SetRecovered, now: float) -> None:
         """The answer to `SetRecovered`: from now on this host votes."""

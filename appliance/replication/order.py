@@ -77,6 +77,10 @@ class CommitOrder:
         position = self._position_of.get((place.payload_id, place.index - 1))
         return -math.inf if position is None else self._open[position].born
 
+    def is_undecided(self, key: Key) -> bool:
+        """Whether an entry of this log is open, and not known to be committed."""
+        return key in self._position_of and key not in self._decided
+
     def decide(self, key: Key) -> Place:
         """An entry is committed."""
         self._decided.add(key)

@@ -169,9 +169,9 @@ class Votes:
         """Judge a payload again."""
         self._touch(payload_id)
 
-    def dead_ends(self) -> list[tuple[PayloadId, int]]:
-        """This log's tombstones where it is known that nothing can be committed."""
-        return [(payload_id, at) for payload_id, at in self._own_ends.items() if self._is_dead_word(payload_id, at)]
+    def own_ends(self) -> list[tuple[PayloadId, int, bool]]:
+        """This log's tombstones, and of each whether it is known that nothing can be committed there."""
+        return [(payload_id, at, self._is_dead_word(payload_id, at)) for payload_id, at in self._own_ends.items()]
 
     def may_vote(self, own: str) -> None:
         """What this log holds counts from now on."""
@@ -265,10 +265,15 @@ class Votes:
         if winner is not None:
             if own is not None or has_ended:
                 yield Lost(payload_id, index)
-        elif self.yields and own is not None and self._is_alone(race, index):
-            yield Lost(payload_id, index)
+        elif self.yields and (parted := self._first_alone(race)) is not None:
+            yield Lost(payload_id, parted)
         elif self._is_dead(payload_id, race, index):
             yield from self._died(payload_id, race, index, has_ended=has_ended)
+
+    def _first_alone(self, race: _Race) -> int | None:
+        """Where this log parts from a voter's; what is before it is decided when this log has its vote."""
+        open_ones = sorted(index for index in race.own if index >= race.undecided)
+        return next((index for index in open_ones if self._is_alone(race, index)), None)
 
     def _is_alone(self, race: _Race, index: int) -> bool:
         """Whether another voter has another branch there, and none has this log's."""

@@ -133,14 +133,14 @@ class Settled(Message, frozen=True, array_like=True, tag="settled"):
 
 
 class Closed(Message, frozen=True, array_like=True, tag="closed"):
-    """Nothing of the payload can be committed from index ``at`` on; the source takes nothing of it there.
+    """The source takes nothing of the payload from index ``at`` on.
 
-    ``logs``: the voters' logs, by host_id, whose votes that rests on.
+    ``logs``, where nothing can be committed there: the voters' logs, by host_id, whose votes that rests on.
     """
 
     payload_id: PayloadId
     at: int
-    logs: dict[str, str]
+    logs: dict[str, str] | None
 
 
 class Pruned(Message, frozen=True, array_like=True, tag="pruned"):
@@ -225,7 +225,7 @@ def _check(message: AnyMessage) -> None:
         case Closed():
             _in_range("at", message.at)
             _is_short("payload_id", message.payload_id)
-            _are_names("logs", [*message.logs, *message.logs.values()])
+            _are_names("logs", [*(message.logs or {}), *(message.logs or {}).values()])
 
 
 def _check_greeting(message: Hello | Welcome) -> None:

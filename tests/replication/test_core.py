@@ -580,6 +580,25 @@ def test_an_end_that_rests_on_a_lost_vote_is_not_believed() -> None:
     assert host.taken(Close) == [Close(P, 0)]
 
 
+@pytest.mark.parametrize("logs", [None, {"b": "log-b", "c": "an older one"}])
+def test_a_learner_fetches_again_what_a_voter_has_ended(logs: dict[str, str] | None) -> None:
+    learner = Played("l", known_logs={"c": "log-c"})
+    link = learner.follow("b")
+    learner.hear(link, log_of("b", (P, 0, "x")))
+    learner.hear(link, Closed(P, 0, logs))
+    assert (learner.taken(Close), learner.taken(Replace)) == ([], [Replace(P, 0)])
+    assert [end.link for end in learner.taken(End)] == [link]
+    learner.hear(learner.follow("c"), log_of("c", (P, 0, "x"), committed=True))
+    assert learner.core.committed > 0
+
+
+def test_only_learners_are_told_of_ends_that_are_in_doubt() -> None:
+    host = Played()
+    host.core._votes.ended(P, 0)
+    assert host.sent(host.serve("b"), Closed) == []
+    assert host.sent(host.serve("l"), Closed) == [Closed(P, 0, None)]
+
+
 def test_an_end_that_was_being_written_when_a_vote_was_lost_is_told_to_nobody() -> None:
     host = Played(known_logs={"b": "log-b", "c": "log-c"})
     host.originate(P, 0)
@@ -640,6 +659,23 @@ def test_a_learner_drops_what_only_a_lost_log_had() -> None:
     learner.follow("b", log_id="a new one")
     assert learner.taken(Replace) == [Replace(P, 0)]
     assert learner.core.open == 0
+
+
+def test_what_a_learner_drops_is_dropped_though_the_disk_refused_at_first() -> None:
+    learner = Played("l")
+    first = learner.follow("b")
+    learner.hear(first, log_of("b", (P, 0, "x")))
+    learner.core.ended(first, learner.now)
+    link = "to b again"
+    learner.core.follower_opened(link, "b", NONCE, None, learner.now)
+    learner.core.received(link, learner.welcome("b", "a new one"), learner.now)
+    (replace,) = (command for command in learner.core.take_commands() if isinstance(command, Replace))
+    learner.core.change_failed(replace, learner.now)
+    assert replace in learner.core.take_commands()
+    learner.core.change_failed(replace, learner.now)
+    learner.play()
+    assert learner.core.open == 0
+    assert not learner.disk.entries
 
 
 def test_a_learner_meets_a_lost_log_when_all_that_it_sent_is_here() -> None:

@@ -155,11 +155,11 @@ def test_what_this_host_ended_is_settled_when_nothing_can_be_committed_there() -
     votes.refused(P)
     assert votes.is_open((P, 0))
     assert vote(votes, "b", place(0)) == []
-    assert votes.dead_ends() == []
+    assert votes.own_ends() == [(P, 0, False)]
     votes.dead_word(P, 0)  # by b, which knows that c ended it too
     assert votes.judge() == [Ended(P, 0)]
     assert not votes.is_open((P, 0))
-    assert votes.dead_ends() == [(P, 0)]
+    assert votes.own_ends() == [(P, 0, True)]
 
 
 def test_an_end_on_another_branch_leaves_the_host_free() -> None:
@@ -188,7 +188,7 @@ def test_what_this_host_ended_and_others_committed_is_fetched() -> None:
     assert vote(votes, "c", place(0)) == [Lost(P, 0)]
     votes.removed(P, 0)
     votes.reopened(P, 0)
-    assert votes.dead_ends() == []
+    assert votes.own_ends() == []
 
 
 def test_a_voters_word_that_it_is_dead_is_enough() -> None:
@@ -211,6 +211,15 @@ def test_a_host_that_lost_its_log_gives_way_to_what_a_voter_has_alone() -> None:
     votes.yields = True
     votes.held(place(0, "own"))
     assert vote(votes, "b", place(0)) == [Lost(P, 0)]
+
+
+def test_it_gives_way_also_behind_what_is_the_same_and_waits_for_its_vote() -> None:
+    votes = Votes(None, frozenset("ab"), 2)
+    votes.yields = True
+    votes.held(place(0))
+    votes.held(place(1, "own"))
+    assert vote(votes, "b", place(0)) == []
+    assert vote(votes, "b", place(1)) == [Lost(P, 1)]
 
 
 def test_but_not_where_another_voter_has_the_same() -> None:

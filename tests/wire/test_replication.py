@@ -47,6 +47,7 @@ MESSAGES: list[AnyMessage] = [
     Committed([WirePlace(ID, 1, PREFIX)]),
     Settled(ID, PayloadState.LANDED, "0x1"),
     Closed(ID, 2, {"a": "log"}),
+    Closed(ID, 3, None),
     Pruned(5),
     Passed(6),
     Ack(9, [3, 4], [5]),

@@ -81,6 +81,7 @@ class World:
         self._bodies: dict[Key, bytes] = {}
         self._originated_at: dict[bytes, float] = {}
         self._committed_at: dict[bytes, float] = {}
+        self._lost_orders: list[list[Seen]] = []  # of what was shown from logs that are gone
         self.is_healed = False
         self.left_to_operator = False
 
@@ -203,6 +204,7 @@ class World:
         if self.scenario.wipes and all_know:
             if host.is_up:
                 host.crash()
+            self._lost_orders.append(self._order(host, host.visible))
             host.wipe()
             self.clock.at(self.clock.random.choice((0.01, 0.5)), lambda: self._start(host))
 
@@ -332,8 +334,9 @@ class World:
                 newest, which = self._originated_at[prefix], (payload_id, index)
 
     @staticmethod
-    def _order(host: SimHost) -> list[Seen]:
-        return [(record.payload_id, record.index, record.prefix) for record in host.disk.after(0, 2**60)]
+    def _order(host: SimHost, through: int | None = None) -> list[Seen]:
+        records = host.disk.after(0, 2**60, through)
+        return [(record.payload_id, record.index, record.prefix) for record in records]
 
     def _check_view(self, subscriber: Subscriber) -> None:
         view = subscriber.view
@@ -349,7 +352,9 @@ class World:
     def _has_one_order(self) -> bool:
         """Whether all hosts have one order. Of flashblocks of which neither waited for the other there may be two."""
         orders = [self._order(host) for host in self.hosts]
-        return all(order == orders[0] for order in orders)
+        return all(order == orders[0] for order in orders) and all(
+            lost == orders[0][: len(lost)] for lost in self._lost_orders
+        )
 
     def _check_slice(self, subscriber: Subscriber) -> None:
         view, order = subscriber.view, self._order(self.hosts[0])
