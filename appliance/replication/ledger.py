@@ -291,7 +291,7 @@ class Ledger(Links):
         self._blocked_since = now if self._blocked_since is None else self._blocked_since
         is_overdue = now - self._blocked_since > self._settings.move_after_s
         if is_overdue or self._votes.is_contested(blocking.place.key):
-            self._requeue(self._order.undecided(MAX_MOVED + 1))
+            self._requeue(self._order.blocking(MAX_MOVED + 1))
 
     def _requeue(self, entries: Sequence[Waiting]) -> bool:
         """Move entries to the end of the log, in their order: whole payloads from an index on. Not too many of them."""

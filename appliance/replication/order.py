@@ -153,6 +153,12 @@ class CommitOrder:
         self.seen = max(self.seen, position)
         return {waiting.place.payload_id for waiting in gone}
 
+    def blocking(self, limit: int) -> list[Waiting]:
+        """What is undecided and has something behind it that is decided, in log order; at most ``limit``."""
+        last = max((self._position_of[key] for key in self._decided), default=0)
+        before = (waiting for waiting in self._open.values() if waiting.position < last)
+        return list(islice(filter(self._is_undecided, before), limit))
+
     def undecided(self, limit: int) -> list[Waiting]:
         """What is, in log order; at most ``limit``."""
         return list(islice(filter(self._is_undecided, self._open.values()), limit))

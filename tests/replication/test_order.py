@@ -61,6 +61,14 @@ def test_what_is_undecided_before_something_decided_blocks_it() -> None:
     assert [waiting.position for waiting in order.undecided(ALL)] == [1]
 
 
+def test_what_nothing_decided_stands_behind_blocks_nothing() -> None:
+    order = order_of((P, 0, 1.0), (Q, 0, 2.0), (R, 0, 3.0))
+    assert order.blocking(ALL) == []
+    order.decide((Q, 0))
+    assert [waiting.position for waiting in order.blocking(ALL)] == [1]
+    assert [waiting.position for waiting in order.undecided(ALL)] == [1, 3]
+
+
 def test_what_was_moved_is_where_it_is_now_and_still_decided() -> None:
     order = order_of((P, 0, 1.0), (Q, 0, 2.0))
     order.decide((Q, 0))
