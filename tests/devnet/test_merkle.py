@@ -1,6 +1,6 @@
 import pytest
 import rlp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trie.hexary import HexaryTrie
 
@@ -16,7 +16,6 @@ def oracle_root(items: list[bytes]) -> bytes:
     return bytes(trie.root_hash)
 
 
-@settings(deadline=None)  # a loaded machine is not a failure
 @given(ITEMS)
 def test_rlp_is_what_the_library_says(item: Rlp) -> None:
     assert rlp_encode(item) == rlp.encode(item)
@@ -27,13 +26,11 @@ def test_rlp_lengths_at_their_borders(size: int) -> None:
     assert rlp_encode(b"\x80" * size) == rlp.encode(b"\x80" * size)
 
 
-@settings(deadline=None)  # a loaded machine is not a failure
 @given(st.integers(min_value=0, max_value=2**256 - 1))
 def test_rlp_integer_has_no_leading_zeros(value: int) -> None:
     assert rlp_encode(rlp_integer(value)) == rlp.encode(value)
 
 
-@settings(deadline=None)  # a loaded machine is not a failure
 @given(st.lists(st.binary(min_size=1, max_size=60), max_size=24))
 def test_list_root_is_the_general_tries_root(items: list[bytes]) -> None:
     assert list_root(items) == oracle_root(items)

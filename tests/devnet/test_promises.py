@@ -44,7 +44,7 @@ def build(ledger: Ledger, users: int, **changes: Any) -> Block:
     return jobs[0].block()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(min_value=0, max_value=6), min_size=1, max_size=8))
 def test_chain_that_one_client_builds_is_valid_for_another(users: list[int]) -> None:
     one, other = fresh_ledger(), fresh_ledger()
@@ -75,7 +75,7 @@ PARAMS = valid_params()
 HEX_FIELDS = [name for name, value in PARAMS[0].items() if isinstance(value, str)]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from([*HEX_FIELDS, "transactions", "parentBeaconBlockRoot"]), st.data())
 def test_block_with_one_digit_changed_is_never_valid(field: str, data: st.DataObject) -> None:
     params = msgspec.json.decode(msgspec.json.encode(PARAMS))
@@ -97,7 +97,7 @@ def changed_digit(text: str, data: st.DataObject) -> str:
     return changed
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.permutations(range(4)))
 def test_block_without_one_or_in_another_order_is_never_valid(order: list[int]) -> None:
     params = msgspec.json.decode(msgspec.json.encode(PARAMS))
@@ -121,7 +121,7 @@ API = EngineApi(fresh_ledger(), name="test")
 METHODS = [*API.capabilities(), "eth_getBlockByNumber", "eth_getTransactionCount", "eth_sendRawTransaction"]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(METHODS), st.lists(JSON, max_size=4))
 def test_garbage_parameters_are_answered_or_refused_and_change_nothing(method: str, params: list[Any]) -> None:
     outcome = outcome_of(API, method, params)
@@ -163,7 +163,7 @@ class Reorganisations(RuleBasedStateMachine):
         assert self.ledger.canonical == {10 + number: each for number, each in enumerate(reversed(chain))}
 
 
-Reorganisations.TestCase.settings = settings(deadline=None, max_examples=25, stateful_step_count=20)
+Reorganisations.TestCase.settings = settings(max_examples=25, stateful_step_count=20)
 TestReorganisations = Reorganisations.TestCase
 
 

@@ -1,6 +1,6 @@
 import pytest
 import rlp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.devnet.accounts import Account
@@ -94,14 +94,12 @@ def test_malformed_signature_is_refused(field: int, value: bytes, reason: str) -
         KnownTransactions(CHAIN_ID).decode(b"\x02" + rlp.encode(fields))
 
 
-@settings(deadline=None)  # a loaded machine is not a failure
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x02", b"\x7e", b"\x02\xf8", b"\x7e\xf8"]))
 def test_garbage_is_an_invalid_transaction_and_nothing_else(garbage: bytes, prefix: bytes) -> None:
     with pytest.raises(InvalidTransactionError):
         KnownTransactions(CHAIN_ID).decode(prefix + garbage)
 
 
-@settings(deadline=None)  # a loaded machine is not a failure
 @given(st.data())
 def test_damaged_transaction_is_invalid_or_someone_elses(data: st.DataObject) -> None:
     signed = shared_traffic().take(3)

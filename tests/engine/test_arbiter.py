@@ -507,7 +507,7 @@ def test_miner_settings_last_for_all() -> None:
 # --- the promise ---
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_builders_never_build_two_orders_on_one_parent_and_every_request_is_answered(data: st.DataObject) -> None:
     """Two sequencers, any interleaving of orders, answers, failures and getPayload."""

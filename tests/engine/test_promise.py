@@ -154,7 +154,7 @@ def same_but_id(one: Any, other: Any) -> bool:
     return isinstance(other, dict) and {**one, "id": 0} == {**other, "id": 0}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), policy=st.sampled_from(sorted(POLICIES)))
 def test_no_block_is_returned_that_the_el_did_not_call_valid(data: st.DataObject, policy: str) -> None:
     adversary = Adversary(data, policy)
@@ -177,7 +177,7 @@ def settle(adversary: Adversary) -> None:
     assert play.machine.open_calls == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), policy=st.sampled_from(sorted(POLICIES)))
 def test_the_els_block_is_never_held_past_the_deadline(data: st.DataObject, policy: str) -> None:
     """Whatever builders and verdicts do: once the EL has answered and the deadline is over, op-node has a block."""
@@ -198,7 +198,7 @@ def test_the_els_block_is_never_held_past_the_deadline(data: st.DataObject, poli
     adversary.check()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), policy=st.sampled_from(sorted(POLICIES)))
 def test_ill_builders_cost_no_time_at_all(data: st.DataObject, policy: str) -> None:
     """With every builder ill, op-node has a block as soon as the EL has answered: nothing was promised here."""

@@ -322,4 +322,4 @@ def json_or_none(body: bytes) -> Any:
 
 
 TestEngine = EngineMachine.TestCase
-TestEngine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestEngine.settings = settings(max_examples=150, stateful_step_count=40)

@@ -208,4 +208,4 @@ class WholeMachine(EngineMachine):
 
 
 TestWhole = WholeMachine.TestCase
-TestWhole.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWhole.settings = settings(max_examples=150, stateful_step_count=40)

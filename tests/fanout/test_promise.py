@@ -76,12 +76,10 @@ class Subscribers(RuleBasedStateMachine):
 
 
 TestPromise = Subscribers.TestCase
-TestPromise.settings = settings(
-    max_examples=50, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestPromise.settings = settings(max_examples=50, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RANDOM)
 def test_a_long_crowded_history_keeps_the_promise(rng: random.Random) -> None:
     world = World()

@@ -331,9 +331,9 @@ class ExecutionStream(PublishedStream):
 
 
 TestStructural = PublishedStream.TestCase
-TestStructural.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestStructural.settings = settings(max_examples=150, stateful_step_count=60)
 TestExecution = ExecutionStream.TestCase
-TestExecution.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestExecution.settings = settings(max_examples=150, stateful_step_count=60)
 
 
 # Nothing is lost either: one good builder is shown whole, however the answers are ordered.

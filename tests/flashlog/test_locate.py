@@ -357,7 +357,7 @@ def test_retention_never_changes_an_answer_but_to_refuse_what_is_gone(data: st.D
 
 
 @given(data=st.data(), places=histories())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_log_in_sqlite_answers_like_the_log_in_a_list(data: st.DataObject, places: list[Place]) -> None:
     cuts = [0, *clean_cuts(places)]
     cut = data.draw(st.sampled_from(cuts))

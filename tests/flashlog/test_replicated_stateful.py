@@ -197,4 +197,4 @@ def flashblock_of(sent: FakeReplica, body: bytes, index: int) -> Flashblock:
 
 
 TestReplicatedLog = ReplicatedLogMachine.TestCase
-TestReplicatedLog.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestReplicatedLog.settings = settings(max_examples=30, stateful_step_count=20)

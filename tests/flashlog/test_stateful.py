@@ -225,4 +225,4 @@ def attempt(function: Callable[[], Any]) -> object:
 
 
 TestLog = LogMachine.TestCase
-TestLog.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestLog.settings = settings(max_examples=40, stateful_step_count=25)

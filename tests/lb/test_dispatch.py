@@ -277,5 +277,5 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             self.waiting.remove(one)
 
 
-AnyOrderOfEvents.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+AnyOrderOfEvents.TestCase.settings = settings(max_examples=80, stateful_step_count=30)
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase

@@ -306,7 +306,7 @@ class QueueAgainstOracle(RuleBasedStateMachine):
             assert len(self.queue) == len(self.oracle.waiting)
 
 
-QueueAgainstOracle.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+QueueAgainstOracle.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestQueueAgainstOracle = QueueAgainstOracle.TestCase
 
 

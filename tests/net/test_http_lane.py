@@ -13,7 +13,7 @@ from appliance.net.http_lane import HttpLane, LaneAnswer, post_head
 from appliance.net.opening import Stream, parse_url
 from appliance.net.readiness import Readiness
 from tests.net.upstreams import Conversation, Upstream, client_tls, echo_bodies, upstream
-from tests.support.eventually import cancel_when, eventually
+from tests.support.eventually import eventually
 
 current: list[Readiness | None] = [None]
 
@@ -232,9 +232,9 @@ async def test_a_cancelled_request_takes_its_connection_along() -> None:
     async with upstream(silent) as made:
         lane = lane_to(url_of(made))
         async with trio.open_nursery() as nursery:
-            with trio.CancelScope() as scope:
-                nursery.start_soon(cancel_when, scope, lambda: bool(made.conversations))
-                await ask(lane)
+            nursery.start_soon(ask, lane)
+            await eventually(lambda: bool(made.conversations))
+            nursery.cancel_scope.cancel()
         await made.conversations[0].ended.wait()
         assert repr(lane).endswith("not connected>")
 

@@ -100,4 +100,4 @@ class DiskLikeLog(RuleBasedStateMachine):
 
 
 TestDiskLikeLog = DiskLikeLog.TestCase
-TestDiskLikeLog.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestDiskLikeLog.settings = settings(max_examples=40, stateful_step_count=25)

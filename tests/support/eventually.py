@@ -12,9 +12,3 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> 
             await trio.sleep(0.01)
         return
     raise AssertionError(f"not within {timeout_s} s: {condition}")
-
-
-async def cancel_when(scope: trio.CancelScope, condition: Callable[[], bool]) -> None:
-    """Cancel what goes on in a scope as soon as something is so."""
-    await eventually(condition)
-    scope.cancel()
