@@ -4,7 +4,7 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-import trio
+from appliance.net.readiness import Readiness
 
 # Events taken in one go: 1,000 callbacks take well under a millisecond.
 _BATCH: Final = 1000
@@ -19,23 +19,16 @@ class Hangups:
     """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._readiness = Readiness(select.EPOLLRDHUP, _BATCH)
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the peer of ``fd`` hangs up, until `forget`."""
-        self._callbacks[fd] = callback
-        self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
+        self._readiness.watch(fd, lambda _gone: callback())
 
     def forget(self, fd: int) -> None:
         """Stop watching; to be called before ``fd`` is closed. Unknown ones are fine, also after the end of `run`."""
-        if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
-            self._epoll.unregister(fd)
+        self._readiness.forget(fd)
 
     async def run(self) -> None:
         """Until cancelled."""
-        with self._epoll:
-            while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for fd, _ in self._epoll.poll(0, _BATCH):
-                    self._callbacks[fd]()
+        await self._readiness.run()

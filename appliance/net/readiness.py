@@ -27,10 +27,13 @@ OnEvent = Callable[[bool], None]
 class Readiness:
     """`watch` sockets; `run` calls back. A socket is told of once for all that came until then: read until it is empty.
 
-    What was read in part, or came while nobody wanted it, is not told of again: its reader has to look.
+    What was read in part, or came while nobody wanted it, is not told of again: its reader has to look. ``events`` are
+    epoll's; at most ``batch`` sockets are told of before other tasks get their turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, events: int = select.EPOLLIN | select.EPOLLRDHUP, batch: int = _BATCH) -> None:
+        self._events = events | select.EPOLLET
+        self._batch = batch
         self._epoll = select.epoll()
         self._callbacks: dict[int, OnEvent] = {}
 
@@ -38,7 +41,7 @@ class Readiness:
         """Call ``callback`` when there is something to read, until `forget`. At once for what is there already."""
         if not self._epoll.closed:
             self._callbacks[fd] = callback
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+            self._epoll.register(fd, self._events)
 
     def forget(self, fd: int) -> None:
         """Stop watching; to be called before ``fd`` is closed. Unknown ones are fine, also after the end of `run`."""
@@ -55,7 +58,7 @@ class Readiness:
 
     def _call(self) -> None:
         callbacks = self._callbacks
-        for fd, flags in self._epoll.poll(0, _BATCH):
+        for fd, flags in self._epoll.poll(0, self._batch):
             callback = callbacks.get(fd)  # None when one that was called before it closed it
             if callback is None:
                 continue
