@@ -219,12 +219,6 @@ class Votes:
             for votes in race.votes.values():
                 votes.pop(host, None)
 
-    def has_voted(self, host: str, place: Place) -> bool:
-        """Whether a host is known to have this very entry."""
-        race = self._races.get(place.payload_id)
-        vote = race.votes.get(place.index, {}).get(host) if race else None
-        return vote is not None and vote.prefix == place.prefix
-
     # --- what follows ---
 
     def is_open(self, key: Key) -> bool:
