@@ -219,8 +219,8 @@ class Session:
             self._scope.cancel()
 
     def close_if_waiting(self) -> None:
-        """The server stops: there is no request to finish here."""
-        if self._phase is Phase.WAITING:
+        """The server stops, and there is no request to finish here, not even one that nobody has read yet."""
+        if self._phase is Phase.WAITING and not socket_io.has_come(self._connection):
             self._scope.cancel()
 
     def asks_nothing(self) -> bool:
@@ -284,7 +284,7 @@ class Session:
         stage = self._parser.stage
         if stage is not self._timed_stage:
             self._begin_stage(stage)
-        if stage is Stage.START and self._stopping.is_set():
+        if stage is Stage.START and self._stopping.is_set() and not socket_io.has_come(self._connection):
             return b""
         size = _BODY_RECEIVE_BYTES if stage is Stage.BODY else RECEIVE_BYTES
         data = await socket_io.receive(self._connection, size)

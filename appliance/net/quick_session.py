@@ -80,7 +80,12 @@ class QuickSession(Session):
         except ParseError as error:
             self._wake(outcome.Error(error))
             return
-        if requests is None or len(requests) != 1 or not self._begin(requests[0]):
+        if requests:
+            self._mark_handling()
+        elif data and self._parser.stage is not Stage.START:
+            # Now, and not when the task runs: what has been read is a request, and a stop or a deadline finds it begun.
+            self._begin_stage(self._parser.stage)
+        if not requests or len(requests) != 1 or not self._begin(requests[0]):
             self._wake(outcome.Value(requests))
 
     def _begin(self, request: HttpRequest) -> bool:
@@ -88,7 +93,6 @@ class QuickSession(Session):
         plain = request.keep_alive and not request.upgrade and request.method != "HEAD"
         if not plain or self._client_gone or not self._parser.is_between():
             return False
-        self._mark_handling()
         self._early.reset(usable=False, close=False)  # that is for handlers in tasks
         self._request = request
         try:
@@ -148,12 +152,12 @@ class QuickSession(Session):
             return await super()._next_requests()
         if self._timed_stage is not Stage.START:
             self._begin_stage(Stage.START)
-        if self._stopping.is_set():
-            return None
         self._unread = False
         data = self._read_now()
         if data is None:
-            return await self._park()
+            return None if self._stopping.is_set() else await self._park()
+        if data:
+            self._begin_stage(Stage.HEAD)
         await trio.lowlevel.checkpoint()
         return self._parser.feed(data) if data else None
 

@@ -50,6 +50,17 @@ async def receive_into(connection: socket.socket, room: memoryview) -> int:
             return count
 
 
+def has_come(connection: socket.socket) -> bool:
+    """Whether a read would give something at once: bytes, the end, or that the connection broke."""
+    try:
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _receive_into_now(connection: socket.socket, room: memoryview) -> int | None:
     """What is there; None when the kernel woke its reader for nothing."""
     count = 0

@@ -6,7 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Connection, Upgrade, open_listener
-from tests.net.serving import echo, running
+from tests.net.serving import Peer, echo, running
 
 pytestmark = pytest.mark.usefixtures("every_way")
 
@@ -60,6 +60,35 @@ async def test_a_request_that_is_half_there_may_finish() -> None:
         answer = await peer.ask(b"hi")
 
         assert (answer.body, answer.headers["connection"]) == (b"POST / hi", "close")
+
+
+@pytest.mark.parametrize("turns", range(-4, 5))
+@pytest.mark.parametrize("request_bytes", [GET, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"])
+async def test_who_asks_as_the_server_stops_is_answered_or_finds_the_connection_closed(
+    request_bytes: bytes, turns: int
+) -> None:
+    """However much of the request has come, wherever the server is with it: no 408, and before the stop not nothing."""
+    peers: list[tuple[Peer, int]] = []
+    async with running(echo) as there:
+        for sent in (1, 20, len(request_bytes) - 2, len(request_bytes)):
+            fresh, used = await there.connect(), await there.connect()
+            await used.ask(GET)
+            peers += [(fresh, sent), (used, sent)]
+        await wait_all_tasks_blocked()
+        if turns < 0:
+            there.stopping.set()
+            for _ in range(-turns):
+                await trio.lowlevel.checkpoint()
+        for peer, sent in peers:
+            peer.send_now(request_bytes[:sent])
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        there.stopping.set()
+
+        for peer, sent in peers:
+            peer.send_now(request_bytes[sent:])
+            answer = await peer.rest()
+            assert answer.startswith(b"HTTP/1.1 200") or (answer == b"" and turns < 0), (sent, answer)
 
 
 async def test_what_outlasts_the_drain_is_cancelled(autojump_clock: MockClock) -> None:
