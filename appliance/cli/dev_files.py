@@ -4,7 +4,7 @@ import json
 import random
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -71,13 +71,18 @@ class LocalHost:
 def plan(folder: Path, count: int, *, any_port: bool = False) -> tuple[LocalHost, ...]:
     """``count`` hosts with neighbouring ports, or with free ones on a loopback address that nobody else has."""
     address = _own_address() if any_port else LOOPBACK
-    return tuple(_host(folder, index, address, any_port=any_port) for index in range(count))
+    chosen: set[int] = set()  # nobody listens on them yet, so that a second look would find them free again
 
-
-def _host(folder: Path, index: int, address: str, *, any_port: bool) -> LocalHost:
     def port(usual: int) -> int:
-        return _free_port(address) if any_port else usual
+        if not any_port:
+            return usual
+        chosen.add(free := _free_port(address, chosen))
+        return free
 
+    return tuple(_host(folder, index, address, port) for index in range(count))
+
+
+def _host(folder: Path, index: int, address: str, port: Callable[[int], int]) -> LocalHost:
     return LocalHost(
         name=f"host-{index}",
         folder=folder / f"host-{index}",
@@ -104,9 +109,11 @@ def _own_address() -> str:
     return address
 
 
-def _free_port(address: str) -> int:
+def _free_port(address: str, but: Collection[int]) -> int:
     while True:
         port = _RANDOM.randrange(*_BELOW_OUTGOING)
+        if port in but:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind((address, port))

@@ -10,8 +10,9 @@ from typing import Any, Final, Self
 import pytest
 
 from tests.real.nodes import FOLDER
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
 from tests.real.rpc import RpcClient
+from tests.support.ports import lasting_port
 
 # The program itself: the package's own launcher is a Node process around it that a SIGSTOP would hit instead.
 BINARY: Final = FOLDER / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
@@ -30,7 +31,7 @@ class Anvil:
             pytest.skip("@foundry-rs/anvil has no program for this machine here")
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
-        self.port = free_port()
+        self.port = lasting_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.websocket_url = f"ws://127.0.0.1:{self.port}"
         self.genesis_time = int(time.time()) if genesis_time is None else genesis_time

@@ -3,18 +3,10 @@
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
-
-
-def free_port() -> int:
-    """A port that was free a moment ago; the children bind at once, so the race is small."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 class ChildProcess:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.real.anvil import Anvil
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
+from tests.support.ports import lasting_port
 
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"eth_getBlockByNumber","params":["latest",true]}'
 CLIENTS = 12
@@ -24,7 +25,7 @@ class LoadBalancer:
     """`appliance run` with nothing but `[lb]` and `[admin]`."""
 
     def __init__(self, folder: pathlib.Path, nodes: list[Anvil]) -> None:
-        self.port, self._admin_port = free_port(), free_port()
+        self.port, self._admin_port = lasting_port(), lasting_port()
         config = folder / "appliance.toml"
         config.write_text(
             f"""

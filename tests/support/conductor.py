@@ -1,6 +1,5 @@
 """op-conductor and its op-nodes in small: one leader builds, the others follow, and who is not well does not lead."""
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +18,7 @@ from appliance.domain.errors import UnavailableError
 from appliance.net.http_client import HttpClient
 from appliance.wire.jwt import load_secret
 from tests.support.hosts import HostFiles
-
-
-def free_port() -> int:
-    """A port that a host can have again after its restart."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+from tests.support.ports import lasting_port
 
 
 def another_el(devnet: Devnet, folder: Path, name: str) -> SimulatedExecutionClient:
@@ -48,7 +40,7 @@ class Site:
     folder: Path
     builder_endpoints: Sequence[Endpoint]
     el_endpoint: Endpoint
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lasting_port)
 
     @property
     def files(self) -> HostFiles:
