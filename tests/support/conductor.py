@@ -20,6 +20,9 @@ from appliance.wire.jwt import load_secret
 from tests.support.hosts import HostFiles
 from tests.support.ports import lasting_port
 
+CALL_TIMEOUT_S = 10.0
+"""Those that fail here refuse at once; a machine that stands still for a moment is no failure."""
+
 
 def another_el(devnet: Devnet, folder: Path, name: str) -> SimulatedExecutionClient:
     """A second host's execution client of the same chain."""
@@ -125,7 +128,7 @@ class Conductor:
 
     @staticmethod
     async def _call(site: Site, method: str, params: list[Any]) -> Any:
-        async with open_engine_client(site.url, load_secret(site.files.secret), timeout_s=1.0) as client:
+        async with open_engine_client(site.url, load_secret(site.files.secret), timeout_s=CALL_TIMEOUT_S) as client:
             return await client.call(method, params)
 
     @staticmethod
@@ -133,7 +136,7 @@ class Conductor:
         """What op-conductor reads; 0 for no answer."""
         async with HttpClient(site.url) as client:
             try:
-                return (await client.request("GET", "/healthz", timeout_s=1.0)).status
+                return (await client.request("GET", "/healthz", timeout_s=CALL_TIMEOUT_S)).status
             except UnavailableError:
                 return 0
 

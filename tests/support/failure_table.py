@@ -18,6 +18,7 @@ from tests.support.hosts import HostFiles, started
 from tests.support.in_process import hosted
 
 SLOTS = 52
+MOST_SLOTS = 4 * SLOTS
 SLOT_S = 0.2
 DEADLINE_S = 0.1
 SLACK_S = 0.6
@@ -42,8 +43,14 @@ class Host:
                 self.healths.append(health)
             await trio.sleep(0.02)
 
-    async def run_slots(self, *faults: Callable[[], Awaitable[None]]) -> list[SlotReport]:
-        """The reports of all slots, while each fault runs its course; every one has a block in time."""
+    async def run_slots(
+        self, *faults: Callable[[], Awaitable[None]], until: Callable[[list[SlotReport]], bool] = lambda _: True
+    ) -> list[SlotReport]:
+        """The reports of all slots, while each fault runs its course; every one has a block in time.
+
+        Slots go on beyond `SLOTS` until what ``until`` waits for is there, or there is no hope of it: how many slots a
+        return takes depends on the machine.
+        """
         reports: list[SlotReport] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.watch)
@@ -51,6 +58,9 @@ class Host:
                 for fault in faults:
                     running.start_soon(fault)
                 reports += await self.node.wait_slots(SLOTS)
+            while not until(reports) and len(reports) < MOST_SLOTS:
+                await self.node.wait_slots(1)
+                reports += [report for report in self.node.reports if report.number > reports[-1].number]
             nursery.cancel_scope.cancel()
         assert_every_slot_has_its_block(reports)
         return reports
