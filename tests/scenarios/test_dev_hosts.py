@@ -51,7 +51,7 @@ async def test_a_subscriber_of_the_host_that_is_killed_goes_on_at_the_next_and_t
     tmp_path: Path,
 ) -> None:
     arguments = ["dev", "--hosts", "3", "--any-port", "--block-time", "1", "--data", str(tmp_path)]
-    with trio.fail_after(100):
+    with trio.fail_after(200):
         async with started(*arguments) as (dev, lines):
             tail_hint = await lines.wait_for(" tail --url ")
             urls = re.findall(r"ws://\S+", tail_hint)
@@ -78,7 +78,7 @@ async def test_a_subscriber_of_the_host_that_is_killed_goes_on_at_the_next_and_t
 async def test_a_session_that_is_killed_leaves_no_host_behind(tmp_path: Path) -> None:
     arguments = ["dev", "--hosts", "2", "--any-port", "--block-time", "1", "--data", str(tmp_path)]
     logs = [tmp_path / name / "appliance.log" for name in ("host-0", "host-1")]
-    with trio.fail_after(60):
+    with trio.fail_after(200):
         async with started(*arguments) as (dev, lines):
             await lines.wait_for("block ")
             dev.kill()

@@ -63,7 +63,7 @@ async def outage(site: Site, rng: random.Random) -> None:
 
 
 async def up(conductor: Conductor, site: Site, status: int = 200) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while await conductor.health(site) != status:  # noqa: ASYNC110 what op-conductor does
             await trio.sleep(0.02)
 

@@ -174,7 +174,7 @@ class Cluster:
         found = [await host.log_status() for host in self.hosts.values()]
         return [(each.get("entries", -1), each.get("appended_position", 0) - each.get("head", -1)) for each in found]
 
-    async def wait_equal(self, more_than: int = -1, timeout_s: float = 30.0) -> int:
+    async def wait_equal(self, more_than: int = -1, timeout_s: float = 60.0) -> int:
         """Until all hosts show the same number of entries, all that they have; that number."""
         with trio.move_on_after(timeout_s):
             while True:
@@ -192,7 +192,7 @@ class Cluster:
             before, now = now, await self.wait_equal()
         return now
 
-    async def wait_flowing(self, count: int, timeout_s: float = 30.0) -> None:
+    async def wait_flowing(self, count: int, timeout_s: float = 60.0) -> None:
         """Until every host shows so many entries more than it does now."""
         begin = {name: (await host.log_status()).get("head", 0) for name, host in self.hosts.items()}
         with trio.move_on_after(timeout_s):
