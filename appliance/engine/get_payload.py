@@ -47,13 +47,8 @@ from appliance.engine.outcomes import Outcome, apology, body_of, builders_block
 from appliance.engine.policies import Policy
 from appliance.engine.reputation import after_all, good_words, late_word, rejection
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
-from appliance.wire.engine import (
-    BuiltPayload,
-    GetPayload,
-    RefusedError,
-    decode_payload,
-    decode_verdict,
-)
+from appliance.wire.engine import GetPayload
+from appliance.wire.engine_answers import BuiltPayload, RefusedError, decode_payload, decode_verdict
 from appliance.wire.engine_bodies import assembled_answer, get_payload_request, payload_answer
 from appliance.wire.jsonrpc import readdress
 

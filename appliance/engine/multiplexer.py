@@ -92,15 +92,10 @@ from appliance.engine.events import (
 from appliance.engine.get_payload import PayloadChoice
 from appliance.engine.outcomes import Outcome, apology, body_of
 from appliance.engine.policies import Policy
-from appliance.wire.engine import (
-    NEW_PAYLOAD_VERSIONS,
-    Attributes,
+from appliance.wire.engine import NEW_PAYLOAD_VERSIONS, Attributes, ForkchoiceUpdated, GetPayload, Mirrored, NewPayload
+from appliance.wire.engine_answers import (
     BuiltPayload,
     ForkchoiceResult,
-    ForkchoiceUpdated,
-    GetPayload,
-    Mirrored,
-    NewPayload,
     decode_forkchoice,
     decode_payload,
     decode_verdict,

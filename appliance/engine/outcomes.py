@@ -2,7 +2,7 @@
 
 from appliance.domain.errors import UnavailableError
 from appliance.engine.events import Answered, Failed, Reply, Requested
-from appliance.wire.engine import BuiltPayload, decode_payload
+from appliance.wire.engine_answers import BuiltPayload, decode_payload
 from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
 from appliance.wire.scrutiny import check_fields, check_size
 
