@@ -1,9 +1,7 @@
 """Real JSON-RPC nodes from npm: anvil. Nodes that are told the same things have the same chain, hash for hash."""
 
 import http.client
-import os
 import pathlib
-import signal
 import time
 from typing import Any, Final, Self
 
@@ -79,11 +77,11 @@ class Anvil:
 
     def hang(self) -> None:
         """SIGSTOP: its kernel takes connections and bytes, and nobody answers."""
-        os.killpg(self.process.pid, signal.SIGSTOP)
+        self.process.pause()
 
     def resume(self) -> None:
         """SIGCONT."""
-        os.killpg(self.process.pid, signal.SIGCONT)
+        self.process.resume()
 
     def kill(self) -> None:
         """SIGKILL, also of one that hangs."""

@@ -9,6 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 
+def stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped (proc(5): state T)."""
+    try:
+        stats = [file.read_text() for file in pathlib.Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # one of them has just ended
+        return False
+    return {stat.rpartition(")")[2].split()[0] for stat in stats} == {"T"}
+
+
 class ChildProcess:
     """One program in its own session, so that a signal reaches it and its children and nobody else."""
 
@@ -49,6 +58,18 @@ class ChildProcess:
         """Of the process, and of its group."""
         assert self._process is not None, f"{self.name} does not run"
         return self._process.pid
+
+    def pause(self) -> None:
+        """SIGSTOP, and all of its threads stand still: until one of them has taken the signal the others go on."""
+        os.killpg(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 10.0
+        while not stands_still(self.pid):
+            assert time.monotonic() < deadline, f"{self.name} does not stop"
+            time.sleep(0.001)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.killpg(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL: no goodbye, as when the machine takes it."""
