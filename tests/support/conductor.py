@@ -19,6 +19,7 @@ from appliance.net.http_client import HttpClient
 from appliance.wire.jwt import load_secret
 from tests.support.hosts import HostFiles
 from tests.support.ports import lasting_port
+from tests.support.pulse import Pulse, measured
 
 CALL_TIMEOUT_S = 10.0
 """Those that fail here refuse at once; a machine that stands still for a moment is no failure."""
@@ -69,9 +70,14 @@ class Conductor:
     leaders: list[int] = field(default_factory=list)
     reports: list[SlotReport] = field(default_factory=list)
     elections: int = 0
+    pulse: Pulse = field(default_factory=Pulse)
 
     async def run(self, slots: int) -> None:
         """So many slots, each with its block or its error."""
+        async with measured() as self.pulse:
+            await self._run(slots)
+
+    async def _run(self, slots: int) -> None:
         self._head = self.devnet.el.head
         self._node = LeaderNode(_Nobody())
         self._node._set_head(self._head.hash, self._head.number, self._head.header.timestamp)
