@@ -4,7 +4,7 @@ import json
 import random
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +56,11 @@ class LocalHost:
         """All that it listens on."""
         ports = (self.engine, self.debug, self.fanout, self.admin, self.replication)
         return tuple(f"{self.address}:{port}" for port in ports if port is not None)
+
+    @property
+    def replication_url(self) -> str:
+        """Where its peers connect."""
+        return f"ws://{self.address}:{self.replication}"
 
     @property
     def stream_url(self) -> str:
@@ -130,14 +135,15 @@ def write_files(hosts: Sequence[LocalHost], engine: EngineFiles) -> None:
         secret.write_text(secrets.token_hex(32) + "\n")
     for host in hosts:
         host.folder.mkdir(exist_ok=True)
-        host.config.write_text(config_text(host, hosts, engine))
+        peers = {each.name: each.replication_url for each in hosts if each is not host}
+        host.config.write_text(_HEAD.format(host=host, count=len(hosts)) + config_text(host, peers, engine))
 
 
-def config_text(host: LocalHost, hosts: Sequence[LocalHost], engine: EngineFiles) -> str:
-    """The file of one host. It reads as an operator would write it."""
-    parts = [_COMMON.format(host=host, count=len(hosts))]
-    parts += [_PEER.format(host=each) for each in hosts if each is not host]
-    if host.engine is not None:
+def config_text(host: LocalHost, peers: Mapping[str, str], engine: EngineFiles | None) -> str:
+    """The file of one host, ``peers`` by name and URL. It reads as an operator would write it."""
+    parts = [_COMMON.format(host=host)]
+    parts += [_PEER.format(name=name, url=url) for name, url in peers.items()]
+    if host.engine is not None and engine is not None:
         parts += _engine_parts(host, engine)
     return "\n".join(parts)
 
@@ -155,9 +161,12 @@ def _secret(path: Path) -> str:
     return f"jwt_secret_file = {json.dumps(str(path))}\n"
 
 
-_COMMON: Final = """\
+_HEAD: Final = """\
 # {host.name} of the {count} hosts of `appliance dev --hosts {count}`, which writes this file anew at each start.
 
+"""
+
+_COMMON: Final = """\
 [store]
 folder = "data"
 
@@ -175,8 +184,8 @@ secret_file = "../replication.secret"
 
 _PEER: Final = """\
 [[replication.peers]]
-host_id = "{host.name}"
-url = "ws://{host.address}:{host.replication}"
+host_id = "{name}"
+url = "{url}"
 """
 
 _ENGINE_TEXT: Final = """\

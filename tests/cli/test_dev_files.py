@@ -96,6 +96,8 @@ def test_a_folder_with_any_name_is_quoted(tmp_path: Path) -> None:
     folder = tmp_path / 'a "quoted" \\ folder'
     folder.mkdir()
     hosts = plan(folder, 2)
-    config = loads(config_text(hosts[0], hosts, engine_files(folder)), folder=hosts[0].folder)
+    config = loads(
+        config_text(hosts[0], {"host-1": hosts[1].replication_url}, engine_files(folder)), folder=hosts[0].folder
+    )
     assert config.engine is not None
     assert config.engine.jwt_secret_file == str(folder / "op-node.jwt")
