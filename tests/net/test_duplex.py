@@ -81,7 +81,7 @@ async def serving(
 
 async def read_to_end(stream: trio.SocketStream) -> bytes:
     data = b""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while more := await stream.receive_some():
             data += more
     return data
