@@ -97,7 +97,7 @@ async def test_nothing_listens_any_more_while_the_last_subscribers_leave(nursery
         silent.sendall(HANDSHAKE)
         assert (await trio.to_thread.run_sync(silent.recv, 4096)).startswith(b"HTTP/1.1 101 ")
         appliance.stop()
-        await eventually(lambda: refuses(listening["fanout"]), timeout_s=2)
+        await eventually(lambda: refuses(listening["fanout"]))
         assert appliance.statistics()["planes"]["fanout"]["state"] == "running"  # type: ignore[index]
     with trio.fail_after(10):
         await appliance.wait_stopped()
