@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Generic, TypeVar
 
-from appliance.lb.queue import ANYWHERE, Avoid, Priority, PriorityQueue, QueueRules
+from appliance.lb.queue import ANYWHERE, FAST_TRACK, Avoid, Priority, PriorityQueue, QueueRules
 
 
 class Refusal(Enum):
@@ -113,7 +113,7 @@ class Dispatcher(Generic[JobT, NodeT]):
 
     def submit(self, job: JobT, now: float) -> NodeT | Refusal | None:
         """A new request: its slot, why it is refused, or None when it waits now."""
-        fast = job.priority is Priority.FAST_TRACK
+        fast = job.priority is FAST_TRACK
         queue = self.queue
         # While a slot is free nobody waits who could have it: only those that came back and must not go there.
         if not queue.any_fresh() or (fast and self._reserve and not queue.any_fresh_fast_track()):
@@ -188,7 +188,7 @@ class Dispatcher(Generic[JobT, NodeT]):
         return (self.queue.drain(), refusal) if refusal is not None and self.queue else ([], None)
 
     def _reserve_for(self, priority: Priority) -> int:
-        return 0 if priority is Priority.FAST_TRACK else self._reserve
+        return 0 if priority is FAST_TRACK else self._reserve
 
     def _refuses(self, priority: Priority, avoid: Avoid) -> bool:
         return choose(self._nodes, avoid, self._reserve_for(priority)) is None

@@ -40,10 +40,15 @@ class Priority(IntEnum):
     LOW = 2
 
 
-_FAST_FIRST: Final = (Priority.FAST_TRACK, Priority.HIGH, Priority.LOW)
-_HIGH_FIRST: Final = (Priority.HIGH, Priority.FAST_TRACK, Priority.LOW)
-_LOW_FIRST: Final = (Priority.LOW, Priority.FAST_TRACK, Priority.HIGH)
-_ONLY_FAST: Final = (Priority.FAST_TRACK,)
+# Looking a member up in its class takes a tenth of a microsecond, some times for each request.
+FAST_TRACK: Final = Priority.FAST_TRACK
+HIGH: Final = Priority.HIGH
+LOW: Final = Priority.LOW
+
+_FAST_FIRST: Final = (FAST_TRACK, HIGH, LOW)
+_HIGH_FIRST: Final = (HIGH, FAST_TRACK, LOW)
+_LOW_FIRST: Final = (LOW, FAST_TRACK, HIGH)
+_ONLY_FAST: Final = (FAST_TRACK,)
 
 Refuses = Callable[[Priority, Avoid], bool]
 """Whether there is no place now for a request of this priority that came back and avoids these nodes."""
@@ -164,7 +169,7 @@ class PriorityQueue(Generic[T]):
 
     def note_passed(self, priority: Priority) -> None:
         """A request of ``priority`` needed no wait: it counts for the turns as if it had been pushed and popped."""
-        if priority is not Priority.FAST_TRACK:
+        if priority is not FAST_TRACK:
             self._fast_run = 0
         else:
             self._count_fast_turn()
@@ -235,7 +240,7 @@ class PriorityQueue(Generic[T]):
         return False
 
     def _low_has_aged(self, now: float) -> bool:
-        since = self.oldest(Priority.LOW)
+        since = self.oldest(LOW)
         return since is not None and self._since_aged >= AGED_SHARE and now - since >= self._rules.ageing_s
 
     def _take(self, order: tuple[Priority, ...], refuses: Refuses | None) -> T | None:

@@ -14,7 +14,7 @@ from appliance.lb.held_answers import HeldAnswers
 from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
 from appliance.lb.node_set import NodeSet
-from appliance.lb.queue import Priority
+from appliance.lb.queue import FAST_TRACK, HIGH, LOW, Priority
 from appliance.lb.rate_limit import RateLimit
 from appliance.lb.relay import Answer, Attempt, Relay, Waiting
 from appliance.lb.request_log import RequestLog
@@ -144,9 +144,9 @@ class Face:
     def _take_in(self, request: HttpRequest) -> "_Call":
         header = request.headers.get
         high = header("x-high-priority") == "true" or header("high_prio") == "true"
-        priority = Priority.HIGH if high else Priority.LOW
+        priority = HIGH if high else LOW
         if header("x-fast-track") == "true":
-            priority = Priority.FAST_TRACK
+            priority = FAST_TRACK
         self._metrics.requests.counts[priority] += 1
         return _Call(priority, trio.current_time(), high, header("x-request-id"), request.body)
 

@@ -15,7 +15,7 @@ from appliance.net.body_budget import BodyBudget
 from appliance.net.body_buffer import BodyBuffer
 from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import Headers, HttpRequest, HttpResponse
-from appliance.net.message_parser import LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
+from appliance.net.message_parser import BODY, HEAD, LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
 
 __all__ = ["MAX_HEADERS", "HeadAnswered", "OnHead", "ParseError", "RequestParser", "ResponseParser", "Stage"]
 
@@ -112,7 +112,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
 
     def take_expectation(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends the body; true once a request."""
-        expected, self._expects_continue = self._expects_continue and self.stage is Stage.BODY, False
+        expected, self._expects_continue = self._expects_continue and self.stage is BODY, False
         return expected
 
     def _consume(self, data: bytes | memoryview) -> None:
@@ -149,7 +149,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
             self._expects_continue = False
 
     def on_url(self, part: bytes) -> None:
-        if self.stage is Stage.HEAD:
+        if self.stage is HEAD:
             self._target += part
 
     def on_headers_complete(self) -> None:
@@ -303,7 +303,7 @@ class ResponseParser(MessageParser[HttpResponseParser]):
 
     def has_large_body(self) -> bool:
         """Whether a body of known length has begun, and what is to come of it is worth reading past the parser."""
-        if self.stage is not Stage.BODY or self._over or "transfer-encoding" in self._fields:
+        if self.stage is not BODY or self._over or "transfer-encoding" in self._fields:
             return False
         return "content-length" in self._fields and self.body_size - self._body_bytes > LARGE_BODY_BYTES
 

@@ -15,8 +15,9 @@ import trio
 
 from appliance.net import socket_io
 from appliance.net.http import HttpRequest, HttpResponse
-from appliance.net.http_parser import ParseError, Stage
-from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, HandOver, Phase, Session, Upgrade
+from appliance.net.http_parser import ParseError
+from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, WAITING, HandOver, Session, Upgrade
+from appliance.net.message_parser import HEAD, START
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("net")
@@ -67,7 +68,7 @@ class QuickSession(Session):
             self.client_gone()
         if self._task is None:
             return  # it reads for itself, and looks before it parks
-        if self._phase is not Phase.WAITING:
+        if self._phase is not WAITING:
             self._unread = True
             return
         data = self._read_now()
@@ -82,7 +83,7 @@ class QuickSession(Session):
             return
         if requests:
             self._mark_handling()
-        elif data and self._parser.stage is not Stage.START:
+        elif data and self._parser.stage is not START:
             # Now, and not when the task runs: what has been read is a request, and a stop or a deadline finds it begun.
             self._begin_stage(self._parser.stage)
         if not requests or len(requests) != 1 or not self._begin(requests[0]):
@@ -130,7 +131,7 @@ class QuickSession(Session):
         if self._unsent or self._unread:
             self._wake(outcome.Value(_NONE))
         else:
-            self._begin_stage(Stage.START)
+            self._begin_stage(START)
 
     def hand_over(self, go_on: GoOn) -> None:
         """See `Turn`."""
@@ -148,16 +149,16 @@ class QuickSession(Session):
     # The task
 
     async def _next_requests(self) -> Sequence[HttpRequest] | None:
-        if self._parser.stage is not Stage.START:
+        if self._parser.stage is not START:
             return await super()._next_requests()
-        if self._timed_stage is not Stage.START:
-            self._begin_stage(Stage.START)
+        if self._timed_stage is not START:
+            self._begin_stage(START)
         self._unread = False
         data = self._read_now()
         if data is None:
             return None if self._stopping.is_set() else await self._park()
         if data:
-            self._begin_stage(Stage.HEAD)
+            self._begin_stage(HEAD)
         await trio.lowlevel.checkpoint()
         return self._parser.feed(data) if data else None
 
