@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Generic, TypeVar
 
+import msgspec
+
 from appliance.lb.queue import ANYWHERE, FAST_TRACK, Avoid, Priority, PriorityQueue, QueueRules
 
 
@@ -37,16 +39,13 @@ class Slots:
         return f"<Slots {self.name}: {self.in_flight}/{self.capacity}>"
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One request on its way. ``created`` is in seconds of the balancer's clock; compared by identity."""
 
-    __slots__ = ("avoid", "created", "priority", "tries")
-
-    def __init__(self, priority: Priority, created: float) -> None:
-        self.priority = priority
-        self.created = created
-        self.tries = 0
-        self.avoid: Avoid = ANYWHERE
+    priority: Priority
+    created: float
+    tries: int = 0
+    avoid: Avoid = ANYWHERE
 
 
 JobT = TypeVar("JobT", bound=Job)

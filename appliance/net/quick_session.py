@@ -16,7 +16,7 @@ import trio
 from appliance.net import socket_io
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_parser import ParseError
-from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, WAITING, HandOver, Session, Upgrade
+from appliance.net.http_session import HANDLING, INTERNAL_ERROR, RECEIVE_BYTES, WAITING, HandOver, Session, Upgrade
 from appliance.net.message_parser import HEAD, START
 from appliance.telemetry.logging import get_logger
 
@@ -29,7 +29,11 @@ _NONE: Final[tuple[HttpRequest, ...]] = ()
 
 
 class Turn(Protocol):
-    """A request that is being handled without a task. One of `reply` and `hand_over` is called, once; also at once."""
+    """A request that is being handled without a task.
+
+    One of `reply` and `hand_over` is called, once; also at once. `fail` is for callbacks: what the handler itself
+    raises is known.
+    """
 
     on_cancel: Callable[[], None] | None
     """Set by the handler before it returns: called when nobody needs the answer any more, and then it is silent."""
@@ -39,6 +43,12 @@ class Turn(Protocol):
 
     def hand_over(self, go_on: GoOn) -> None:
         """Here it goes no further without waiting: the connection's task calls ``go_on`` and sends what that gives."""
+
+    def fail(self) -> bool:
+        """A callback raised, and has logged it: the client is answered 500, as when the handler raises.
+
+        False, and nothing done, when its task has the request already, or it is answered.
+        """
 
 
 QuickHandler = Callable[[HttpRequest, Turn], bool]
@@ -99,10 +109,8 @@ class QuickSession(Session):
         try:
             taken = self._quick(request, self)
         except Exception:  # the connection's boundary, as in `Session`
-            self._counters.handler_failures += 1
             log.exception("handler failed", server=self._name, method=request.method)
-            if self._task is not None:
-                self.hand_over(partial(_ready, INTERNAL_ERROR))
+            self.fail()
             return True
         if not taken:
             self._request = None
@@ -116,14 +124,15 @@ class QuickSession(Session):
             self.hand_over(partial(_ready, response))  # which says `Connection: close`
             return
         head, body = self._encode(response, close=False)
-        self._counters.requests += 1
-        self._forget_request()
         try:
             self._unsent = socket_io.send_message_now(self._connection, head, body)
         except OSError as error:
+            self._forget_request()
             response.sent()
             self._wake(outcome.Error(error))
             return
+        self._counters.requests += 1
+        self._forget_request()
         if self._unsent:
             self._sending = response
         else:
@@ -139,6 +148,17 @@ class QuickSession(Session):
         self.on_cancel = None
         self._go_on = go_on
         self._wake(outcome.Value((request,)))
+
+    def fail(self) -> bool:
+        """See `Turn`."""
+        self._counters.handler_failures += 1
+        if self._task is None or self._phase is not HANDLING:
+            return False
+        if self._request is None:
+            self._wake(outcome.Value(None))  # its answer is out, as far as can be known: the connection ends
+        else:
+            self.hand_over(partial(_ready, INTERNAL_ERROR))
+        return True
 
     def _forget_request(self) -> None:
         request, self._request = self._request, None
@@ -189,7 +209,11 @@ class QuickSession(Session):
         on_cancel = self.on_cancel
         self._forget_request()
         if on_cancel is not None:
-            on_cancel()
+            try:
+                on_cancel()
+            except Exception:  # of the handler: trio ends the process for what an abort function raises
+                self._counters.handler_failures += 1
+                log.exception("handler failed when it was cancelled", server=self._name)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _wake(self, result: outcome.Outcome[Sequence[HttpRequest | None] | None]) -> None:

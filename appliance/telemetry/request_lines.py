@@ -54,7 +54,7 @@ class RequestLines:
         if second != self._second:
             self._second = second
             self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return "%s.%06dZ" % (self._prefix, (at - second) * 1e6)
+        return f"{self._prefix}.{int((at - second) * 1e6):06d}Z"
 
     def write(self, line: RequestLine) -> None:
         """One line, which is written with one of the next flushes."""
