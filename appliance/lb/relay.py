@@ -154,9 +154,12 @@ class Relay:
         """
         self._queued.stop(job)
         self._dispatcher.cancel(job)
-        if job.lane is not None:
-            job.lane.close()
-        self._free(job, trio.current_time())
+        now = trio.current_time()
+        lane, job.lane = job.lane, None  # never back to its node: an answer may be on its way
+        self._free(job, now)
+        if lane is not None:
+            lane.close()
+        self.wake_ready(now)  # a worker that was free already may not have been passed on yet
 
     async def resume(self, job: Waiting) -> Answer:
         """The answer to a request whose first try began; others follow where that fails."""
@@ -257,10 +260,10 @@ class Relay:
         if node is None:
             return
         job.node = job.lane = None
-        if lane is not None:
-            self._proxying.stop(job)
-            node.put_lane(lane)
         self._dispatcher.release(node)
+        self._proxying.stop(job)
+        if lane is not None:
+            node.put_lane(lane)
         ready = self._dispatcher.next_ready(now)
         if ready is not None:
             self._wake(*ready)

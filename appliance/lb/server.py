@@ -20,7 +20,7 @@ from appliance.lb.rate_limit import RateLimit
 from appliance.lb.relay import Answer, Relay, Waiting
 from appliance.lb.request_log import RequestLog
 from appliance.net.http import Headers, HttpRequest, HttpResponse
-from appliance.net.quick_session import Turn
+from appliance.net.quick_session import GoOn, Turn
 from appliance.telemetry.logging import get_logger
 from appliance.wire.jsonrpc import MALFORMED
 
@@ -53,7 +53,7 @@ class FaceSettings:
 
 
 class _Call(Waiting, kw_only=True):
-    """A request that is to be relayed; ``turn`` is set as long as it needs no task."""
+    """A request that is to be relayed; ``turn`` is set while no task has it."""
 
     high: bool
     request_id: str | None
@@ -67,7 +67,17 @@ class _Call(Waiting, kw_only=True):
 
     def crashed(self) -> bool:
         """See `Waiting`."""
-        return self.turn is not None and self.turn.fail()
+        if self.turn is None:
+            return False
+        self.turn.fail()
+        return True
+
+    def hand_over(self, go_on: GoOn) -> None:
+        """To the task of the client's connection."""
+        if self.turn is None:
+            raise AssertionError("its task has it already")
+        self.turn.hand_over(go_on)
+        self.turn = None
 
 
 class Face:
@@ -121,33 +131,30 @@ class Face:
             turn.hand_over(partial(_ready, refused))
             return True
         call = self._take_in(request)
+        call.turn = turn
         try:
             self._begin(call, turn)
         except Exception:
-            self._relay.drop(call)
+            if call.turn is not None:
+                self._relay.drop(call)
             raise
         return True
 
     def _begin(self, call: _Call, turn: Turn) -> None:
         placed = self._submit(call)
         if not isinstance(placed, Node):
-            turn.hand_over(partial(self._complete, call, placed))
-            return
-        call.turn = turn
-        if self._relay.begin(call, call.created, alone=True):
+            call.hand_over(partial(self._complete, call, placed))
+        elif self._relay.begin(call, call.created, alone=True):
             turn.on_cancel = partial(self._give_up, call)
         else:
-            turn.hand_over(partial(self._resume, call))
+            call.hand_over(partial(self._resume, call))
 
     def told(self, call: _Call, answer: Answer | None) -> None:
         """The first try is over; without an answer where there is more to do than to pass one on."""
-        turn = call.turn
-        if turn is None:
-            raise AssertionError("who has a task is told by it")
-        if answer is not None:
-            turn.reply(self._answer(call, answer))
+        if answer is None or call.turn is None:
+            call.hand_over(partial(self._resume, call))
         else:
-            turn.hand_over(partial(self._resume, call))
+            call.turn.reply(self._answer(call, answer))
 
     async def _proxy(self, request: HttpRequest) -> HttpResponse:
         if self._limit.active and (refused := self._over_rate(request)) is not None:
@@ -217,14 +224,13 @@ class Face:
             return _text(503, answer.value, _RETRY_AFTER_S)
         total_s = answer.at - call.created
         sizes = self._dispatcher.queue.sizes()
-        headers = _headers(answer, total_s, call.size_at_start, sizes[call.priority])
-        response = self._held.response(answer.status, answer.body, headers)
-        if response is None:
+        if not self._held.has_room(len(answer.body)):
             self._metrics.refused[Refusal.HELD_FULL].inc()
             return self._answer(call, Refusal.HELD_FULL)
+        headers = _headers(answer, total_s, call.size_at_start, sizes[call.priority])
         self._answers[answer.status // 100] += 1
         self._log.completed(call, call.high, call.request_id, len(call.body), answer, total_s, sizes)
-        return response
+        return self._held.response(answer.status, answer.body, headers)
 
     def _key(self, request: HttpRequest) -> str:
         """What a client says it is, else its address; a prefix keeps the one from being taken for the other."""

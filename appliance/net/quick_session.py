@@ -44,10 +44,10 @@ class Turn(Protocol):
     def hand_over(self, go_on: GoOn) -> None:
         """Here it goes no further without waiting: the connection's task calls ``go_on`` and sends what that gives."""
 
-    def fail(self) -> bool:
+    def fail(self) -> None:
         """A callback raised, and has logged it: the client is answered 500, as when the handler raises.
 
-        False, and nothing done, when its task has the request already, or it is answered.
+        Nothing when the task has the request already, or the client is gone; behind an answer the connection ends.
         """
 
 
@@ -91,6 +91,10 @@ class QuickSession(Session):
         except ParseError as error:
             self._wake(outcome.Error(error))
             return
+        except Exception:
+            log.exception("parsing failed", server=self._name)
+            self._wake(outcome.Error(ParseError(500, "internal error")))
+            return
         if requests:
             self._mark_handling()
         elif data and self._parser.stage is not START:
@@ -123,14 +127,17 @@ class QuickSession(Session):
         if self._stopping.is_set():
             self.hand_over(partial(_ready, response))  # which says `Connection: close`
             return
-        head, body = self._encode(response, close=False)
         try:
+            head, body = self._encode(response, close=False)
             self._unsent = socket_io.send_message_now(self._connection, head, body)
         except OSError as error:
             self._forget_request()
             response.sent()
             self._wake(outcome.Error(error))
             return
+        except BaseException:
+            response.sent()
+            raise
         self._counters.requests += 1
         self._forget_request()
         if self._unsent:
@@ -149,16 +156,15 @@ class QuickSession(Session):
         self._go_on = go_on
         self._wake(outcome.Value((request,)))
 
-    def fail(self) -> bool:
+    def fail(self) -> None:
         """See `Turn`."""
         self._counters.handler_failures += 1
         if self._task is None or self._phase is not HANDLING:
-            return False
+            return
         if self._request is None:
-            self._wake(outcome.Value(None))  # its answer is out, as far as can be known: the connection ends
+            self._wake(outcome.Value(None))  # its answer is out, as far as can be known
         else:
             self.hand_over(partial(_ready, INTERNAL_ERROR))
-        return True
 
     def _forget_request(self) -> None:
         request, self._request = self._request, None
