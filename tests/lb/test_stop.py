@@ -1,9 +1,8 @@
 """A load balancer that stops under load: whatever a client had said before is answered, and by a node."""
 
 import random
-import socket
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trio
@@ -13,7 +12,8 @@ from appliance.lb.node_health import HealthRules
 from appliance.lb.relay import RelayRules
 from appliance.net.http import HttpRequest, HttpResponse
 from tests.lb.test_failures import replaced
-from tests.lb.world import CALL, COOL, FakeNode, World, world
+from tests.lb.world import CALL, COOL, Behaviour, FakeNode, World, world
+from tests.support.eventually import eventually
 
 LARGE = bytes(300_000)
 
@@ -79,7 +79,7 @@ async def _whole(connection: trio.SocketStream) -> bytes:
             return data
 
 
-def takes(chance: random.Random, seconds: float, body: bytes = COOL) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+def takes(chance: random.Random, seconds: float, body: bytes) -> Behaviour:
     async def behave(_: HttpRequest) -> HttpResponse:
         await trio.sleep(chance.random() * seconds)
         return HttpResponse(200, body)
@@ -87,7 +87,7 @@ def takes(chance: random.Random, seconds: float, body: bytes = COOL) -> Callable
     return behave
 
 
-def fails(chance: random.Random) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+def fails(chance: random.Random) -> Behaviour:
     """Errors and hangs, so that requests are tried again, and the node goes out."""
 
     async def behave(_: HttpRequest) -> HttpResponse:
@@ -99,10 +99,19 @@ def fails(chance: random.Random) -> Callable[[HttpRequest], Awaitable[HttpRespon
 
 
 RULES = RelayRules(tries=3, queue_timeout_s=20.0, handover_timeout_s=20.0, proxy_timeout_s=0.2)
+SOME_WORKERS = NodeSettings(default_workers=4, health=HealthRules(check_interval_s=600.0))
 ONE_WORKER = NodeSettings(default_workers=1, health=HealthRules(check_interval_s=600.0))
 
 
-async def stop_under_load(seed: int, *, clients: int, pieces: bool, body: bytes, nodes: NodeSettings, bad: bool) -> Crowd:
+async def stop_under_load(
+    seed: int,
+    *,
+    clients: int = 24,
+    pieces: bool = False,
+    body: bytes = CALL,
+    nodes: NodeSettings = SOME_WORKERS,
+    bad: bool = False,
+) -> Crowd:
     chance = random.Random(seed)
     behaviours = [takes(chance, 0.003, LARGE if body is LARGE else COOL) for _ in range(2)]
     made = [FakeNode(behaviour) for behaviour in behaviours]
@@ -114,8 +123,7 @@ async def stop_under_load(seed: int, *, clients: int, pieces: bool, body: bytes,
             async with trio.open_nursery() as nursery:
                 for _ in range(clients):
                     nursery.start_soon(crowd.client)
-                while crowd.answered < clients:
-                    await trio.sleep(0.002)
+                await eventually(lambda: crowd.answered >= clients)
                 await trio.sleep(chance.random() * 0.01)
                 w.stopping.set()
             await w.ended.wait()
@@ -124,7 +132,7 @@ async def stop_under_load(seed: int, *, clients: int, pieces: bool, body: bytes,
     return crowd
 
 
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "small requests": {},
     "in pieces": {"pieces": True},
     "large bodies and answers": {"body": LARGE, "clients": 8},
@@ -137,6 +145,5 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("seed", range(3))
 async def test_what_was_asked_before_the_stop_is_answered_by_a_node(way: str, seed: int) -> None:
-    usual = {"clients": 24, "pieces": False, "body": CALL, "nodes": NodeSettings(default_workers=4), "bad": False}
-    crowd = await stop_under_load(seed, **(usual | WAYS[way]))  # type: ignore[arg-type,operator]  # a table of options
+    crowd = await stop_under_load(seed, **WAYS[way])
     assert crowd.wrong == []
