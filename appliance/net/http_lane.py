@@ -189,6 +189,8 @@ class HttpLane:
     async def _open(self) -> "_PlainConnection | _SecureConnection":
         """Under a scope of its own, so that `abort` can end it."""
         self.close()
+        if self._aborted:
+            raise self._timed_out()
         with trio.CancelScope() as self._opening:
             stream = await open_stream(self._endpoint, self._ssl_context, self._connect_timeout_s)
             try:

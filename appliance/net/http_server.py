@@ -42,6 +42,7 @@ log = get_logger("net")
 # Accepting one takes 30 to 50 us, and each is a task that then shakes hands: all that in one pass of the event loop,
 # which is what everybody else waits for when thousands come at once.
 _ACCEPT_BATCH: Final = 4
+_MOST_WAITING: Final = 4096  # in the kernel's backlog; others may still be coming, and a stop must come to an end
 _ACCEPT_PAUSE_S: Final = 0.1
 _VISIT_SLICE: Final = 100  # cancelling 100 sessions takes half a millisecond
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -138,6 +139,7 @@ class HttpServer:
                     nursery.start_soon(self._hangups.run)
                 async with trio.open_nursery() as connections:
                     await self._accept_until_stopping(connections, task_status)
+                    await self._accept_rest(connections)
                     await self._begin_drain(connections.cancel_scope)
                 nursery.cancel_scope.cancel()
 
@@ -149,6 +151,19 @@ class HttpServer:
             task_status.started(self)
             await self._stopping.wait()
             accepting.cancel_scope.cancel()
+
+    async def _accept_rest(self, nursery: trio.Nursery) -> None:
+        """Who connected before the stop, and may have asked already, is answered; closing the socket would reset them.
+
+        Not websockets: their plane is about to send everybody away, and who is refused goes elsewhere at once.
+        """
+        for _ in range(0 if self._at_once else _MOST_WAITING // _ACCEPT_BATCH):
+            before = self._accepted + self._refused
+            async with self._accept_turn():
+                is_able = self._accept_batch(nursery)
+            if not is_able or self._accepted + self._refused == before:
+                return
+            await trio.lowlevel.checkpoint()
 
     async def _begin_drain(self, scope: trio.CancelScope) -> None:
         self._listener.close()
