@@ -206,12 +206,16 @@ class Relay:
             else:
                 job.unjudged = response
                 job.told(None)
-        except Exception:  # the boundary of one request: its client is answered and its worker free all the same
+        except Exception as error:  # the boundary of one request: its client is answered, its worker free all the same
             log.exception("request failed", nodeURI=node.name)
-            self._crashed(job)
+            self._crashed(job, error)
 
-    def _crashed(self, job: Waiting) -> None:
-        if job.crashed():
+    def _crashed(self, job: Waiting, error: Exception) -> None:
+        """What a callback or a timer did for ``job`` failed: who has the job is told."""
+        task, job.task = job.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Error(error))
+        elif job.crashed():
             self.drop(job)
 
     async def _finish(self, job: Waiting) -> tuple[Answer, bool]:
@@ -326,16 +330,15 @@ class Relay:
         try:
             if job.lane is not None:
                 job.lane.abort()
-        except Exception:  # the boundary of one request: the others' deadlines are kept all the same
+        except Exception as error:  # the boundary of one request: the others' deadlines are kept all the same
             log.exception("the end of a try failed")
-            self._crashed(job)
+            self._crashed(job, error)
 
     async def _end_waits(self) -> None:
         while True:
             await trio.sleep_until(self._queued.next_look(trio.current_time()))
             for job in self._queued.take_due(trio.current_time()):
-                if self._dispatcher.cancel(job):
-                    self._wake(job, Refusal.WAITED_TOO_LONG)
+                self._end_wait(job, Refusal.WAITED_TOO_LONG)
 
     async def _end_stuck(self) -> None:
         handover_s = self._rules.handover_timeout_s
@@ -343,7 +346,16 @@ class Relay:
             await trio.sleep_until(self._dispatcher.next_stuck_look(trio.current_time(), handover_s))
             job = self._dispatcher.take_stuck(trio.current_time(), handover_s)
             if job is not None:
-                self._wake(job, Refusal.NOT_TAKEN)
+                self._end_wait(job, Refusal.NOT_TAKEN)
+
+    def _end_wait(self, job: Waiting, refusal: Refusal) -> None:
+        try:
+            self._dispatcher.cancel(job)
+            if job.node is None:
+                self._wake(job, refusal)
+        except Exception as error:  # as for a try
+            log.exception("the end of a wait failed")
+            self._crashed(job, error)
 
 
 def _answer(

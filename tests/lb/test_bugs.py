@@ -10,6 +10,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from appliance.lb.deadlines import Deadlines
+from appliance.lb.dispatch import Dispatcher
 from appliance.lb.held_answers import HeldAnswers
 from appliance.lb.node import Node, NodeSettings
 from appliance.lb.node_health import HealthRules, NodeHealth
@@ -49,6 +51,10 @@ class Bug:
             raise BugError
 
         self._monkeypatch.setattr(owner, name, broken)
+
+    async def put_when(self, condition: Callable[[], bool], owner: Any, name: str) -> None:
+        await eventually(condition)
+        self.put(owner, name)
 
 
 @pytest.fixture
@@ -195,6 +201,28 @@ async def test_where_a_nodes_time_is_up(bug: Bug, owner: type, name: str, after:
         handed_over = after and name != "close"  # by then the task has it, and tells what became of the node
         assert (answer.status, bug.met) == (504 if handed_over else 500, 1)
         assert failures(logs)
+        node.behaviour = None
+        await assert_well(w)
+
+
+@pytest.mark.parametrize("rules", [{"queue_timeout_s": 0.2}, {"handover_timeout_s": 0.2}], ids=["queue", "hand-over"])
+@pytest.mark.parametrize(("owner", "name"), [(Relay, "_wake"), (Dispatcher, "cancel"), (Deadlines, "stop")])
+async def test_where_the_time_in_the_queue_is_up(bug: Bug, owner: type, name: str, rules: dict[str, float]) -> None:
+    node, gate = FakeNode(), Gate()
+    usual = {"proxy_timeout_s": 10.0, "queue_timeout_s": 10.0, "handover_timeout_s": 10.0}
+    settings = replaced(nodes=ONE_WORKER, relay=RelayRules(tries=1, **(usual | rules)))
+    async with world(node, settings=settings) as w:
+        await warm(w)
+        node.behaviour = gate
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.call)
+            await eventually(lambda: node.running == 1)
+            with capture_logs() as logs, trio.fail_after(10):
+                nursery.start_soon(bug.put_when, lambda: sum(w.sizes()) == 1, owner, name)
+                answer = await w.call()
+            assert (answer.status, bug.met) == (500, 1)
+            assert failures(logs) == ["the end of a wait failed", "handler failed"]
+            gate.open_all()
         node.behaviour = None
         await assert_well(w)
 
