@@ -12,6 +12,7 @@ from appliance.net.http import Headers
 
 _LENGTH_FIELD: Final = b"\r\ncontent-length:"
 _MOST_DIGITS: Final = 19
+_MOST_BYTES: Final = 2048  # of a head that is kept, as long as its connection: there may be thousands
 _SPECIAL: Final = frozenset({"expect", "transfer-encoding", "upgrade"})
 # Clients that number or sign their requests in the head never repeat one: looking for it is given up.
 _PATIENCE: Final = 8
@@ -35,6 +36,8 @@ class RepeatedHead:
             return
         self._in_vain += 1
         end = data.find(b"\r\n\r\n") + 4
+        if end > _MOST_BYTES:
+            return
         field = data[:end].lower().find(_LENGTH_FIELD) + len(_LENGTH_FIELD)
         digits = headers.get("content-length", "").encode("latin-1")
         begin = data.find(digits, field)

@@ -110,6 +110,14 @@ def test_another_message_takes_its_place(between: bytes) -> None:
     assert llhttp_sees(under_test, request(body="first"))[1]
 
 
+def test_a_long_head_is_not_kept() -> None:
+    under_test = RequestParser(max_header_bytes=20_000, max_body_bytes=100)
+    for size, kept in ((1900, True), (2100, False)):
+        data = request(fields="X: " + "y" * size + "\r\n")
+        under_test.feed(data)
+        assert llhttp_sees(under_test, data)[1] is not kept
+
+
 def test_half_of_it_is_the_parsers() -> None:
     under_test, data = parser(), request(body="first")
     under_test.feed(data)
