@@ -118,7 +118,7 @@ class Fanout:
             turns = Turns(self._clock)
             hub, broadcast = await self._create_hub(workers, turns)
             self._hub = hub
-            sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
+            sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock, broadcast.wait_idle)
             workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
             attendance = Attendance(hub, turns)

@@ -117,13 +117,39 @@ async def test_somebody_who_waits_gets_its_pass() -> None:
     assert await passes(pace) > 0
 
 
-async def test_timers_wait_for_four_slices_at_most() -> None:
+async def test_timers_wait_for_eight_slices_at_most() -> None:
     clock = Clock()
     pace = Pace(clock, is_still=lambda: True)
     await pace.give_way()
     slices = []
-    for number in range(1, 13):
+    for number in range(1, 25):
         clock.now = number * SLICE_S
         slices.append(await passes(pace) > 0)
-    assert slices == [False, False, False, True] * 3
-    assert PASS_EVERY_S == 4 * SLICE_S
+    assert slices == [*[False] * 7, True] * 3
+    assert PASS_EVERY_S == 8 * SLICE_S
+
+
+async def test_while_others_have_work_to_the_end_each_slice_ends_with_a_pass() -> None:
+    clock = Clock(look_s=0.000_01)
+    pace = Pace(clock, is_still=lambda: True)
+    await pace.give_way()
+    assert await passes(pace) == 0
+    steps: list[int] = []
+
+    async def work() -> None:
+        while True:
+            clock.now += SLICE_S / 2
+            steps.append(1)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        await trio.lowlevel.checkpoint()
+        clock.now += PASS_EVERY_S  # so that the next one is a pass, whoever waits
+        taken = []
+        for _ in range(5):
+            before = len(steps)
+            await pace.give_way()
+            taken.append(len(steps) > before)
+        nursery.cancel_scope.cancel()
+    assert all(taken)
