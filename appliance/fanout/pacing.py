@@ -7,13 +7,15 @@ import trio
 
 Clock = Callable[[], float]
 
-SLICE_S = 0.000_25
+SLICE_S = 0.000_5
+HURRIED_SLICE_S = 0.000_2
 MAX_PASSES = 8
 # Timers are not seen by asking: they wait no longer than this.
 PASS_EVERY_S = 0.002
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Nobody waits, nobody is in a hurry."""
     return False
 
 
@@ -31,14 +33,22 @@ class Pace:
     Where ``is_still`` says that nobody waits for the loop, there is nobody to give way to: then the next slice begins
     at once, for `PASS_EVERY_S` at most. It cannot see who stands behind us in the same pass. After two idle passes
     that is nobody; but while others had work to the end, they mostly have more: then the answer counts for nothing.
+
+    While somebody is ``hurried``, slices are shorter: a request to the engine waits for one of them in each pass.
     """
 
-    __slots__ = ("_is_still", "_pass_due", "_shortest_pass_s", "clock", "until")
+    __slots__ = ("_hurried", "_is_still", "_pass_due", "_shortest_pass_s", "clock", "until")
 
-    def __init__(self, clock: Clock = perf_counter, is_still: Callable[[], bool] = _never) -> None:
+    def __init__(
+        self,
+        clock: Clock = perf_counter,
+        is_still: Callable[[], bool] = never,
+        hurried: Callable[[], bool] = never,
+    ) -> None:
         self.clock = clock
         self.until = clock() + SLICE_S
         self._is_still = is_still
+        self._hurried = hurried
         self._pass_due = 0.0  # at first others may have waited since before our time
         self._shortest_pass_s = SLICE_S
 
@@ -51,18 +61,21 @@ class Pace:
         """Begin a slice, if the last one is over: nobody has worked since."""
         now = self.clock()
         if now >= self.until:
-            self.until = now + SLICE_S
+            self.until = self._end_of_slice(now)
 
     async def give_way(self) -> None:
         """Let others run, if there are any; then the next slice begins. Not always a checkpoint."""
         now = self.clock()
         if now < self._pass_due and self._is_still():
-            self.until = now + SLICE_S
+            self.until = self._end_of_slice(now)
             return
         is_idle = await self._pass()
         now = self.clock()
-        self.until = now + SLICE_S
+        self.until = self._end_of_slice(now)
         self._pass_due = now + PASS_EVERY_S if is_idle else now
+
+    def _end_of_slice(self, begin: float) -> float:
+        return begin + (HURRIED_SLICE_S if self._hurried() else SLICE_S)
 
     async def _pass(self) -> bool:
         """Whether the others had nothing more to do at the end."""

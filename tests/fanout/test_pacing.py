@@ -1,8 +1,9 @@
 """A long loop and the rest of the process."""
 
+import pytest
 import trio
 
-from appliance.fanout.pacing import MAX_PASSES, PASS_EVERY_S, SLICE_S, Pace
+from appliance.fanout.pacing import HURRIED_SLICE_S, MAX_PASSES, PASS_EVERY_S, SLICE_S, Pace
 
 
 class Clock:
@@ -117,16 +118,16 @@ async def test_somebody_who_waits_gets_its_pass() -> None:
     assert await passes(pace) > 0
 
 
-async def test_timers_wait_for_eight_slices_at_most() -> None:
+async def test_timers_wait_for_four_slices_at_most() -> None:
     clock = Clock()
     pace = Pace(clock, is_still=lambda: True)
     await pace.give_way()
     slices = []
-    for number in range(1, 25):
+    for number in range(1, 13):
         clock.now = number * SLICE_S
         slices.append(await passes(pace) > 0)
-    assert slices == [*[False] * 7, True] * 3
-    assert PASS_EVERY_S == 8 * SLICE_S
+    assert slices == [False, False, False, True] * 3
+    assert PASS_EVERY_S == 4 * SLICE_S
 
 
 async def test_while_others_have_work_to_the_end_each_slice_ends_with_a_pass() -> None:
@@ -153,3 +154,20 @@ async def test_while_others_have_work_to_the_end_each_slice_ends_with_a_pass() -
             taken.append(len(steps) > before)
         nursery.cancel_scope.cancel()
     assert all(taken)
+
+
+async def test_while_somebody_is_in_a_hurry_slices_are_shorter() -> None:
+    clock = Clock()
+    answers = {"hurried": False, "still": False}
+    pace = Pace(clock, is_still=lambda: answers["still"], hurried=lambda: answers["hurried"])
+    lengths = []
+    for hurried, still in ((False, False), (True, False), (True, True), (False, True)):
+        answers.update(hurried=hurried, still=still)
+        await pace.give_way()
+        lengths.append(pace.until - clock.now)
+    clock.now, answers["hurried"] = 5.0, True
+    pace.renew()
+    lengths.append(pace.until - clock.now)
+    expected = [SLICE_S, HURRIED_SLICE_S, HURRIED_SLICE_S, SLICE_S, HURRIED_SLICE_S]
+    assert lengths == pytest.approx(expected)
+    assert HURRIED_SLICE_S < SLICE_S / 2
