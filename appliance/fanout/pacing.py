@@ -8,7 +8,7 @@ import trio
 Clock = Callable[[], float]
 
 SLICE_S = 0.000_5
-HURRIED_SLICE_S = 0.000_2
+HURRIED_SLICE_S = 0.000_15
 MAX_PASSES = 8
 # Timers are not seen by asking: they wait no longer than this.
 PASS_EVERY_S = 0.002
