@@ -217,6 +217,7 @@ class Fanout:
                 max_header_bytes=16 * 1024,
                 max_body_bytes=1024,
                 idle_timeout_s=HTTP_IDLE_S,
+                keep_alive=False,  # a subscriber asks once, and thousands of others must not ask again at once
             ),
             stopping=drained,
             drain_timeout_s=self._settings.drain_timeout_s,

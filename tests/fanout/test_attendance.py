@@ -228,6 +228,24 @@ async def test_what_goes_wrong_with_one_is_its_own_affair(monkeypatch: pytest.Mo
         assert good.frames() == [ParsedFrame(0xA, b"x")]
 
 
+async def test_what_goes_wrong_with_bytes_behind_the_request_is_one_s_own_affair_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = Inbound.feed
+
+    def fail(self: Inbound, data: bytes, now: float) -> object:
+        if b"bad" in data:
+            raise RuntimeError("broken")
+        return plain(self, data, now)
+
+    monkeypatch.setattr(Inbound, "feed", fail)
+    async with attended() as room:
+        good, bad = room.enter(said(Ping(payload=b"x"))), room.enter(b"bad")
+        await settle()
+        assert [bad.ended, good.ended] == [1, 0]
+        assert good.frames() == [ParsedFrame(0xA, b"x")]
+
+
 async def test_a_reset_is_an_end() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     async with attended() as room:
