@@ -45,7 +45,7 @@ log = get_logger("net")
 _ACCEPT_BATCH: Final = 4
 _ACCEPT_PAUSE_S: Final = 0.1
 _VISIT_SLICE: Final = 100  # cancelling 100 sessions takes half a millisecond
-_DISMISS_SLICE: Final = 30  # so does closing 30 connections
+_DISMISS_SLICE: Final = 10  # closing 10 connections takes a fifth of that, letting them in twice as much
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Who connects and asks at once has its answer long before this; only who has waited longer can be replaced.
 _NEWCOMER_S: Final = 1.0
@@ -187,6 +187,8 @@ class HttpServer:
         while True:
             await trio.lowlevel.wait_readable(self._listener)
             async with self._accept_turn() as is_over:
+                if self._lobby is not None:  # who came earlier is let in first, or thousands would wait there
+                    self._lobby.visit(is_over)
                 is_able = self._accept_batch(nursery, is_over)
             if not is_able:
                 # Out of descriptors: new clients wait in the backlog while others finish.
@@ -356,7 +358,9 @@ class HttpServer:
 
     async def _expire_guests(self, lobby: Lobby) -> None:
         waited_s = min(self._limits.first_request_timeout_s, self._limits.idle_timeout_s)
-        while guests := lobby.leave_older(trio.current_time() - waited_s, _DISMISS_SLICE):
+        looked = 1
+        while looked:
+            looked, guests = lobby.expire(trio.current_time() - waited_s, _DISMISS_SLICE)
             for guest in guests:
                 self._counters.request_timeouts += socket_io.has_come(guest.socket)
                 self._dismiss(guest, http_encoding.TOO_LATE)

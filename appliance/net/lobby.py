@@ -74,28 +74,48 @@ class Lobby:
 
     def leave_older(self, until: float, most: int) -> list[Guest]:
         """Some of those who came by then; they have left."""
-        found = [guest for guest in itertools.islice(self._guests.values(), most) if guest.since <= until]
+        found = self._older(until, most)
         for guest in found:
             self.leave(guest)
         return found
+
+    def expire(self, until: float, most: int) -> tuple[int, list[Guest]]:
+        """How many of those who came by then were looked at, and whom nobody took: they have left.
+
+        Where thousands wait for their turn, somebody's request may be here that nobody has looked at.
+        """
+        found = self._older(until, most)
+        expired = [guest for guest in found if not self._visit(guest, gone=False)]
+        for guest in expired:
+            self.leave(guest)
+        return len(found), expired
+
+    def _older(self, until: float, most: int) -> list[Guest]:
+        return [guest for guest in itertools.islice(self._guests.values(), most) if guest.since <= until]
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             async with self._turn() as is_over:
-                for _ in range(_AT_A_TIME):
-                    self._visit_one()
-                    if is_over():
-                        break
+                self.visit(is_over)
 
-    def _visit_one(self) -> None:
-        for fd, events in self._epoll.poll(0, 1):
-            guest = self._guests[fd]
-            if self._look(guest, events & _GONE != 0):
-                del self._guests[fd]
-                with contextlib.suppress(OSError):  # it may be closed by now
-                    self._epoll.unregister(fd)
+    def visit(self, is_over: Callable[[], bool]) -> None:
+        """Look at some, at one at least, of whom something came."""
+        for _ in range(_AT_A_TIME):
+            for fd, events in self._epoll.poll(0, 1):
+                self._visit(self._guests[fd], gone=events & _GONE != 0)
+            if is_over():
+                break
+
+    def _visit(self, guest: Guest, *, gone: bool) -> bool:
+        fd = guest.socket.fileno()
+        if not self._look(guest, gone):
+            return False
+        del self._guests[fd]
+        with contextlib.suppress(OSError):  # it may be closed by now
+            self._epoll.unregister(fd)
+        return True
 
     def close(self) -> None:
         """Close whoever is left."""

@@ -224,3 +224,44 @@ async def test_whoever_waits_is_closed_when_the_server_is_cancelled() -> None:
             await trio.lowlevel.checkpoint()
     with same:
         assert same.recv(1) == b""
+
+
+async def test_who_was_not_looked_at_in_time_is_looked_at_before_it_has_to_go(autojump_clock: MockClock) -> None:
+    """Thousands may wait for their turn: who has asked is not refused because nobody had time for it."""
+    asked, silent = [0, 2], [1, 3]
+    taken: list[socket.socket] = []
+
+    def look(guest: Guest, _: bool) -> bool:
+        try:
+            guest.socket.recv(1)
+        except BlockingIOError:
+            return False
+        taken.append(guest.socket)
+        return True
+
+    with pairs(4) as found:
+        room = Lobby(endless, look)  # that nobody runs
+        for ours, _ in found:
+            room.enter(ours, "")
+        for number in asked:
+            found[number][1].send(b"x")
+        looked, expired = room.expire(0.0, 3)
+        assert (looked, [guest.socket for guest in expired]) == (3, [found[1][0]])
+        looked, expired = room.expire(0.0, 3)
+        assert (looked, [guest.socket for guest in expired]) == (1, [found[silent[1]][0]])
+        assert room.expire(0.0, 3) == (0, [])
+        assert taken == [found[number][0] for number in asked]
+        room.close()
+
+
+async def test_who_has_begun_to_ask_is_let_in_before_others_are_accepted() -> None:
+    taken = Taken()
+    async with greeting(taken.hand_over, refuse) as there:
+        guests = [await come(there, REQUEST[:-2]) for _ in range(6)]
+        # All in one go: the listener is ready and so are the guests.
+        newcomers = [asking(there) for _ in range(6)]
+        for guest in guests:
+            assert guest.send_now(REQUEST[-2:])
+        for peer in guests + newcomers:
+            assert await peer.read_exactly(len(SWITCHED)) == SWITCHED
+        taken.end()
