@@ -52,6 +52,7 @@ class HttpLimits:
     to the end of its body; past either it is 408. ``idle_timeout_s`` is the wait for a request's first byte (for
     that of a connection's first request, ``first_request_timeout_s`` if shorter) and
     ``write_timeout_s`` the time for a whole answer to be taken; past any of these the connection is closed.
+    Without ``keep_alive`` every answer closes: for who has more clients than could be allowed to ask again all at once.
     """
 
     max_connections: int = 1024
@@ -65,6 +66,7 @@ class HttpLimits:
     first_request_timeout_s: float = 10.0
     max_body_bytes_in_flight: int = 256 * 1024 * 1024
     too_large: tuple[int, str] | None = None
+    keep_alive: bool = True
 
     def __post_init__(self) -> None:
         if self.max_body_bytes_in_flight < self.max_body_bytes:
@@ -318,7 +320,8 @@ class Session:
         self._counters.requests += 1
         self._mark_handling()
         # Behind the refusal of an upgrade a client may have sent frames already: no way back to HTTP.
-        self._closes = not request.keep_alive or request.upgrade or self._stopping.is_set()
+        keeps_alive = request.keep_alive and self._limits.keep_alive
+        self._closes = not keeps_alive or request.upgrade or self._stopping.is_set()
         self._early.reset(usable=request.method != "HEAD" and not request.upgrade, close=self._closes)
         if self._client_gone:
             self._scope.cancel()
