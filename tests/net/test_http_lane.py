@@ -278,18 +278,23 @@ async def test_an_answer_in_pieces_is_finished_in_a_task(size: int) -> None:
 
 
 async def test_a_farewell_right_behind_an_answer_is_seen_before_the_next_request() -> None:
+    answered, said = [trio.Event() for _ in range(3)], [trio.Event() for _ in range(3)]
+
     async def script(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.answer(b"%d" % conversation.number)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await answered[conversation.number].wait()
         await conversation.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        said[conversation.number].set()
         await conversation.wait_closed()
 
     async with upstream(script) as made:
         lane = lane_to(url_of(made))
         for number in range(3 if current[-1] is not None else 1):  # who only looks after a while sees it later
             assert (await ask(lane)).body == b"%d" % number
-            await trio.sleep(0.05)
+            answered[number].set()
+            await said[number].wait()
+            await trio.testing.wait_all_tasks_blocked()
         lane.close()
 
 
