@@ -88,6 +88,10 @@ class LogState:
         known = self._places.get((replica.payload_id, replica.index))
         return known[1] if known and known[0] == replica.prefix else None
 
+    def knows(self, payload_id: PayloadId, index: int) -> bool:
+        """Whether memory has an entry at this place, on any branch; False says nothing."""
+        return (payload_id, index) in self._places
+
     def _note_place(self, record: Record) -> None:
         self._places[record.payload_id, record.index] = record.prefix, record.position
         while len(self._places) > MAX_PLACES:

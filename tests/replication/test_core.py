@@ -27,6 +27,7 @@ from appliance.replication.commands import (
     SetRecovered,
     ShowThrough,
     Store,
+    Take,
 )
 from appliance.replication.core import Core
 from appliance.replication.follower_link import SAVE_CURSOR_S
@@ -107,6 +108,10 @@ class Played:
             receipts = self.disk.append_from(command.entries, command.late)
             self.feed()
             self.core.stored(command, receipts, self.now)
+        elif isinstance(command, Take):
+            self.disk.append_from((command.entry,), frozenset())
+            self.feed()
+            self.core.taken(command, self.now)
         elif isinstance(command, Replace):
             self.disk.replace(command.payload_id, command.from_index)
             self.core.removed(command, self.now)
