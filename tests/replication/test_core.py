@@ -327,6 +327,14 @@ def test_of_two_hosts_of_one_name_only_the_first_is_taken(first: Callable[..., s
     assert "lost_log" not in host.notices()
 
 
+@pytest.mark.parametrize("first", [Played.serve, Played.follow])
+def test_a_new_log_of_a_voter_whose_votes_were_heard_is_told_that_there_was_another(first: Callable[..., str]) -> None:
+    host = Played()
+    host.core.ended(first(host, "b", log_id="log-b"), host.now)
+    link = host.serve("b", log_id="new", recovering=True)
+    assert [welcome.another_log for welcome in host.sent(link, Welcome)] == [True]
+
+
 def test_a_copied_log_is_refused_under_another_name() -> None:
     host = Played()
     host.follow("b")
