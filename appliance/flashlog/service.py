@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from appliance.flashlog.replica_jobs import BranchChange
 from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.rows import Arrival, Refused
 from appliance.flashlog.spans import PayloadRecord
-from appliance.flashlog.state import LogState, OnState
+from appliance.flashlog.state import AppendWatcher, LogState, OnState
 from appliance.flashlog.store import Appended, Removed, StateSet, Store
 from appliance.flashlog.tail import Tail, TailLimits
 from appliance.flashlog.threads import OwnThread, OwnThreads, RunSync
@@ -79,7 +79,6 @@ class FlashLog:
         self._cursors: dict[str, Cursor] = {}  # one for each peer that was followed since the last transaction
         self._branches: OrderedDict[PayloadId, _Branch] = OrderedDict()
         self._coming: dict[tuple[PayloadId, int], Ticket[Appended]] = {}  # bounded by the writer's queue
-        self._append_watchers: list[Callable[[Record], None]] = []
         metrics.file_bytes.set_function(lambda: sum(files.sizes().values()))
 
     def __repr__(self) -> str:
@@ -133,7 +132,7 @@ class FlashLog:
         before = b"" if flashblock.index == 0 else arrival.after
         number = flashblock.block_number if last is None else last.block_number
         key = flashblock.payload_id, flashblock.index
-        if before is None or number is None or not self._append_watchers or self._state.knows(*key):
+        if before is None or number is None or not self._state.is_watched or self._state.knows(*key):
             return
         record = Record(
             0,
@@ -145,20 +144,11 @@ class FlashLog:
             flashblock.body,
             extend_prefix(before, flashblock.body, flashblock.encoding),
         )
-        for on_append in list(self._append_watchers):
-            on_append(record)
+        self._state.tell_coming(record)
 
-    @contextlib.contextmanager
-    def watch_appends(self, on_append: Callable[[Record], None]) -> Iterator[None]:
-        """Call ``on_append``, while the block runs, when a flashblock of this host's own is on its way to the disk.
-
-        It has position 0, and may still be refused, or get lost with the process.
-        """
-        self._append_watchers.append(on_append)
-        try:
-            yield
-        finally:
-            self._append_watchers.remove(on_append)
+    def watch_appends(self, watcher: AppendWatcher) -> AbstractContextManager[None]:
+        """Tell ``watcher`` of this host's own flashblocks before they are on disk, and of all when they are."""
+        return self._state.watch_appends(watcher)
 
     async def _write(self, work: Callable[[Store], T], size: int = 0) -> T:
         return await self._begin(work, size).result()

@@ -107,7 +107,7 @@ class Runner:
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)
-            with self.flashlog.watch_appends(self._coming):
+            with self.flashlog.watch_appends(self):
                 task_status.started()
                 await self._feed_for_ever()
 
@@ -119,17 +119,27 @@ class Runner:
             if self.core.seen == before:  # no room to count more, or what was there lost its place
                 await trio.sleep(TICK_S)
 
-    def _coming(self, record: Record) -> None:
-        """Called by who appends: at once, to be ahead of the disk. A bug here is not theirs, but this plane's."""
+    # --- inputs ---
+
+    def coming(self, record: Record) -> None:
+        """A flashblock of this host's own is on its way to the disk: now, to be ahead of it."""
+        self._now(lambda now: self.core.coming(record, self.flashlog.appended, now))
+
+    def appended(self) -> None:
+        """The log got something: what follows from it goes out now, not in the next turn of the loop."""
+        records = self.flashlog.recent_records(self.core.seen, FEED_ENTRIES)
+        if records:
+            self._now(lambda now: self.core.feed(records, records[-1].position, now))
+
+    def _now(self, what: Callable[[float], None]) -> None:
+        """An input from within the log's own work. A bug here is not the log's, but this plane's."""
         try:
-            self.core.coming(record, self.flashlog.appended, trio.current_time())
+            what(trio.current_time())
             self._carry_out()
         except Exception as error:
             if self._nursery is None:
                 raise
             self._nursery.start_soon(_fail, error)
-
-    # --- inputs ---
 
     async def tell(self, what: Callable[[float], None]) -> None:
         """Give the core an input, after what is in the log, and carry out what follows."""

@@ -11,7 +11,7 @@ import trio
 from appliance.domain.errors import EquivocationError, LogError, OutOfOrderError, PrunedError
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.positions import AfterPayload, Located
-from appliance.domain.replicas import Cursor, Receipt, Verdict
+from appliance.domain.replicas import Cursor, Receipt, Record, Verdict
 from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
 from appliance.flashlog.maintenance import backup, verify
 from appliance.flashlog.store import Work
@@ -245,39 +245,70 @@ async def test_a_disk_that_refuses_leaves_neither_entries_nor_cursor(log: FlashL
     assert await log.append_from("b", replicas([flashblock(1, 0)]), Cursor("x", 1)) == [Receipt(Verdict.NEW, 1)]
 
 
+class Watcher:
+    """What it was told, and how far the log was then."""
+
+    def __init__(self, log: FlashLog) -> None:
+        self.records: list[Record] = []
+        self.appended_then: list[int] = []
+        self.grown: list[int] = []
+        self._log = log
+
+    def coming(self, record: Record) -> None:
+        self.records.append(record)
+        self.appended_then.append(self._log.appended)
+
+    def appended(self) -> None:
+        self.grown.append(self._log.appended)
+
+
 async def test_what_is_on_its_way_to_the_disk_is_told_with_its_branch(log: FlashLog) -> None:
-    told: list[tuple[int, bytes, int]] = []
-    with log.watch_appends(lambda record: told.append((record.index, record.prefix, log.appended))):
+    watcher = Watcher(log)
+    with log.watch_appends(watcher):
         await append(log, 1, 3)
     await append(log, 2, 1)
     expected = replicas([flashblock(1, index) for index in range(3)])
-    assert told == [(entry.index, entry.prefix, entry.index) for entry in expected]
+    assert [(record.index, record.prefix) for record in watcher.records] == [
+        (entry.index, entry.prefix) for entry in expected
+    ]
+    assert watcher.appended_then == [0, 1, 2]
+    assert watcher.grown == [1, 2, 3]
+
+
+async def test_whatever_the_log_gets_is_told(log: FlashLog) -> None:
+    watcher = Watcher(log)
+    sent = replicas([flashblock(1, 0), flashblock(1, 1)])
+    with log.watch_appends(watcher):
+        await log.append_from("b", sent, Cursor("x", 2))
+        await log.append_from("b", sent, Cursor("x", 3))
+        await log.set_recovering(recovering=False)
+    assert (watcher.records, watcher.grown) == ([], [2])
 
 
 async def test_only_what_follows_for_all_that_memory_knows_is_told(log: FlashLog) -> None:
-    told: list[int] = []
+    watcher = Watcher(log)
     await log.append_from("b", replicas([flashblock(1, 0), flashblock(1, 1)]), None)
-    with log.watch_appends(lambda record: told.append(record.index)):
+    with log.watch_appends(watcher):
         await log.append(flashblock(1, 0), "a")  # held already
         await log.append(flashblock(1, 1), "a")
         with pytest.raises(EquivocationError):
             await log.append(flashblock(1, 1, text="another"), "a")
         with pytest.raises(OutOfOrderError):
             await log.append(flashblock(2, 1), "a")
-        assert told == []
+        assert watcher.records == []
         await log.append(flashblock(1, 2), "a")
-        assert told == [2]
+        assert [record.index for record in watcher.records] == [2]
 
 
 async def test_while_another_one_is_on_its_way_the_next_is_not_told(log: FlashLog) -> None:
-    told: list[int] = []
-    with log.watch_appends(lambda record: told.append(record.block_number)):
+    watcher = Watcher(log)
+    with log.watch_appends(watcher):
         async with trio.open_nursery() as nursery:
             for payload in (1, 2, 3):
                 nursery.start_soon(log.append, flashblock(payload, 0), "a")
-        assert len(told) == 1
+        assert len(watcher.records) == 1
         await log.append(flashblock(4, 0), "a")
-    assert told[1:] == [1004]
+    assert [record.block_number for record in watcher.records[1:]] == [1004]
 
 
 async def test_a_log_without_peers_tells_nothing(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ async def test_a_bug_in_this_plane_ends_it_and_not_the_append(tmp_path: Path, mo
     monkeypatch.setattr(Core, "coming", fail)
     with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True, allow_unwrapped=True):
         async with running(a):
-            await eventually(lambda: bool(a.log._append_watchers))
+            await eventually(lambda: bool(a.log._state.is_watched))
             (entry,) = await a.append(1, 1)
             assert entry.position == 1
             await trio.sleep_forever()
