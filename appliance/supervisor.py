@@ -41,6 +41,7 @@ from appliance.engine.service import Engine
 from appliance.engine.validation import BlockValidator, NoValidator
 from appliance.fanout.configured import fanout_settings
 from appliance.fanout.metrics import FanoutMetrics
+from appliance.fanout.pacing import never
 from appliance.fanout.service import Fanout, FanoutSettings
 from appliance.flashblocks.ingest import BuilderSource
 from appliance.flashblocks.metrics import FlashblockMetrics
@@ -141,6 +142,8 @@ class Appliance:
     async def _apply(self, config: Config, secrets: Secrets) -> None:
         if self._fanout is not None and config.fanout is not None:
             await self._fanout.reload(fanout_settings(config.fanout, secrets.apps))
+        if self._lb is not None and config.lb is not None:
+            await self._lb.reload(declared_nodes(config.lb))
 
     async def wait_stopped(self) -> None:
         """Return when `run` has closed everything."""
@@ -275,7 +278,9 @@ class Appliance:
         self._reports.append(report)
 
     def _compose_fanout(self, settings: FanoutSettings, listeners: Listeners, flashlog: FlashLog) -> None:
-        fanout = self._fanout = Fanout(settings, flashlog, FanoutMetrics.create(self.registry), states=flashlog)
+        hurried = self._engine.is_busy if self._engine else never
+        metrics = FanoutMetrics.create(self.registry)
+        fanout = self._fanout = Fanout(settings, flashlog, metrics, states=flashlog, hurried=hurried)
         # The drain is part of the stop, and must end by itself: who is cut is not told where to go on.
         self._stop_deadlines_s["fanout"] = max(STOP_DEADLINE_S, settings.stop_s + STOP_SPARE_S)
         self._add("fanout", listeners.one("fanout", fanout.run), fanout.statistics)

@@ -18,7 +18,7 @@ import select
 import socket
 import sys
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from bench.children import say
 from bench.machine import raise_file_limit
@@ -201,6 +201,10 @@ class Receiver:
         say(dropped=True)
 
 
+LOWEST_PRIORITY: Final = 19
+
 if __name__ == "__main__":
+    # They stand for thousands of machines, which would not take cores from the server that is measured.
+    os.nice(LOWEST_PRIORITY)
     raise_file_limit()
     Receiver().run()

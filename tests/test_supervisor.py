@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -111,6 +112,28 @@ async def test_the_deadline_of_the_stop_leaves_room_for_the_drain(nursery: trio.
     appliance.stop()
     with trio.fail_after(10):  # there is nobody to send away
         await appliance.wait_stopped()
+
+
+async def test_fan_out_is_in_a_hurry_while_the_engine_has_a_request(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Callable[[], bool]] = []
+    plain = Fanout.__init__
+
+    def init(self: Fanout, *args: Any, hurried: Callable[[], bool], **kwargs: Any) -> None:
+        asked.append(hurried)
+        plain(self, *args, hurried=hurried, **kwargs)
+
+    monkeypatch.setattr(Fanout, "__init__", init)
+    config = msgspec.structs.replace(
+        engine_host(tmp_path), store=StoreConfig(folder=str(tmp_path)), fanout=FanoutConfig(listen=ANY)
+    )
+    appliance = Appliance(config)
+    await nursery.start(appliance.run)
+    assert appliance._engine is not None
+    assert asked == [appliance._engine.is_busy]
+    appliance.stop()
+    await appliance.wait_stopped()
 
 
 async def test_a_fan_out_that_crashes_restarts_alone_and_who_connects_meanwhile_is_served(

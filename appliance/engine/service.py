@@ -103,6 +103,7 @@ class Engine:
             settings.jwt_secret, self._executor.ask, self.health, metrics, facts=self.facts, wall_clock=wall_clock
         )
         self._server: HttpServer | None = None
+        self._in_hand = 0
         self._metrics = metrics
         metrics.health.set_function(lambda: float(self.health()))
         self._switch = switch or ModeSwitch()
@@ -138,7 +139,15 @@ class Engine:
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one HTTP request of op-node or op-conductor."""
-        return await self._frontend.handle(request)
+        self._in_hand += 1
+        try:
+            return await self._frontend.handle(request)
+        finally:
+            self._in_hand -= 1
+
+    def is_busy(self) -> bool:
+        """Whether a request is being handled."""
+        return self._in_hand > 0
 
     def health(self) -> Health:
         """What /healthz answers; while builders are switched off it is the EL's health alone."""

@@ -149,13 +149,14 @@ class Attendance:
             self._end(visitor)
 
     def _take_unread(self, visitor: Visitor) -> None:
-        data, visitor.unread = visitor.unread[:RECEIVE_BYTES], visitor.unread[RECEIVE_BYTES:]
-        self._hear(visitor, data)
-        if visitor.unread and not visitor.discards:
+        self._hear(visitor, visitor.unread[:RECEIVE_BYTES])
+        rest = visitor.unread[RECEIVE_BYTES:]
+        if rest and not visitor.discards:
+            visitor.unread = rest
             self._do_later(visitor)
         else:
-            visitor.unread = b""
             self._ready.watch(visitor.socket.fileno())
+            visitor.unread = b""  # only now: `_end` takes who has none for watched
 
     def _read(self, visitor: Visitor) -> None:
         try:

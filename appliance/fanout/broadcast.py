@@ -1,6 +1,6 @@
 """The tasks that serve all subscribers together: the broadcast, the sweep for pings, the end."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -41,6 +41,10 @@ class Broadcast:
         """Return when the broadcast of everything up to ``position`` has ended."""
         while self._delivered < position:
             await self._moved.wait()
+
+    async def wait_idle(self) -> None:
+        """Return when no broadcast is under way. Not always a checkpoint."""
+        await self.wait_delivered(self._hub.mark.position)
 
     async def run(self) -> None:
         """Run until cancelled. An error of the log propagates: there is nothing to serve without it."""
@@ -118,13 +122,25 @@ class Broadcast:
                     done = delivery.run(pace.clock, pace.until)
 
 
-class Sweeper:
-    """One task for the pings, pong deadlines, closing deadlines and bounds of lag of all."""
+async def _at_once() -> None:
+    pass
 
-    def __init__(self, hub: Hub, tick_s: float, clock: Clock) -> None:
+
+class Sweeper:
+    """One task for the pings, pong deadlines, closing deadlines and bounds of lag of all.
+
+    600 pings are 6 ms, and the last ones of a broadcast would wait for them. They can wait themselves: ``wait_idle``
+    returns when no broadcast is under way, and half a tick of patience is as much as a sweep has.
+    """
+
+    def __init__(
+        self, hub: Hub, tick_s: float, clock: Clock, wait_idle: Callable[[], Awaitable[None]] = _at_once
+    ) -> None:
         self._hub = hub
         self._tick_s = tick_s
         self._pace = Pace(clock)
+        self._wait_idle = wait_idle
+        self._patient_until = 0.0
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -134,18 +150,24 @@ class Sweeper:
 
     async def sweep(self, now: float) -> None:
         """Do what is due, in slices: thousands may lag at once; closing 10,000 takes 30 ms, telling them 100."""
+        self._patient_until = trio.current_time() + self._tick_s / 2
         self._hub.note_lags()
-        await self._pace.give_way()
+        await self._give_way()
         for session in self._hub.half_behind():
             self._hub.warn_lagging(session)
             if self._pace.spent:
-                await self._pace.give_way()
+                await self._give_way()
         # 10,000 comparisons take half a millisecond.
         for session in self._hub.beyond_bound():
             self._hub.end_if_beyond(session, now)
             if self._pace.spent:
-                await self._pace.give_way()
+                await self._give_way()
         for session in [session for session in self._hub.sessions if session.next_due_at <= now]:
             self._hub.sweep(session, now)
             if self._pace.spent:
-                await self._pace.give_way()
+                await self._give_way()
+
+    async def _give_way(self) -> None:
+        await self._pace.give_way()
+        with trio.move_on_at(self._patient_until):
+            await self._wait_idle()

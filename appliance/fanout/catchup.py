@@ -42,7 +42,7 @@ class Outcome(Enum):
 
 
 def turn(hub: Hub, session: Session, backlog: deque[FrameSet], clock: Callable[[], float], until: float) -> Outcome:
-    """Send what can be sent now. Entries that have been sent are taken from the left of ``backlog``. Pure.
+    """Send what can be sent now, at least one step, however late. What has been sent is taken from ``backlog``. Pure.
 
     Never goes beyond the hub's mark: what comes after it will be broadcast, and either the session is
     back at the head by then, or it is served from the log.
@@ -51,13 +51,13 @@ def turn(hub: Hub, session: Session, backlog: deque[FrameSet], clock: Callable[[
         if session.stage is not Stage.CATCHING_UP or hub.rejoin(session):
             hub.end_if_closed(session)
             return Outcome.FINISHED
-        if clock() >= until:
-            return Outcome.OUT_OF_TIME
         if not backlog:
             return Outcome.NEEDS_ENTRIES
         outcome = _serve_next(hub, session, backlog)
         if outcome is not None:
             return outcome
+        if clock() >= until:
+            return Outcome.OUT_OF_TIME
     return Outcome.BLOCKED
 
 

@@ -29,7 +29,7 @@ from appliance.fanout.hub import Hub, HubSettings
 from appliance.fanout.limits import Admission, ClientAddress
 from appliance.fanout.marks import Mark
 from appliance.fanout.metrics import FanoutMetrics
-from appliance.fanout.pacing import Clock, Pace
+from appliance.fanout.pacing import Clock, Pace, never
 from appliance.fanout.ports import LogView, StateSource
 from appliance.fanout.reception import Reception
 from appliance.fanout.session import Session
@@ -85,13 +85,16 @@ class Fanout:
         run_sync: RunSync = trio.to_thread.run_sync,
         clock: Clock = perf_counter,
         jitter: Callable[[], float] = random.random,
+        hurried: Callable[[], bool] = never,
     ) -> None:
+        """``hurried`` says whether somebody in the process waits for an answer: then slices are shorter."""
         self._settings = settings
         self._log = log_view
         self._metrics = metrics
         self._states = states
         self._run_sync = run_sync
         self._clock = clock
+        self._hurried = hurried
         self._jitter = jitter  # spreads the pings of subscribers that came together; 0 to 1
         self._gate = Gate(
             ApiKeys(settings.api_keys, public=settings.public_access),
@@ -115,10 +118,10 @@ class Fanout:
         Meanwhile requests are answered with 503. ``started`` gets the server.
         """
         async with trio.open_nursery() as workers:
-            turns = Turns(self._clock)
+            turns = Turns(self._clock, self._hurried)
             hub, broadcast = await self._create_hub(workers, turns)
             self._hub = hub
-            sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock)
+            sweeper = Sweeper(hub, self._settings.sweep_tick_s, self._clock, broadcast.wait_idle)
             workers.start_soon(broadcast.run)
             workers.start_soon(sweeper.run)
             attendance = Attendance(hub, turns)
@@ -214,6 +217,7 @@ class Fanout:
                 max_header_bytes=16 * 1024,
                 max_body_bytes=1024,
                 idle_timeout_s=HTTP_IDLE_S,
+                keep_alive=False,  # a subscriber asks once, and thousands of others must not ask again at once
             ),
             stopping=drained,
             drain_timeout_s=self._settings.drain_timeout_s,

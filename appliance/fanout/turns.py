@@ -10,13 +10,14 @@ Who delivers a broadcast comes first, because those at the head have lost nothin
 `URGENT_IN_A_ROW` + 1 turns one is for the others, so that they get on when one broadcast follows another.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import Final
 
 import trio
 
-from appliance.fanout.pacing import Clock, Pace
+from appliance.fanout.pacing import Clock, Pace, never
 from appliance.fanout.stillness import Stillness
 
 URGENT_IN_A_ROW: Final = 3
@@ -25,20 +26,20 @@ URGENT_IN_A_ROW: Final = 3
 class Turns:
     """``async with turns.take():`` or, for a broadcast, ``turns.take_urgent()``; work until ``pace.until``."""
 
-    def __init__(self, clock: Clock = perf_counter) -> None:
-        self.pace = Pace(clock, Stillness())
+    def __init__(self, clock: Clock = perf_counter, hurried: Callable[[], bool] = never) -> None:
+        self.pace = Pace(clock, Stillness(), hurried)
         self._taken = False
         self._urgent = trio.lowlevel.ParkingLot()
         self._others = trio.lowlevel.ParkingLot()
         self._urgent_in_a_row = 0
 
-    def take(self) -> AbstractAsyncContextManager[None]:
+    def take(self) -> "Turn":
         """Wait for a turn, first come, first served."""
-        return _Turn(self, self._others)
+        return Turn(self, self._others)
 
-    def take_urgent(self) -> AbstractAsyncContextManager[None]:
+    def take_urgent(self) -> "Turn":
         """Wait for a turn before all others, but for every fourth."""
-        return _Turn(self, self._urgent)
+        return Turn(self, self._urgent)
 
     @property
     def wanted(self) -> bool:
@@ -46,7 +47,7 @@ class Turns:
         return bool(self._urgent or self._others)
 
     async def begin(self, lot: trio.lowlevel.ParkingLot) -> None:
-        """What `take` does, for `_Turn`."""
+        """What `take` does, for `Turn`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._taken:
             await lot.park()
@@ -76,8 +77,8 @@ class Turns:
             self._taken = False
 
 
-class _Turn(AbstractAsyncContextManager[None]):
-    """There is one for each few subscribers that are served, so it is no generator."""
+class Turn(AbstractAsyncContextManager[Callable[[], bool]]):
+    """Gives what says whether the slice is over. There is one for each few who are served, so it is no generator."""
 
     __slots__ = ("_lot", "_turns")
 
@@ -85,8 +86,12 @@ class _Turn(AbstractAsyncContextManager[None]):
         self._turns = turns
         self._lot = lot
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Callable[[], bool]:
         await self._turns.begin(self._lot)
+        return self._is_over
+
+    def _is_over(self) -> bool:
+        return self._turns.pace.spent
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:

@@ -19,6 +19,12 @@ TOO_OFTEN: Final = (
 )
 """A whole answer, for an address that connects too often."""
 
+TOO_LATE: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n"
+    b"content-type: text/plain\r\ncontent-length: 35\r\n\r\nthe request did not arrive in time\n"
+)
+"""A whole answer, for half a request."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}

@@ -5,22 +5,23 @@ the drain and what is counted.
 """
 
 import errno
+import math
 import socket
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import trio
 
-from appliance.net import http_encoding
+from appliance.net import accepted_sockets, http_encoding, socket_io
 from appliance.net.body_budget import BodyBudget
-from appliance.net.greeting import Greet, greet
+from appliance.net.greeting import Greet, Unanswered, greet
 from appliance.net.hangups import Hangups
 from appliance.net.http_parser import OnHead
 from appliance.net.http_session import Connection, Counters, Handler, HandOver, HttpLimits, Session, Upgrade
 from appliance.net.listening import open_listener
+from appliance.net.lobby import Guest, Lobby, TakeTurn, endless
 from appliance.net.quick_session import QuickHandler, QuickSession
 from appliance.net.readiness import Readiness
 from appliance.telemetry.logging import get_logger
@@ -39,16 +40,16 @@ __all__ = [
 
 log = get_logger("net")
 
-# Accepting one takes 30 to 50 us, and each is a task that then shakes hands: all that in one pass of the event loop,
-# which is what everybody else waits for when thousands come at once.
+# Accepting one takes 30 to 50 us, and as much again to shake hands, there or in a task: all that in one pass of the
+# event loop, which is what everybody else waits for when thousands come at once.
 _ACCEPT_BATCH: Final = 4
+_MOST_WAITING: Final = 4096  # in the kernel's backlog; others may still be coming, and a stop must come to an end
 _ACCEPT_PAUSE_S: Final = 0.1
 _VISIT_SLICE: Final = 100  # cancelling 100 sessions takes half a millisecond
+_DISMISS_SLICE: Final = 10  # closing 10 connections takes a fifth of that, letting them in twice as much
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Who connects and asks at once has its answer long before this; only who has waited longer can be replaced.
 _NEWCOMER_S: Final = 1.0
-
-AcceptTurn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class HttpServer:
@@ -63,9 +64,11 @@ class HttpServer:
     that never finished a request (or, with ``on_head``, a head that it let pass), if that has waited for
     a second. When none has, the new one gets 503: in a flood newcomers do not close one another at once.
 
-    Each few clients are accepted inside of ``accept_turn()``: so who has much else to do, does one thing at a time.
+    Each few clients are accepted inside of ``accept_turn()``: so who has much else to do, does one thing at a time. It
+    gives what says that no more are to be accepted in this turn.
     ``may_connect`` is asked with each client's address before anything else; whom it does not want gets 429.
-    ``at_once`` is asked first where a whole request for a websocket is there already at the accept (see greeting.py).
+    ``at_once`` is asked first where a whole request for a websocket is there (see greeting.py). Then clients have
+    no task before their first request is whole (see `Lobby`), and `HttpLimits.first_request_timeout_s` for all of it.
 
     ``quick`` gets each request first, with the `Readiness` that tells of the clients' sockets (see `QuickSession`).
     Then a client that goes away ends what it asked for, as with ``cancel_on_disconnect``.
@@ -82,13 +85,13 @@ class HttpServer:
         name: str = "http",
         cancel_on_disconnect: bool = False,
         on_head: OnHead | None = None,
-        accept_turn: AcceptTurn = nullcontext,
+        accept_turn: TakeTurn = endless,
         may_connect: Callable[[str], bool] | None = None,
         at_once: Greet | None = None,
         quick: tuple[QuickHandler, Readiness] | None = None,
     ) -> None:
         self.name = name
-        self.address = _address_of(listener)
+        self.address = accepted_sockets.address_of(listener)
         self._handler = handler
         self._listener = listener
         self._limits = limits
@@ -108,6 +111,7 @@ class HttpServer:
         self._accepted = self._refused = self._accept_pauses = 0
         self._counters = Counters()
         self._sweep_interval_s = _sweep_interval_s(limits)
+        self._lobby: Lobby | None = None
 
     def __repr__(self) -> str:
         return f"<HttpServer {self.name} on {self.address}, {self._connections} connections>"
@@ -136,24 +140,57 @@ class HttpServer:
                 if self._cancel_on_disconnect:
                     self._hangups = Hangups()
                     nursery.start_soon(self._hangups.run)
-                async with trio.open_nursery() as connections:
-                    await self._accept_until_stopping(connections, task_status)
-                    await self._begin_drain(connections.cancel_scope)
+                try:
+                    async with trio.open_nursery() as connections:
+                        await self._accept_until_stopping(connections, task_status)
+                        await self._accept_rest(connections)
+                        await self._begin_drain(connections)
+                finally:
+                    if self._lobby is not None:
+                        self._lobby.close()
                 nursery.cancel_scope.cancel()
 
     async def _accept_until_stopping(
         self, connections: trio.Nursery, task_status: trio.TaskStatus["HttpServer"]
     ) -> None:
         async with trio.open_nursery() as accepting:
+            if self._at_once is not None:
+                self._lobby = Lobby(self._accept_turn, partial(self._look, connections, self._at_once))
+                accepting.start_soon(self._lobby.run)
             accepting.start_soon(self._accept_for_ever, connections)
             task_status.started(self)
             await self._stopping.wait()
             accepting.cancel_scope.cancel()
 
-    async def _begin_drain(self, scope: trio.CancelScope) -> None:
+    async def _accept_rest(self, nursery: trio.Nursery) -> None:
+        """Who connected before the stop, and may have asked already, is answered; closing the socket would reset them.
+
+        Not websockets: their plane is about to send everybody away, and who is refused goes elsewhere at once.
+        """
+        for _ in range(0 if self._at_once else _MOST_WAITING // _ACCEPT_BATCH):
+            before = self._accepted + self._refused
+            async with self._accept_turn():
+                is_able = self._accept_batch(nursery)
+            if not is_able or self._accepted + self._refused == before:
+                return
+            await trio.lowlevel.checkpoint()
+
+    async def _begin_drain(self, connections: trio.Nursery) -> None:
         self._listener.close()
-        scope.deadline = trio.current_time() + self._drain_timeout_s
+        connections.cancel_scope.deadline = trio.current_time() + self._drain_timeout_s
+        if self._lobby is not None:
+            await self._empty_lobby(self._lobby, connections)
         await self._visit_sessions(Session.close_if_waiting)
+
+    async def _empty_lobby(self, lobby: Lobby, connections: trio.Nursery) -> None:
+        """Who has begun to ask is still answered."""
+        while guests := lobby.leave_older(math.inf, _DISMISS_SLICE):
+            for guest in guests:
+                if socket_io.has_come(guest.socket):
+                    connections.start_soon(self._serve, guest.socket, guest.peer)
+                else:
+                    self._dismiss(guest, b"")
+            await trio.lowlevel.checkpoint()
 
     async def _visit_sessions(self, visit: Callable[[Session], None]) -> None:
         for number, session in enumerate(list(self._sessions)):
@@ -164,8 +201,10 @@ class HttpServer:
     async def _accept_for_ever(self, nursery: trio.Nursery) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._listener)
-            async with self._accept_turn():
-                is_able = self._accept_batch(nursery)
+            async with self._accept_turn() as is_over:
+                if self._lobby is not None:  # who came earlier is let in first, or thousands would wait there
+                    self._lobby.visit(is_over)
+                is_able = self._accept_batch(nursery, is_over)
             if not is_able:
                 # Out of descriptors: new clients wait in the backlog while others finish.
                 self._accept_pauses += 1
@@ -175,7 +214,7 @@ class HttpServer:
     def _load(self) -> dict[str, int]:
         return {"connections": self._connections, "accept_pauses": self._accept_pauses}
 
-    def _accept_batch(self, nursery: trio.Nursery) -> bool:
+    def _accept_batch(self, nursery: trio.Nursery, is_over: Callable[[], bool]) -> bool:
         """Accept what is there, up to a batch; false when the process is out of resources."""
         for _ in range(_ACCEPT_BATCH):
             try:
@@ -186,40 +225,64 @@ class HttpServer:
                 if error.errno in _OUT_OF_RESOURCES:
                     return False
                 continue  # that client went away while it waited (accept(2))
-            self._admit(accepted, _peer_of(address), nursery)
+            self._admit(accepted, accepted_sockets.peer_of(address), nursery)
+            if is_over():
+                break
         return True
 
     def _admit(self, accepted: socket.socket, peer: str, nursery: trio.Nursery) -> None:
         if self._may_connect is not None and not self._may_connect(peer):
             self._refused += 1
-            _refuse(accepted, http_encoding.TOO_OFTEN)
+            accepted_sockets.refuse(accepted, http_encoding.TOO_OFTEN)
             return
         if self._connections >= self._limits.max_connections and not self._make_room():
             self._refused += 1
-            _refuse(accepted, http_encoding.BUSY)
+            accepted_sockets.refuse(accepted, http_encoding.BUSY)
             return
         self._accepted += 1
         self._connections += 1
-        if self._at_once is None or not self._greet(accepted, peer, self._at_once):
+        if self._lobby is None or self._at_once is None:
+            nursery.start_soon(self._serve, accepted, peer)
+            return
+        why = self._greet(accepted, peer, self._at_once)
+        if why is Unanswered.NOT_YET:
+            self._lobby.enter(accepted, peer)
+        elif why is Unanswered.NOT_AT_ONCE:
             nursery.start_soon(self._serve, accepted, peer)
 
-    def _greet(self, accepted: socket.socket, peer: str, at_once: Greet) -> bool:
-        """Whether nothing is left to do here: the connection is a websocket in other hands, or broken."""
+    def _look(self, nursery: trio.Nursery, at_once: Greet, guest: Guest, gone: bool) -> bool:
+        """Something came from a guest of the lobby, or its end; whether it leaves."""
+        why = Unanswered.NOT_AT_ONCE if gone else self._greet(guest.socket, guest.peer, at_once)
+        if why is Unanswered.NOT_AT_ONCE:
+            nursery.start_soon(self._serve, guest.socket, guest.peer)
+        return why is not Unanswered.NOT_YET
+
+    def _greet(self, accepted: socket.socket, peer: str, at_once: Greet) -> Unanswered | None:
+        """None when nothing is left to do here: the connection is a websocket in other hands, or broken."""
         try:
-            _prepare(accepted)
+            accepted_sockets.prepare(accepted)
             greeted = greet(accepted, peer, self._limits, at_once)
-            if greeted is not None:
-                self._counters.requests += 1
-                self._counters.upgrades += 1
-                greeted[0].take(accepted, greeted[1], self._ended)
-            return greeted is not None
+            if isinstance(greeted, Unanswered):
+                return greeted
+            self._counters.requests += 1
+            self._counters.upgrades += 1
+            greeted[0].take(accepted, greeted[1], self._ended)
+            return None
         except OSError as error:
             log.debug("client went away", server=self.name, error=repr(error))
         except Exception:
             log.exception("connection failed", server=self.name)
         self._ended()
         accepted.close()
-        return True
+        return None
+
+    def _dismiss(self, guest: Guest, answer: bytes) -> None:
+        """Close the connection of a guest who has left the lobby, with an answer if it has begun to ask."""
+        self._ended()
+        if answer and socket_io.has_come(guest.socket):
+            accepted_sockets.refuse(guest.socket, answer)
+        else:
+            guest.socket.close()
 
     def _ended(self) -> None:
         self._connections -= 1
@@ -229,6 +292,12 @@ class HttpServer:
 
         It goes in the next turn of the loop: until then the limit is exceeded by a batch or two.
         """
+        guest = None if self._lobby is None else self._lobby.oldest
+        if self._lobby is not None and guest is not None and trio.current_time() - guest.since >= _NEWCOMER_S:
+            self._lobby.leave(guest)
+            self._counters.replaced += 1
+            self._dismiss(guest, http_encoding.BUSY)
+            return True
         while self._silent:
             session = next(iter(self._silent))
             asks_nothing = session.asks_nothing()
@@ -265,7 +334,7 @@ class HttpServer:
 
     async def _talk_http(self, accepted: socket.socket, peer: str) -> tuple[Upgrade | HandOver, bytes] | None:
         """Everything that only HTTP needs lives in the session, and is gone when this returns."""
-        _prepare(accepted)
+        accepted_sockets.prepare(accepted)
         fd = accepted.fileno()
         session = self._create_session(accepted, peer)
         self._sessions.add(session)
@@ -299,6 +368,18 @@ class HttpServer:
         while True:
             await trio.sleep(self._sweep_interval_s)
             await self._visit_sessions(partial(Session.expire_if_due, now=trio.current_time()))
+            if self._lobby is not None:
+                await self._expire_guests(self._lobby)
+
+    async def _expire_guests(self, lobby: Lobby) -> None:
+        waited_s = min(self._limits.first_request_timeout_s, self._limits.idle_timeout_s)
+        looked = 1
+        while looked:
+            looked, guests = lobby.expire(trio.current_time() - waited_s, _DISMISS_SLICE)
+            for guest in guests:
+                self._counters.request_timeouts += socket_io.has_come(guest.socket)
+                self._dismiss(guest, http_encoding.TOO_LATE)
+            await trio.lowlevel.checkpoint()
 
 
 async def serve_http(
@@ -331,35 +412,3 @@ def _sweep_interval_s(limits: HttpLimits) -> float:
     waits_s = (limits.first_request_timeout_s, limits.idle_timeout_s)
     shortest_s = min(*waits_s, limits.header_timeout_s, limits.body_timeout_s, limits.write_timeout_s)
     return min(shortest_s / 8, 1.0)
-
-
-def _prepare(accepted: socket.socket) -> None:
-    accepted.setblocking(False)
-    if accepted.family != socket.AF_UNIX:
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _refuse(accepted: socket.socket, answer: bytes) -> None:
-    """Say why and close, without a task: under a flood this must cost less than serving."""
-    try:
-        accepted.setblocking(False)
-        accepted.send(answer)
-        accepted.shutdown(socket.SHUT_WR)
-        accepted.recv(65536)  # closing over an unread request would make a reset of it, and lose the 503
-    except OSError:
-        pass  # nothing to read, or it went away already
-    finally:
-        accepted.close()
-
-
-def _peer_of(address: object) -> str:
-    """The IP address; IPv4 over an IPv6 socket in dotted form, so that limits by address see one client."""
-    host = address[0] if isinstance(address, tuple) else ""
-    return str(host).removeprefix("::ffff:")
-
-
-def _address_of(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    if listener.family == socket.AF_INET6:
-        return f"[{name[0]}]:{name[1]}"
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)

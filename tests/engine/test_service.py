@@ -223,6 +223,20 @@ async def test_stopping_drains_what_is_being_answered() -> None:
         assert answers_seen == [m.result("done")]
 
 
+async def test_it_is_busy_as_long_as_a_request_is_in_hand() -> None:
+    async with rig() as it:
+        gate = trio.Event()
+        it.el.behaviours["eth_slow"] = gated(gate, answers(m.result("done")))
+        assert [it.engine.is_busy()] == [False]
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(it.ask, m.request("eth_slow", []))
+            await it.el.wait_for("eth_slow")
+            assert [it.engine.is_busy()] == [True]
+            gate.set()
+        assert [it.engine.is_busy()] == [False]
+
+
 @pytest.mark.parametrize("names", [("alpha", "alpha"), ("l2",), ("assembled",)])
 async def test_names_must_be_told_apart(names: tuple[str, ...]) -> None:
     metrics = EngineMetrics.create(CollectorRegistry())

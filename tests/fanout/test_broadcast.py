@@ -135,6 +135,47 @@ async def test_who_does_not_answer_is_dropped_in_time(autojump_clock: trio.testi
     assert (silent.dropped(), alive.dropped()) == (True, False)
 
 
+async def test_pings_wait_for_a_broadcast_but_no_longer_than_half_a_tick(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stand = Stand()
+    subscribers = [stand.connect() for _ in range(20)]
+    delivered, steps = trio.Event(), itertools.count()
+    sweeper = Sweeper(stand.hub, 1.0, lambda: float(next(steps)), delivered.wait)
+
+    def pinged() -> int:
+        return sum(bool(each.wire.sent) for each in subscribers)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sweeper.sweep, 100.0)
+        await trio.sleep(0.4)
+        assert pinged() == 0
+        delivered.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert pinged() == len(subscribers)
+    delivered = trio.Event()
+    begun = trio.current_time()
+    await Sweeper(stand.hub, 1.0, lambda: float(next(steps)), delivered.wait).sweep(200.0)
+    assert trio.current_time() - begun == 0.5
+
+
+async def test_no_broadcast_is_under_way_before_and_after_one() -> None:
+    stand = Stand()
+    subscribers = [stand.connect() for _ in range(50)]
+    steps = itertools.count()
+    broadcast = Broadcast(stand.hub, stand.log, stand.cache, Turns(lambda: float(next(steps))), inline)
+    stand.log.append(1, 0)
+    async with trio.open_nursery() as nursery:
+        await broadcast.wait_idle()
+        nursery.start_soon(broadcast.run)
+        while not subscribers[0].wire.sent:
+            await trio.lowlevel.checkpoint()
+        assert not subscribers[-1].wire.sent
+        await broadcast.wait_idle()
+        assert subscribers[-1].wire.sent
+        nursery.cancel_scope.cancel()
+
+
 async def test_thousands_who_lag_out_at_once_are_closed_in_slices() -> None:
     stand = Stand(HubSettings(max_lag=3, ping_interval_s=15, pong_timeout_s=30, close_timeout_s=3))
     slow = [stand.connect(choose=lambda size: 0) for _ in range(50)]

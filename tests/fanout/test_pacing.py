@@ -1,8 +1,9 @@
 """A long loop and the rest of the process."""
 
+import pytest
 import trio
 
-from appliance.fanout.pacing import MAX_PASSES, PASS_EVERY_S, SLICE_S, Pace
+from appliance.fanout.pacing import HURRIED_SLICE_S, MAX_PASSES, PASS_EVERY_S, SLICE_S, Pace
 
 
 class Clock:
@@ -127,3 +128,46 @@ async def test_timers_wait_for_four_slices_at_most() -> None:
         slices.append(await passes(pace) > 0)
     assert slices == [False, False, False, True] * 3
     assert PASS_EVERY_S == 4 * SLICE_S
+
+
+async def test_while_others_have_work_to_the_end_each_slice_ends_with_a_pass() -> None:
+    clock = Clock(look_s=0.000_01)
+    pace = Pace(clock, is_still=lambda: True)
+    await pace.give_way()
+    assert await passes(pace) == 0
+    steps: list[int] = []
+
+    async def work() -> None:
+        while True:
+            clock.now += SLICE_S / 2
+            steps.append(1)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        await trio.lowlevel.checkpoint()
+        clock.now += PASS_EVERY_S  # so that the next one is a pass, whoever waits
+        taken = []
+        for _ in range(5):
+            before = len(steps)
+            await pace.give_way()
+            taken.append(len(steps) > before)
+        nursery.cancel_scope.cancel()
+    assert all(taken)
+
+
+async def test_while_somebody_is_in_a_hurry_slices_are_shorter() -> None:
+    clock = Clock()
+    answers = {"hurried": False, "still": False}
+    pace = Pace(clock, is_still=lambda: answers["still"], hurried=lambda: answers["hurried"])
+    lengths = []
+    for hurried, still in ((False, False), (True, False), (True, True), (False, True)):
+        answers.update(hurried=hurried, still=still)
+        await pace.give_way()
+        lengths.append(pace.until - clock.now)
+    clock.now, answers["hurried"] = 5.0, True
+    pace.renew()
+    lengths.append(pace.until - clock.now)
+    expected = [SLICE_S, HURRIED_SLICE_S, HURRIED_SLICE_S, SLICE_S, HURRIED_SLICE_S]
+    assert lengths == pytest.approx(expected)
+    assert HURRIED_SLICE_S < SLICE_S / 2

@@ -9,12 +9,17 @@ import brotli
 import pytest
 import trio
 
+from appliance.fanout.service import FanoutSettings
 from tests.fanout.fakes import MemoryLog, ParsedFrame, parse_frames
 from tests.fanout.serving import KEY, Serving, masked, serving
 
 SUBSCRIBERS = 60
 ENTRIES = 240
 RESET = struct.pack("ii", 1, 0)
+HANDSHAKE = (
+    "GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+).encode()
 
 
 class Wanderer:
@@ -114,3 +119,50 @@ async def test_everybody_gets_everything_once_and_in_order(tail: int) -> None:
         counts = server.metrics
         assert counts.new_connections.value == counts.closed_connections.value
         assert counts.active_connections.value == 0
+
+
+def accepted(server: Serving) -> int:
+    found = server.fanout.statistics()["server"]
+    assert isinstance(found, dict)
+    return int(found["accepted"])
+
+
+async def test_hundreds_whose_requests_come_at_the_same_moment_are_let_in_a_few_in_a_pass() -> None:
+    in_a_pass: list[int] = []
+    async with serving(MemoryLog(), FanoutSettings()) as server:
+
+        async def watch() -> None:
+            before = 0
+            while True:
+                await trio.lowlevel.checkpoint()
+                now = server.metrics.new_connections.value
+                in_a_pass.append(now - before)
+                before = now
+
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
+        for client in clients:
+            client.send(HANDSHAKE[:-2])
+        with trio.fail_after(10):
+            while accepted(server) < len(clients):
+                await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            for client in clients:
+                client.send(HANDSHAKE[-2:])
+            await server.until("subscribers", len(clients))
+            nursery.cancel_scope.cancel()
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 101"
+            client.close()
+    assert max(in_a_pass) <= 100  # as many as 2 ms are enough for, on a machine faster than ours
+
+
+async def test_who_asks_something_else_is_answered_and_closed() -> None:
+    async with serving(MemoryLog(), FanoutSettings()) as server:
+        client = await server.client()
+        await client.stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        answer = b""
+        async for data in client.stream:
+            answer += data
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer

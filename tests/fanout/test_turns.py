@@ -105,3 +105,12 @@ async def test_a_turn_that_fails_is_handed_on() -> None:
     with trio.fail_after(30):
         async with turns.take():
             pass
+
+
+async def test_a_turn_says_when_its_slice_is_over() -> None:
+    clock = Clock()
+    turns = Turns(clock)
+    async with turns.take() as is_over:
+        assert [is_over()] == [False]
+        clock.now += SLICE_S
+        assert [is_over()] == [True]

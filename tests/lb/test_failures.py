@@ -207,8 +207,8 @@ async def test_when_all_nodes_are_out_requests_fail_fast_and_those_that_wait_hea
 
 async def fail_running(w: World) -> None:
     """The node's connections break."""
-    for lane in list(w.lb._relay._proxying._began):
-        lane._connection._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]  # it is in use
+    for job in list(w.lb._relay._proxying._began):
+        job.lane._connection._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]  # it is in use
     await trio.lowlevel.checkpoint()
 
 

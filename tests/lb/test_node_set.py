@@ -142,7 +142,7 @@ async def test_the_configurations_nodes_are_declarative() -> None:
             await w.nodes("POST", added.url)
             answer = await w.nodes("DELETE", named.url)
             assert answer.status == 400
-            assert answer.body == f"{named.url} is named by the configuration: remove it there, and restart\n".encode()
+            assert answer.body == f"{named.url} is named by the configuration: remove it there, and reload\n".encode()
             await w.nodes("POST", f"{named.url}?_workers=9")  # its number of workers is the configuration's
             assert await uris(w) == [f"{named.url}?_workers=2", added.url]
             assert list(store.kept) == [added.url]

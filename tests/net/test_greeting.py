@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 import trio
 
-from appliance.net.greeting import Greet, greet
+from appliance.net.greeting import Greet, Unanswered, greet
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import Handler, HandOver, HttpLimits, HttpServer
 from tests.net.serving import Peer, Running, unix_listener
@@ -53,28 +53,37 @@ def test_a_whole_request_is_answered_at_once() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
-        REQUEST[:-2],
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         REQUEST.replace(b"GET", b"POST"),
         REQUEST.replace(b"websocket", b"h2c"),
         REQUEST.replace(b"Host", b"Ho st"),
         REQUEST.replace(b"1.1", b"3.1"),
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + REQUEST,
-        REQUEST.replace(b"Host: x", b"Host: " + b"x" * 5000),
+        REQUEST.replace(b"Host: x", b"Host: " + b"x" * LIMITS.max_header_bytes),
+        b"GET /" + b"x" * LIMITS.max_header_bytes,
         b"\x16\x03\x01",
+        b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\n123",
     ],
-    ids=["nothing", "half", "no upgrade", "post", "h2c", "no http", "version", "second of two", "long", "tls"],
+    ids=["no upgrade", "post", "h2c", "no http", "version", "second of two", "long", "long half", "tls", "body"],
 )
 def test_all_else_goes_the_ordinary_way_with_every_byte(data: bytes) -> None:
+    assert_untouched(data, Unanswered.NOT_AT_ONCE)
+
+
+@pytest.mark.parametrize("data", [b"", b"GET ", REQUEST[:40], REQUEST[:-2], REQUEST[:-1]])
+def test_what_is_not_whole_stays_where_it_is(data: bytes) -> None:
+    assert_untouched(data, Unanswered.NOT_YET)
+
+
+def assert_untouched(data: bytes, why: Unanswered) -> None:
     def answer(_: HttpRequest) -> HandOver:
         raise AssertionError("not asked")
 
     with pair() as (ours, theirs):
         if data:
             theirs.send(data)
-        assert greet(ours, "", LIMITS, answer) is None
-        assert not data or ours.recv(10_000) == data
+        assert greet(ours, "", LIMITS, answer) is why
+        assert not data or ours.recv(100_000) == data
         with pytest.raises(BlockingIOError):
             theirs.recv(1)
 
@@ -82,7 +91,7 @@ def test_all_else_goes_the_ordinary_way_with_every_byte(data: bytes) -> None:
 def test_what_needs_a_wait_goes_the_ordinary_way() -> None:
     with pair() as (ours, theirs):
         theirs.send(REQUEST)
-        assert greet(ours, "", LIMITS, lambda _: None) is None
+        assert greet(ours, "", LIMITS, lambda _: None) is Unanswered.NOT_AT_ONCE
         assert ours.recv(10_000) == REQUEST
 
 

@@ -317,6 +317,17 @@ async def test_a_request_that_was_aborted_by_callback_is_told_and_then_timed_out
         assert repr(lane).endswith("not connected>")
 
 
+async def test_an_abort_before_it_began_to_connect_is_not_forgotten() -> None:
+    async with upstream(echo_bodies) as made:
+        lane = lane_to(url_of(made))
+        head = post_head(parse_url("http://h/", "http")) + b"2\r\n\r\n"
+        assert not lane.begin(head, b"{}", trio.current_time())
+        lane.abort()
+        with pytest.raises(TimedOut):
+            await lane.finish()
+        assert made.conversations == []
+
+
 async def test_a_lane_that_is_closed_tells_nobody() -> None:
     async with upstream(echo_bodies) as made:
         lane, told = lane_to(url_of(made)), list[LaneAnswer | None]()

@@ -310,3 +310,11 @@ async def test_watching_for_clients_that_leave_changes_nothing_for_those_that_st
 
         assert {(await peer.ask(GET)).status for peer in [*peers[10:], *again]} == {200}
         assert there.count("cancelled_by_client") == 0
+
+
+async def test_without_keep_alive_every_answer_closes() -> None:
+    async with running(echo, limits=HttpLimits(keep_alive=False)) as there:
+        peer = await there.connect()
+        answer = await peer.ask(GET)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await peer.rest() == b""
