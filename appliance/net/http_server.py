@@ -169,8 +169,8 @@ class HttpServer:
         """
         for _ in range(0 if self._at_once else _MOST_WAITING // _ACCEPT_BATCH):
             before = self._accepted + self._refused
-            async with self._accept_turn():
-                is_able = self._accept_batch(nursery)
+            async with self._accept_turn() as is_over:
+                is_able = self._accept_batch(nursery, is_over)
             if not is_able or self._accepted + self._refused == before:
                 return
             await trio.lowlevel.checkpoint()
