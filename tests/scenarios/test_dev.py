@@ -15,7 +15,7 @@ def dev(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "appliance", "dev", "--any-port", *arguments]
     if "--replay" not in arguments:
         command += ["--data", str(data), "--block-time", "0.5"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def sources(done: subprocess.CompletedProcess[str]) -> Counter[str]:

@@ -50,7 +50,8 @@ class Site:
     def files(self) -> HostFiles:
         """Its configuration, always on the same port."""
         self.folder.mkdir(exist_ok=True)
-        keys = {"listen": f"127.0.0.1:{self.port}", "builder_deadline_ms": 100}
+        # Nobody builds until all hosts are up: the head may be old by then.
+        keys = {"listen": f"127.0.0.1:{self.port}", "builder_deadline_ms": 100, "max_unsafe_interval_s": 300}
         return HostFiles(self.folder, self, {"engine": keys})
 
     @property
