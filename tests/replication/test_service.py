@@ -530,13 +530,17 @@ async def test_a_bug_in_this_plane_ends_it_and_not_the_append(tmp_path: Path, mo
         raise RuntimeError("a bug")
 
     a = make_hosts(tmp_path, "abc")["a"]
-    with pytest.raises(ExceptionGroup) as found:
+
+    async def append_until_it_ends() -> None:
         async with running(a):
             await eventually(lambda: bool(a.log._state._append_watchers))
             monkeypatch.setattr(Core, "feed", fail)
             (entry,) = await a.append(1, 1)
             assert entry.position == 1
             await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as found:
+        await append_until_it_ends()
     assert found.group_contains(RuntimeError, match="a bug")
 
 
