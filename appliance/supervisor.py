@@ -142,6 +142,8 @@ class Appliance:
     async def _apply(self, config: Config, secrets: Secrets) -> None:
         if self._fanout is not None and config.fanout is not None:
             await self._fanout.reload(fanout_settings(config.fanout, secrets.apps))
+        if self._lb is not None and config.lb is not None:
+            await self._lb.reload(declared_nodes(config.lb))
 
     async def wait_stopped(self) -> None:
         """Return when `run` has closed everything."""

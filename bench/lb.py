@@ -10,8 +10,9 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,6 +39,8 @@ WORKERS = 256
 SERVICE_MS = ("5", "15")
 OVERLOAD_WORKERS, OVERLOAD_CONNECTIONS, FAST_CONNECTIONS = 8, 64, 2
 NODES = 3
+NO_HEADERS: Mapping[str, str] = {}
+FAST_TRACK: Mapping[str, str] = {"X-Fast-Track": "true"}
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -48,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
     seconds: float = 3.0
     rounds: int = 3
     overload_seconds: float = 10.0
+    own_heads: bool = False
 
 
 QUICK = Settings(connections=(1, 32), seconds=0.4, rounds=1, overload_seconds=1.0)
@@ -147,16 +151,18 @@ def _case(
     found: dict[str, Case] = {}
     for _ in range(settings.rounds):
         for way, (port, pid) in ways.items():
-            case = _one(client, way, port, pid, connections, size, settings.seconds)
+            case = _one(client, way, port, pid, connections, size, settings.seconds, settings.own_heads)
             if way not in found or case.requests_per_s > found[way].requests_per_s:
                 found[way] = case
     return [found[way] for way in ways]
 
 
-def _one(client: Child, way: str, port: int, pid: int, connections: int, size: int, seconds: float) -> Case:
-    _run(client, port, connections, size, 0.2)
+def _one(
+    client: Child, way: str, port: int, pid: int, connections: int, size: int, seconds: float, own_heads: bool
+) -> Case:
+    _run(client, port, connections, size, 0.2, own_heads=own_heads)
     before = cpu_s(pid)
-    answer = _run(client, port, connections, size, seconds)
+    answer = _run(client, port, connections, size, seconds, own_heads=own_heads)
     cpu = cpu_s(pid) - before
     latency = Summary.of(answer["latencies"]).scaled(1000)
     count = max(answer["count"], 1)
@@ -164,16 +170,28 @@ def _one(client: Child, way: str, port: int, pid: int, connections: int, size: i
     return Case(way, connections, size, count / answer["seconds"], cpu / count * 1e6, latency, errors)
 
 
-def _run(client: Child, port: int, connections: int, size: int, seconds: float, **headers: str) -> dict[str, Any]:
-    return client.ask("run", port=port, connections=connections, body_bytes=size, seconds=seconds, headers=headers)
+def _run(
+    client: Child,
+    port: int,
+    connections: int,
+    size: int,
+    seconds: float,
+    headers: Mapping[str, str] = NO_HEADERS,
+    *,
+    own_heads: bool = False,
+) -> dict[str, Any]:
+    load = {"port": port, "connections": connections, "body_bytes": size, "seconds": seconds}
+    return client.ask("run", **load, headers=dict(headers), own_heads=own_heads)
 
 
 def measure_overload(settings: Settings, reserve: int, say: Progress) -> Overload:
     """Fast-track alone, then beside clients of low priority that keep all workers busy."""
     say(f"overload, {reserve} workers of each node for fast-track alone")
     with _overloadable(reserve) as (appliance, fast, low):
-        fast_track = {"X-Fast-Track": "true"}
-        alone = _run(fast, appliance.port, FAST_CONNECTIONS, SMALL_BYTES, settings.overload_seconds, **fast_track)
+        fast_run = partial(
+            _run, fast, appliance.port, FAST_CONNECTIONS, SMALL_BYTES, settings.overload_seconds, FAST_TRACK
+        )
+        alone = fast_run()
         low.send(
             "run",
             port=appliance.port,
@@ -183,7 +201,7 @@ def measure_overload(settings: Settings, reserve: int, say: Progress) -> Overloa
             headers={},
         )
         time.sleep(0.5)
-        loaded = _run(fast, appliance.port, FAST_CONNECTIONS, SMALL_BYTES, settings.overload_seconds, **fast_track)
+        loaded = fast_run()
         flood = low.answer()
     alone_ms, loaded_ms = (Summary.of(each["latencies"]).scaled(1000) for each in (alone, loaded))
     return Overload(reserve, alone_ms, loaded_ms, flood["count"] / flood["seconds"])
@@ -286,6 +304,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, pathlib.Path | None]:
     parser.add_argument("--seconds", type=float, metavar="S", help="of one case through one way")
     parser.add_argument("--rounds", type=int, metavar="N", help="of which the best counts")
     parser.add_argument("--overload-seconds", type=float, metavar="S")
+    parser.add_argument("--own-heads", action="store_true", help="each request says an X-Request-ID of its own")
     given = vars(parser.parse_args(arguments))
     base, file = QUICK if given.pop("quick") else Settings(), given.pop("json")
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}

@@ -1,7 +1,7 @@
 """The clients of the load balancer's bench, in a closed loop: `python -m bench.lb_client`, steered by JSON lines.
 
-``run`` (port, connections, body_bytes, seconds, headers) holds that many connections, each with one request at a
-time, and answers with requests, latencies in seconds (a sample of at most 200,000) and errors by status.
+``run`` (port, connections, body_bytes, seconds, headers, own_heads) holds that many connections, each with one request
+at a time, and answers with requests, latencies in seconds (a sample of at most 200,000) and errors by status.
 """
 
 import contextlib
@@ -32,11 +32,16 @@ class Connection:
 class Load:
     """One run."""
 
-    def __init__(self, port: int, connections: int, body_bytes: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self, port: int, connections: int, body_bytes: int, headers: dict[str, str], *, own_heads: bool = False
+    ) -> None:
         body = b'{"jsonrpc":"2.0","id":1,"method":"eth_callBundle","params":["' + b"a" * (body_bytes - 64) + b'"]}'
         lines = ["POST / HTTP/1.1", "host: lb", "content-type: application/json", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._request = memoryview("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        # Each request says another one: as clients do that number or sign them.
+        self._numbered = "\r\n".join([*lines, "x-request-id: "]).encode(), b"\r\n\r\n" + body
+        self._own_heads = own_heads
         self._poll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self.latencies: list[float] = []
@@ -69,6 +74,9 @@ class Load:
 
     def _send(self, one: Connection) -> None:
         one.began = time.perf_counter()
+        if self._own_heads:
+            before, behind = self._numbered
+            self._request = memoryview(b"%b%012d%b" % (before, time.perf_counter_ns() % 10**12, behind))
         one.unsent = self._request
         self._go_on(one)
 
@@ -98,7 +106,8 @@ class Load:
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Answer one line."""
-    load = Load(request["port"], request["connections"], request["body_bytes"], request["headers"])
+    own_heads = request.get("own_heads", False)
+    load = Load(request["port"], request["connections"], request["body_bytes"], request["headers"], own_heads=own_heads)
     try:
         seconds = load.run(request["seconds"])
     finally:

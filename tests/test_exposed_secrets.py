@@ -1,6 +1,5 @@
 """Secret files that everybody can read."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -8,42 +7,8 @@ from structlog.testing import capture_logs
 
 from appliance.config.loader import loads
 from appliance.config.model import Config
-from appliance.exposed_secrets import exposed, secret_files, warn
-
-EVERYTHING = """
-[engine]
-jwt_secret_file = "engine"
-l2 = { url = "http://el:8551", jwt_secret_file = "el" }
-builder_listen = { listen = "127.0.0.1:1", jwt_secret_file = "pool" }
-[[engine.builders]]
-name = "alpha"
-url = "http://b:1"
-jwt_secret_file = "alpha"
-[replication]
-host_id = "a"
-secret_file = "shared"
-tls_cert_file = "cert"
-tls_key_file = "key"
-[[replication.peers]]
-host_id = "b"
-url = "wss://b:1"
-[fanout]
-[[fanout.api_keys]]
-app = "one"
-key_file = "keys"
-[admin]
-token_file = "token"
-"""
-FILES = {
-    "engine.jwt_secret_file": "engine",
-    "engine.l2.jwt_secret_file": "el",
-    "engine.builder_listen.jwt_secret_file": "pool",
-    "engine.builders[0].jwt_secret_file": "alpha",
-    "replication.secret_file": "shared",
-    "replication.tls_key_file": "key",
-    "fanout.api_keys[0].key_file": "keys",
-    "admin.token_file": "token",
-}
+from appliance.exposed_secrets import exposed, warn
+from tests.config.test_secret_files import EVERYTHING, FILES
 
 
 def config_in(folder: Path, mode: int) -> Config:
@@ -51,18 +16,6 @@ def config_in(folder: Path, mode: int) -> Config:
         (folder / name).write_text("x")
         (folder / name).chmod(mode)
     return loads(EVERYTHING, folder=folder)
-
-
-def test_every_key_of_a_secret_is_known_and_a_certificate_is_none(tmp_path: Path) -> None:
-    found = dict(secret_files(config_in(tmp_path, 0o600)))
-    assert found == {key: str(tmp_path / name) for key, name in FILES.items()}
-
-
-def test_every_key_of_the_model_that_is_a_secrets_file_is_looked_at(tmp_path: Path) -> None:
-    named = {key.rpartition(".")[2] for key in FILES}
-    sample = (Path(__file__).parents[1] / "appliance" / "config" / "sample.toml").read_text()
-    keys = set(re.findall(r"^(?:# )?(\w+_file) = ", sample, re.MULTILINE))
-    assert keys - {"tls_cert_file", "tls_ca_file"} == named
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o400, 0o660])

@@ -4,7 +4,7 @@ import json
 import random
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -58,6 +58,11 @@ class LocalHost:
         return tuple(f"{self.address}:{port}" for port in ports if port is not None)
 
     @property
+    def replication_url(self) -> str:
+        """Where its peers connect."""
+        return f"ws://{self.address}:{self.replication}"
+
+    @property
     def stream_url(self) -> str:
         """Where its subscribers connect."""
         return f"ws://{self.address}:{self.fanout}/ws"
@@ -71,13 +76,18 @@ class LocalHost:
 def plan(folder: Path, count: int, *, any_port: bool = False) -> tuple[LocalHost, ...]:
     """``count`` hosts with neighbouring ports, or with free ones on a loopback address that nobody else has."""
     address = _own_address() if any_port else LOOPBACK
-    return tuple(_host(folder, index, address, any_port=any_port) for index in range(count))
+    chosen: set[int] = set()  # nobody listens on them yet, so that a second look would find them free again
 
-
-def _host(folder: Path, index: int, address: str, *, any_port: bool) -> LocalHost:
     def port(usual: int) -> int:
-        return _free_port(address) if any_port else usual
+        if not any_port:
+            return usual
+        chosen.add(free := _free_port(address, chosen))
+        return free
 
+    return tuple(_host(folder, index, address, port) for index in range(count))
+
+
+def _host(folder: Path, index: int, address: str, port: Callable[[int], int]) -> LocalHost:
     return LocalHost(
         name=f"host-{index}",
         folder=folder / f"host-{index}",
@@ -104,9 +114,11 @@ def _own_address() -> str:
     return address
 
 
-def _free_port(address: str) -> int:
+def _free_port(address: str, but: Collection[int]) -> int:
     while True:
         port = _RANDOM.randrange(*_BELOW_OUTGOING)
+        if port in but:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind((address, port))
@@ -123,14 +135,15 @@ def write_files(hosts: Sequence[LocalHost], engine: EngineFiles) -> None:
         secret.write_text(secrets.token_hex(32) + "\n")
     for host in hosts:
         host.folder.mkdir(exist_ok=True)
-        host.config.write_text(config_text(host, hosts, engine))
+        peers = {each.name: each.replication_url for each in hosts if each is not host}
+        host.config.write_text(_HEAD.format(host=host, count=len(hosts)) + config_text(host, peers, engine))
 
 
-def config_text(host: LocalHost, hosts: Sequence[LocalHost], engine: EngineFiles) -> str:
-    """The file of one host. It reads as an operator would write it."""
-    parts = [_COMMON.format(host=host, count=len(hosts))]
-    parts += [_PEER.format(host=each) for each in hosts if each is not host]
-    if host.engine is not None:
+def config_text(host: LocalHost, peers: Mapping[str, str], engine: EngineFiles | None) -> str:
+    """The file of one host, ``peers`` by name and URL. It reads as an operator would write it."""
+    parts = [_COMMON.format(host=host)]
+    parts += [_PEER.format(name=name, url=url) for name, url in peers.items()]
+    if host.engine is not None and engine is not None:
         parts += _engine_parts(host, engine)
     return "\n".join(parts)
 
@@ -148,9 +161,12 @@ def _secret(path: Path) -> str:
     return f"jwt_secret_file = {json.dumps(str(path))}\n"
 
 
-_COMMON: Final = """\
+_HEAD: Final = """\
 # {host.name} of the {count} hosts of `appliance dev --hosts {count}`, which writes this file anew at each start.
 
+"""
+
+_COMMON: Final = """\
 [store]
 folder = "data"
 
@@ -168,8 +184,8 @@ secret_file = "../replication.secret"
 
 _PEER: Final = """\
 [[replication.peers]]
-host_id = "{host.name}"
-url = "ws://{host.address}:{host.replication}"
+host_id = "{name}"
+url = "{url}"
 """
 
 _ENGINE_TEXT: Final = """\

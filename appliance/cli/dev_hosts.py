@@ -72,17 +72,20 @@ class HostProcess:
             self._process.send_signal(signal.SIGTERM)
 
     async def _begin(self) -> trio.Process:
-        command = [sys.executable, "-m", "appliance", "run", "--config", str(self.host.config)]
+        command = [sys.executable, "-m", "appliance", "run", "--config", str(self.host.config), "--stop-at-eof"]
         with self.host.log_file.open("a") as lines:
-            # A session of its own: Ctrl-C in this terminal is for `appliance dev`, which stops them in order.
+            # A session of its own: Ctrl-C in this terminal is for `appliance dev`, which stops them in order. The
+            # pipe ends with us, whatever ends us: a host that we leave behind would hold its addresses for ever.
             process = self._process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines, start_new_session=True
+                command, stdin=subprocess.PIPE, stdout=lines, stderr=lines, start_new_session=True
             )
         return process
 
     async def _ended(self, process: trio.Process) -> bool:
         """Wait for its end; whether it is to be started again. Raises ApplianceError where that would be in vain."""
         code = await process.wait()
+        if process.stdin is not None:
+            await process.stdin.aclose()
         self.report = {}
         if self._stopping:
             return False
@@ -155,7 +158,7 @@ class LocalHosts:
                 try:
                     open_listener(address).close()
                 except ConfigError as error:
-                    hint = "is there another `appliance dev`, or what one left that was killed?"
+                    hint = "is there another `appliance dev`, or one that was killed a moment ago?"
                     raise ConfigError(f"{error}; {hint}") from error
 
     async def _start_all(self, nursery: trio.Nursery) -> None:

@@ -68,6 +68,12 @@ def _add_run(commands: "_Commands[_Parser]") -> None:
         help="put a node that answers net_version and eth_callBundle (127.0.0.1:8095) behind the load balancer; "
         "without --config, that and the admin plane are all that runs",
     )
+    parser.add_argument(
+        "--stop-at-eof",
+        action="store_true",
+        help="stop in order when standard input ends, too: for programs that start this one through a pipe, and that "
+        "must not leave it behind however they end",
+    )
 
 
 def _add_check_config(commands: "_Commands[_Parser]") -> None:

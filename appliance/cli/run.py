@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import trio
 
+from appliance.cli.end_of_input import stop_at_end_of_input
 from appliance.cli.file_checks import check_files
 from appliance.cli.hangup import HANGUP
 from appliance.cli.mock_node import mock_config, run_beside_mock_node
@@ -25,20 +26,24 @@ from appliance.telemetry.logging import configure, get_logger
 
 log = get_logger("supervisor")
 
+StopWatch = Callable[[Appliance], Awaitable[None]]
+"""Waits for something, and then stops the appliance in order."""
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain.
 
-    SIGHUP reads the file again.
+    SIGHUP reads the file again. With `--stop-at-eof` the end of standard input is as a first signal.
     """
+    stops = (stop_at_end_of_input,) if arguments.stop_at_eof else ()
     if arguments.mock_node:
-        return _run_with_mock_node(arguments.config)
+        return _run_with_mock_node(arguments.config, *stops)
     if arguments.config is None:
         raise ConfigError("run: --config FILE is missing (or --mock-node, to try the load balancer)")
     config = load(arguments.config)
     configure(config.log.level, config.log.format)
     _say_what_wins(config)
-    trio.run(run_until_signal, Appliance(config), partial(load, arguments.config))
+    trio.run(run_until_signal, Appliance(config), partial(load, arguments.config), *stops)
     return 0
 
 
@@ -49,12 +54,12 @@ def _say_what_wins(config: Config) -> None:
         log.info("the environment wins over the file", **{f"lb.{key}": name for key, name in names.items()})
 
 
-def _run_with_mock_node(path: Path | None) -> int:
+def _run_with_mock_node(path: Path | None, *stops: StopWatch) -> int:
     with tempfile.TemporaryDirectory(prefix="appliance-mock-") as folder:
         read = partial(mock_config, path, Path(folder))
         config = read()
         configure(config.log.level, config.log.format)
-        trio.run(run_beside_mock_node, partial(run_until_signal, Appliance(config), read))
+        trio.run(run_beside_mock_node, partial(run_until_signal, Appliance(config), read, *stops))
     return 0
 
 
@@ -78,9 +83,14 @@ def check_config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def run_until_signal(appliance: Appliance, read: Callable[[], Config]) -> None:
-    """Run an appliance, stop it in order on the first signal, and reload its file on each SIGHUP."""
+async def run_until_signal(appliance: Appliance, read: Callable[[], Config], *stops: StopWatch) -> None:
+    """Run an appliance, stop it in order on the first signal, and reload its file on each SIGHUP.
+
+    ``stops`` are what else stops it.
+    """
     async with trio.open_nursery() as nursery:
+        for stop in stops:
+            nursery.start_soon(stop, appliance)
         nursery.start_soon(_reload_on_signal, appliance, read)
         nursery.start_soon(_stop_on_signal, appliance, nursery.cancel_scope)
         await appliance.run()

@@ -5,10 +5,10 @@ from typing import Final
 
 import msgspec
 
-from appliance.config.model import Config, FanoutConfig
+from appliance.config.model import Config, FanoutConfig, LbConfig
 
 RELOADABLE: Final = frozenset({"max_subscribers", "max_per_ip", "public_access", "api_keys"})
-"""Of [fanout]: keys and limits. Everything else holds sockets, threads or upstreams that stand on it."""
+"""Of [fanout]: keys and limits. Of [lb] it is the nodes. Everything else holds sockets, threads or upstreams."""
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:
@@ -28,9 +28,14 @@ def _changes(old: msgspec.Struct, new: msgspec.Struct, prefix: str) -> Iterator[
 
 def take_over(old: Config, new: Config) -> Config:
     """The old one with what can be reloaded from the new one."""
-    if old.fanout is None or new.fanout is None:
+    return msgspec.structs.replace(old, fanout=_fanout(old.fanout, new.fanout), lb=_lb(old.lb, new.lb))
+
+
+def _fanout(old: FanoutConfig | None, new: FanoutConfig | None) -> FanoutConfig | None:
+    if old is None or new is None:
         return old
-    fanout: FanoutConfig = msgspec.structs.replace(
-        old.fanout, **{name: getattr(new.fanout, name) for name in sorted(RELOADABLE)}
-    )
-    return msgspec.structs.replace(old, fanout=fanout)
+    return msgspec.structs.replace(old, **{name: getattr(new, name) for name in sorted(RELOADABLE)})
+
+
+def _lb(old: LbConfig | None, new: LbConfig | None) -> LbConfig | None:
+    return old if old is None or new is None else msgspec.structs.replace(old, nodes=new.nodes)

@@ -65,6 +65,21 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """A `Replica` that came, with its time by this host's wall clock. ``position`` is 0 where its log has none yet."""
+
+    position: int
+    payload_id: PayloadId
+    index: int
+    block_number: int
+    encoding: Encoding
+    builder: str
+    received_at: float
+    body: bytes | None
+    prefix: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Cursor:
     """How far a log was followed: everything up to ``position`` of the log with this id has been dealt with."""
 

@@ -50,16 +50,8 @@ from appliance.engine.outcomes import Outcome, apology, body_of
 from appliance.engine.policies import Policy
 from appliance.engine.pool_choice import PoolChoice
 from appliance.engine.shared_builds import SharedBuild, SharedBuilds
-from appliance.wire.engine import (
-    ForkchoiceResult,
-    ForkchoiceUpdated,
-    GetPayload,
-    Mirrored,
-    NewPayload,
-    RefusedError,
-    decode_forkchoice,
-    decode_verdict,
-)
+from appliance.wire.engine import ForkchoiceUpdated, GetPayload, Mirrored, NewPayload
+from appliance.wire.engine_answers import ForkchoiceResult, RefusedError, decode_forkchoice, decode_verdict
 from appliance.wire.engine_bodies import forkchoice_without_build, get_payload_request
 from appliance.wire.jsonrpc import encode_error, readdress
 

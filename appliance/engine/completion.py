@@ -19,7 +19,7 @@ from appliance.engine.events import EL, CandidateLost, Command, Send
 from appliance.engine.offers import Offer, starts_with
 from appliance.engine.outcomes import Outcome, body_of
 from appliance.engine.selection import Selection
-from appliance.wire.engine import decode_forkchoice, decode_payload
+from appliance.wire.engine_answers import decode_forkchoice, decode_payload
 from appliance.wire.engine_bodies import get_payload_request
 from appliance.wire.state_root import completion_request, has_zero_state_root
 

@@ -12,7 +12,8 @@ from appliance.domain.modes import ExecutionMode
 from appliance.domain.payloads import BuildId, PayloadId, PayloadSource
 from appliance.engine.decisions import BlockFacts, Decision
 from appliance.engine.ports import Build
-from appliance.wire.engine import BuiltPayload, Call
+from appliance.wire.engine import Call
+from appliance.wire.engine_answers import BuiltPayload
 
 Ticket = NewType("Ticket", int)
 """One request of op-node that waits for its reply; the shell numbers them."""

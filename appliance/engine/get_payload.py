@@ -18,7 +18,7 @@ from typing import Final
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
 from appliance.domain.modes import ExecutionMode
-from appliance.domain.payloads import PayloadSource, PayloadStatus
+from appliance.domain.payloads import PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
 from appliance.engine.calls import BuilderPayload, CallTable, Completing, Completion, Judgement, LocalPayload, Question
 from appliance.engine.completion import StateRoots
@@ -27,7 +27,6 @@ from appliance.engine.events import (
     EL,
     Announce,
     BlockCameLate,
-    BlockReturned,
     CandidateLost,
     Command,
     Decided,
@@ -42,20 +41,15 @@ from appliance.engine.events import (
     WakeAt,
 )
 from appliance.engine.explanation import explain
-from appliance.engine.offers import Block, Offer, Standing, facts_of
-from appliance.engine.outcomes import Outcome, apology, body_of, builders_block
+from appliance.engine.offers import Offer, Standing, facts_of
+from appliance.engine.outcomes import Outcome, body_of, builders_block
 from appliance.engine.policies import Policy
+from appliance.engine.replies import answer, give_up, returned
 from appliance.engine.reputation import after_all, good_words, late_word, rejection
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Wait
-from appliance.wire.engine import (
-    BuiltPayload,
-    GetPayload,
-    RefusedError,
-    decode_payload,
-    decode_verdict,
-)
-from appliance.wire.engine_bodies import assembled_answer, get_payload_request, payload_answer
-from appliance.wire.jsonrpc import readdress
+from appliance.wire.engine import GetPayload
+from appliance.wire.engine_answers import RefusedError, decode_payload, decode_verdict
+from appliance.wire.engine_bodies import get_payload_request
 
 _UNFINISHED: Final = {Standing.PENDING, Standing.OFFERED, Standing.VALIDATING}
 _SWITCHED_OFF: Final = "builders are switched off"
@@ -88,7 +82,7 @@ class PayloadChoice:
     def ask(self, record: BuildRecord, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """op-node wants the block: start choosing, join a choice that is running, or repeat its result."""
         if record.phase is Phase.ANSWERED and record.chosen is not None:
-            return [Reply(request.ticket, _answer(record, record.chosen, request.identifier))]
+            return [Reply(request.ticket, answer(record, record.chosen, request.identifier))]
         record.askers.append(request)
         if record.phase in {Phase.SEALING, Phase.CHOOSING}:
             return []
@@ -274,7 +268,7 @@ class PayloadChoice:
             case AskVerdict(offer):
                 return self._validate(record, selection, offer, now)
             case GiveUp():
-                return [*_give_up(record, selection), *self._end(record, selection, None, None, now)]
+                return [*give_up(record, selection), *self._end(record, selection, None, None, now)]
             case Wait():
                 return []
 
@@ -282,7 +276,7 @@ class PayloadChoice:
         """A dry run: the EL's own block goes out as soon as it is there, and the choice goes on without op-node."""
         own = selection.offers[EL]
         if own.standing is Standing.LOST:
-            return [*_give_up(record, selection), *self._end(record, selection, None, None, now)]
+            return [*give_up(record, selection), *self._end(record, selection, None, None, now)]
         commands: list[Command] = []
         if own.standing is Standing.VALID and record.phase is Phase.CHOOSING:
             commands = self._return_block(record, selection, own, now)
@@ -307,11 +301,11 @@ class PayloadChoice:
         record.phase, record.chosen, record.chosen_builder = Phase.ANSWERED, block, offer.builder
         record.chosen_completed = offer.completed
         commands: list[Command] = [
-            Reply(asker.ticket, _answer(record, block, asker.identifier)) for asker in record.askers
+            Reply(asker.ticket, answer(record, block, asker.identifier)) for asker in record.askers
         ]
         record.askers = []
         self._book.remember_block(block.block_hash, block.block_number)
-        commands.append(_returned(record, selection, offer, block, now))
+        commands.append(returned(record, selection, offer, block, now))
         if record.streamed:
             commands.append(PayloadReturned(record.build_id, block.block_hash, _holds_all(offer)))
         if self.announcing:
@@ -342,30 +336,6 @@ def _note_promise(offer: Offer, assembled: AssembledPayload, now: float) -> None
         offer.verdict = PayloadStatus.VALID
 
 
-def _answer(record: BuildRecord, block: Block, identifier: bytes) -> bytes:
-    if isinstance(block, BuiltPayload):
-        # The EL's own block is passed on as it is; a builder's must say what op-node will read.
-        root = record.order.parent_beacon_block_root if record.chosen_builder is not None else None
-        return payload_answer(block, identifier, root)
-    return assembled_answer(block, identifier, record.version)
-
-
-def _give_up(record: BuildRecord, selection: Selection) -> list[Command]:
-    askers, record.askers = record.askers, []
-    record.phase = Phase.FAILED
-    if record.last_word:
-        return [Reply(asker.ticket, _readdressed(record.last_word, asker.identifier)) for asker in askers]
-    reason = selection.offers[EL].reason
-    return [apology(asker, reason) for asker in askers]
-
-
-def _readdressed(body: bytes, identifier: bytes) -> bytes:
-    try:
-        return readdress(body, identifier)
-    except DecodeError:
-        return body  # the EL's own words, whatever they are
-
-
 def _holds_all(offer: Offer) -> bool:
     """Whether a block of another hash than the flashblocks' is what was shown all the same."""
     return offer.completed and offer.preserves
@@ -392,16 +362,3 @@ def _came_late(upstream: str, outcome: Outcome, record: BuildRecord, now: float)
     except (UnavailableError, RemoteError):
         return []
     return [BlockCameLate(record.build_id, upstream, facts, now - record.asked_at)]
-
-
-def _returned(record: BuildRecord, selection: Selection, offer: Offer, block: Block, now: float) -> BlockReturned:
-    return BlockReturned(
-        block_hash=block.block_hash,
-        block_number=block.block_number,
-        payload_id=record.payload_id,
-        context=PayloadSource.L2 if offer.is_local else PayloadSource.BUILDER,
-        builder=offer.builder,
-        source=offer.source,
-        candidates={name: str(other) for name, other in selection.offers.items()},
-        seconds=now - record.asked_at,
-    )

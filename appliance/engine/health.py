@@ -42,7 +42,7 @@ from typing import Final
 from appliance.domain.health import Health, HealthFact
 from appliance.domain.hysteresis import Patience, Track
 from appliance.engine.events import EL
-from appliance.wire.engine import LatestBlock
+from appliance.wire.engine_answers import LatestBlock
 
 RECHECK_S: Final = 1.0
 """The longest wait for the next probe while something is suspected or ill, so that 206 and 503 do not stick."""

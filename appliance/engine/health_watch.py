@@ -13,7 +13,7 @@ from appliance.engine.health import HealthMachine
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.upstream import Upstream
 from appliance.telemetry.logging import get_logger
-from appliance.wire.engine import LatestBlock, decode_latest_block
+from appliance.wire.engine_answers import LatestBlock, decode_latest_block
 from appliance.wire.engine_bodies import latest_block_request
 
 log = get_logger("engine")

@@ -45,15 +45,16 @@ gets a JSON-RPC error -32603 with HTTP 200. op-node (op-service/eth, engine erro
 of -38000..-38099 for temporary and tries again, which is what a sequencer without its EL should do; it is
 also what rollup-boost answers.
 
-What a call was for is kept under its call id (calls.py); choosing a block is get_payload.py and
-selection.py. Every table is bounded: calls end with the shell's timeouts, builds by `builds.MAX_BUILDS`.
+What a call was for is kept under its call id (calls.py); orders to build are orders.py, choosing a block is
+get_payload.py and selection.py. Every table is bounded: calls end with the shell's timeouts, builds by
+`builds.MAX_BUILDS`.
 """
 
 from typing import Final
 
 from appliance.domain.errors import DecodeError, RemoteError, UnavailableError
 from appliance.domain.modes import ExecutionMode
-from appliance.domain.payloads import PayloadId, PayloadSource, PayloadStatus
+from appliance.domain.payloads import PayloadSource, PayloadStatus
 from appliance.engine.builds import BuildBook, BuildRecord, Phase
 from appliance.engine.calls import (
     BlockAtEl,
@@ -68,16 +69,11 @@ from appliance.engine.events import (
     Answered,
     BlockReturned,
     BuildAbandoned,
-    BuildConfirmed,
-    BuilderAbsent,
-    BuilderJoined,
-    BuildStarted,
     Command,
     Copy,
     DeadlinePassed,
     Event,
     Failed,
-    HeadChanged,
     HealthChanged,
     ModeChanged,
     PayloadReturned,
@@ -87,25 +83,17 @@ from appliance.engine.events import (
     Seal,
     Sealed,
     Send,
-    SendInOrder,
 )
 from appliance.engine.get_payload import PayloadChoice
-from appliance.engine.outcomes import Outcome, apology, body_of
+from appliance.engine.orders import Orders
+from appliance.engine.outcomes import Outcome, body_of, unanswered
 from appliance.engine.policies import Policy
-from appliance.wire.engine import (
-    NEW_PAYLOAD_VERSIONS,
-    Attributes,
+from appliance.wire.engine import NEW_PAYLOAD_VERSIONS, ForkchoiceUpdated, GetPayload, Mirrored, NewPayload
+from appliance.wire.engine_answers import (
     BuiltPayload,
-    ForkchoiceResult,
-    ForkchoiceUpdated,
-    GetPayload,
-    Mirrored,
-    NewPayload,
-    decode_forkchoice,
     decode_payload,
     decode_verdict,
 )
-from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
 
 _INVALID: Final = {PayloadStatus.INVALID, PayloadStatus.INVALID_BLOCK_HASH}
 
@@ -122,28 +110,21 @@ class Multiplexer:
         *,
         external_state_root: bool = False,
     ) -> None:
-        self._builders = builders
         self._book = BuildBook()
         self._calls = CallTable()
         self._choice = PayloadChoice(
             self._book, self._calls, policy, builder_deadline_s, external_state_root=external_state_root
         )
-        self._head = ""
+        self._orders = Orders(builders, self._book, self._calls, self._choice, mode)
         # getPayload requests that came before the answer to the order: bounded by the server's connections,
         # and each waits at most as long as the EL's timeout.
         self._early: list[tuple[Requested, GetPayload, float]] = []
-        self._open_orders = 0
-        self._mode = mode
-        self._choice.announcing = self._uses_builders
+        self._choice.announcing = self._orders.uses_builders
 
     @property
     def mode(self) -> ExecutionMode:
         """The mode that the next build starts in."""
-        return self._mode
-
-    @property
-    def _uses_builders(self) -> bool:
-        return bool(self._builders) and self._mode is not ExecutionMode.DISABLED
+        return self._orders.mode
 
     @property
     def open_calls(self) -> int:
@@ -153,7 +134,7 @@ class Multiplexer:
     @property
     def head(self) -> str:
         """The block that the EL last took as its head at op-node's word; empty before."""
-        return self._head
+        return self._orders.head
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """What an event makes us do, in order; ``now`` in seconds, monotonic."""
@@ -195,9 +176,9 @@ class Multiplexer:
             case BlockAtEl() as purpose:
                 return self._block_answered(purpose, event)
             case ForkchoiceAtEl() as purpose:
-                return [*self._forkchoice_answered(purpose, event), *self._order_answered(purpose)]
+                return [*self._orders.on_answer(purpose, event), *self._order_answered(purpose)]
             case BuildAtBuilder() as purpose:
-                return self._builder_answered(purpose, event, now)
+                return self._orders.on_builders_answer(purpose, event, now)
             case PlainPayload() as purpose:
                 return self._plain_payload(purpose, event, now)
             case None:
@@ -212,7 +193,7 @@ class Multiplexer:
         return Copy(request.body, latest_only, skip=self._choice.ignored)
 
     def _copies(self, copy: Copy) -> list[Command]:
-        return [copy] if self._uses_builders else []
+        return [copy] if self._orders.uses_builders else []
 
     def _remember(self, call: NewPayload) -> None:
         if call.block_hash is not None and call.block_number is not None:
@@ -221,8 +202,8 @@ class Multiplexer:
     # --- the switch ---
 
     def _switch(self, mode: ExecutionMode, now: float) -> list[Command]:
-        self._mode = mode
-        self._choice.announcing = self._uses_builders
+        self._orders.mode = mode
+        self._choice.announcing = self._orders.uses_builders
         if mode is not ExecutionMode.DISABLED:
             return []
         return [command for record in self._book for command in self._switch_off(record, now)]
@@ -241,7 +222,7 @@ class Multiplexer:
         try:
             body = body_of(outcome)
         except UnavailableError as error:
-            return _unanswered(purpose.request, error)
+            return unanswered(purpose.request, error)
         return [Reply(purpose.request.ticket, body), *self._taken_back(purpose.block_hash, body)]
 
     def _taken_back(self, block_hash: str | None, body: bytes) -> list[Command]:
@@ -258,122 +239,17 @@ class Multiplexer:
     # --- forkchoice_updated ---
 
     def _forkchoice_updated(self, request: Requested, call: ForkchoiceUpdated) -> list[Command]:
-        if call.attributes is None:
-            send = Send(self._calls.open(ForkchoiceAtEl(request, call.head, None)), EL, request.body)
-            return [send, *self._copies(self._copy(request, latest_only="forkchoice"))]
-        record = self._same_build(call)
-        if record is not None:
-            return self._build(request, record, _asked_again(record))
-        abandoned = self._abandon(self._book.newest())
-        record = self._start(call, call.attributes)
-        started = [BuildStarted(record.build)] if record.streamed else []
-        return [*abandoned, *started, *self._build(request, record, record.builders)]
-
-    def _start(self, call: ForkchoiceUpdated, attributes: Attributes) -> BuildRecord:
-        barred = self._barred(call.head, attributes.timestamp)
-        # noTxPool: the block is given by its attributes alone, so there is nothing to build.
-        left_out = self._choice.ignored | barred.keys()
-        asked = tuple(name for name in self._builders if name not in left_out)
-        builders = asked if self._uses_builders and not attributes.no_tx_pool else ()
-        record = self._book.start(call, attributes, builders, self._mode)
-        record.barred.update(barred)
-        return record
-
-    def _barred(self, parent_hash: str, timestamp: int) -> dict[str, str]:
-        """Builders whose block for this very slot turned out INVALID."""
-        newest = self._book.newest()
-        if newest is None or (newest.order.parent_hash, newest.order.timestamp) != (parent_hash, timestamp):
-            return {}
-        return newest.barred
-
-    def _same_build(self, call: ForkchoiceUpdated) -> BuildRecord | None:
-        """The newest build, when op-node orders the very same again.
-
-        Also after getPayload: op-node may not have got our answer. The stream is fenced by then, and a
-        fresh build could break what subscribers were promised, so the same block is answered again.
-        """
-        newest = self._book.newest()
-        if newest is None or newest.phase is Phase.FAILED or newest.abandoned:
-            return None
-        return newest if newest.params == call.params else None
-
-    def _build(self, request: Requested, record: BuildRecord, builders: tuple[str, ...]) -> list[Command]:
-        purpose = ForkchoiceAtEl(request, record.build.parent_hash, record)
-        commands: list[Command] = [Send(self._calls.open(purpose), EL, request.body)]
-        self._open_orders += 1
-        for builder in builders:
-            call_id = self._calls.open(BuildAtBuilder(record, builder))
-            commands.append(SendInOrder(call_id, builder, request.body))
-        return commands
-
-    def _abandon(self, record: BuildRecord | None) -> list[Command]:
-        if record is None or record.abandoned or record.phase is not Phase.BUILDING:
-            return []
-        record.abandoned = True
-        return [BuildAbandoned(record.build_id)] if _is_shown(record) else []
-
-    def _forkchoice_answered(self, purpose: ForkchoiceAtEl, outcome: Outcome) -> list[Command]:
-        request, record = purpose.request, purpose.record
-        try:
-            body = body_of(outcome)
-        except UnavailableError as error:
-            return [*_unanswered(request, error), *self._refused(record)]
-        try:
-            result = decode_forkchoice(body)
-        except RemoteError:
-            return [Reply(request.ticket, body), *self._refused(record)]
-        if result.status is PayloadStatus.INVALID:
-            return [_invalid_forkchoice(request, result), *self._refused(record)]
-        reply = Reply(request.ticket, body)
-        if result.status is not PayloadStatus.VALID:
-            return [reply, *self._refused(record)]
-        return [reply, *self._move_head(purpose.head), *self._confirm(record, result.payload_id)]
-
-    def _move_head(self, head: str) -> list[Command]:
-        if head == self._head:
-            return []
-        self._head = head
-        return [HeadChanged(head, self._book.number_of(head))]
-
-    def _confirm(self, record: BuildRecord | None, payload_id: PayloadId | None) -> list[Command]:
-        if record is None or payload_id is None:
-            return self._refused(record)
-        self._book.name(record, payload_id)
-        if record.confirmed or record.abandoned:
-            return []
-        record.confirmed = True
-        return [BuildConfirmed(record.build_id)] if _is_shown(record) else []
-
-    def _refused(self, record: BuildRecord | None) -> list[Command]:
-        return [] if record is None or record.confirmed else self._abandon(record)
-
-    def _builder_answered(self, purpose: BuildAtBuilder, outcome: Outcome, now: float) -> list[Command]:
-        record, builder = purpose.record, purpose.builder
-        if not record.builders:
-            return []  # switched off meanwhile
-        try:
-            result = decode_forkchoice(body_of(outcome))
-        except (RemoteError, UnavailableError) as error:
-            return self._absent(record, builder, str(error), now)
-        if result.status is not PayloadStatus.VALID or result.payload_id is None:
-            if result.status is PayloadStatus.VALID:
-                record.declined.add(builder)
-            detail = f": {result.validation_error}" if result.validation_error else ""
-            return self._absent(record, builder, f"{builder} said {result.status}, no payload id{detail}", now)
-        record.joined[builder] = result.payload_id
-        joined = [BuilderJoined(record.build_id, builder, result.payload_id)] if _is_shown(record) else []
-        return [*joined, *self._choice.on_joined(record, builder)]
-
-    def _absent(self, record: BuildRecord, builder: str, reason: str, now: float) -> list[Command]:
-        record.absent[builder] = reason
-        return [BuilderAbsent(builder, reason), *self._choice.on_absent(record, builder, reason, now)]
+        if call.attributes is not None:
+            return self._orders.order(request, call, call.attributes)
+        send = Send(self._calls.open(ForkchoiceAtEl(request, call.head, None)), EL, request.body)
+        return [send, *self._copies(self._copy(request, latest_only="forkchoice"))]
 
     # --- getPayload ---
 
     def _get_payload(self, request: Requested, call: GetPayload, now: float) -> list[Command]:
         """``now`` is when op-node asked."""
         record = self._book.by_payload_id(call.payload_id)
-        if self._open_orders and (record is None or self._is_ordered_anew(record)):
+        if self._orders.open and (record is None or self._is_ordered_anew(record)):
             self._early.append((request, call, now))
             return []
         if record is not None and _can_choose(record, call.version):
@@ -398,7 +274,6 @@ class Multiplexer:
     def _order_answered(self, purpose: ForkchoiceAtEl) -> list[Command]:
         if purpose.record is None:
             return []
-        self._open_orders -= 1
         early, self._early = self._early, []
         return [command for waiting in early for command in self._get_payload(*waiting)]
 
@@ -407,7 +282,7 @@ class Multiplexer:
         try:
             body = body_of(outcome)
         except UnavailableError as error:
-            return _unanswered(request, error)
+            return unanswered(request, error)
         reply = Reply(request.ticket, body)
         try:
             payload = decode_payload(body, purpose.version)
@@ -432,20 +307,6 @@ class Multiplexer:
         return [returned, PayloadReturned(purpose.record.build_id, payload.block_hash)]
 
 
-def _asked_again(record: BuildRecord) -> tuple[str, ...]:
-    if record.phase is not Phase.BUILDING or not record.builders:
-        return ()
-    absent = tuple(record.absent)
-    record.absent.clear()
-    record.declined.clear()
-    return absent
-
-
-def _is_shown(record: BuildRecord) -> bool:
-    """Whether the flashblock stream may go on with it."""
-    return record.streamed and record.mode is ExecutionMode.ENABLED
-
-
 def _can_choose(record: BuildRecord, version: int) -> bool:
     """Whether a block can be chosen for this version: one that we can validate, and always the same."""
     return version in NEW_PAYLOAD_VERSIONS and record.version in {0, version}
@@ -460,14 +321,4 @@ def _mirror(method: str, body: bytes) -> Copy:
 def _passed_on(request: Requested, outcome: Outcome) -> list[Command]:
     if isinstance(outcome, Answered):
         return [Reply(request.ticket, outcome.body, outcome.status, outcome.content_type)]
-    return _unanswered(request, UnavailableError(outcome.reason))
-
-
-def _unanswered(request: Requested, error: UnavailableError) -> list[Command]:
-    return [apology(request, error), Produced(EL, ok=False, reason=str(error))]
-
-
-def _invalid_forkchoice(request: Requested, result: ForkchoiceResult) -> Reply:
-    """rollup-boost answers INVALID with an error; the EL's own status goes along as its data."""
-    text = f"Invalid payload: INVALID {result.validation_error or ''}".rstrip()
-    return Reply(request.ticket, encode_error(request.identifier, INTERNAL_ERROR, text, result.payload_status))
+    return unanswered(request, UnavailableError(outcome.reason))

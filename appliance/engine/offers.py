@@ -10,7 +10,8 @@ import msgspec
 from appliance.domain.assembled import AssembledPayload
 from appliance.engine.decisions import BlockFacts
 from appliance.engine.events import ASSEMBLED, EL
-from appliance.wire.engine import Attributes, BuiltPayload
+from appliance.wire.engine import Attributes
+from appliance.wire.engine_answers import BuiltPayload
 from appliance.wire.extra_data import FeeRules
 
 Block = BuiltPayload | AssembledPayload

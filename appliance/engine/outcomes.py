@@ -1,8 +1,8 @@
 """Reading the outcome of a call: the body of an answer, or the reason why there is none."""
 
 from appliance.domain.errors import UnavailableError
-from appliance.engine.events import Answered, Failed, Reply, Requested
-from appliance.wire.engine import BuiltPayload, decode_payload
+from appliance.engine.events import EL, Answered, Command, Failed, Produced, Reply, Requested
+from appliance.wire.engine_answers import BuiltPayload, decode_payload
 from appliance.wire.jsonrpc import INTERNAL_ERROR, encode_error
 from appliance.wire.scrutiny import check_fields, check_size
 
@@ -40,3 +40,8 @@ def apology(request: Requested, reason: object) -> Reply:
     """op-node's answer when the EL has none for it: JSON-RPC -32603 (see the multiplexer's docstring)."""
     body = encode_error(request.identifier, INTERNAL_ERROR, str(reason))
     return Reply(request.ticket, body, failure=str(reason))
+
+
+def unanswered(request: Requested, error: UnavailableError) -> list[Command]:
+    """What follows when the EL has not answered ``request``: the apology, and a bad word about the EL."""
+    return [apology(request, error), Produced(EL, ok=False, reason=str(error))]

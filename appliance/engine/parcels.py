@@ -5,7 +5,7 @@ from functools import cache
 from appliance.engine.events import Announce, Copy, SendInOrder
 from appliance.engine.lanes import Parcel
 from appliance.engine.offers import Block
-from appliance.wire.engine import BuiltPayload
+from appliance.wire.engine_answers import BuiltPayload
 from appliance.wire.engine_bodies import new_payload_request, new_payload_request_of_assembled
 
 _FORKCHOICE = "forkchoice"

@@ -21,7 +21,7 @@ from typing import Final
 
 from appliance.domain.errors import ConfigError
 from appliance.engine.offers import Offer
-from appliance.wire.engine import BuiltPayload
+from appliance.wire.engine_answers import BuiltPayload
 
 Policy = Callable[[Sequence[Offer]], list[Offer]]
 

@@ -27,7 +27,7 @@ from appliance.engine.events import CandidateLost, Command, Produced
 from appliance.engine.offers import Offer, Standing
 from appliance.engine.outcomes import Outcome, body_of
 from appliance.engine.selection import Selection
-from appliance.wire.engine import refuse_error
+from appliance.wire.engine_answers import refuse_error
 
 _DAMNING: Final = {PayloadStatus.INVALID, PayloadStatus.INVALID_BLOCK_HASH}
 _WELL: Final = {Standing.VALID, Standing.OFFERED}

@@ -25,7 +25,7 @@ from appliance.domain.payloads import PayloadStatus
 from appliance.engine.events import ASSEMBLED, EL
 from appliance.engine.offers import Block, BuildOrder, Offer, Standing, facts_of, starts_with
 from appliance.engine.policies import Policy
-from appliance.wire.engine import BuiltPayload, Verdict
+from appliance.wire.engine_answers import BuiltPayload, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from appliance.domain.payloads import BuildId, PayloadId
 from appliance.engine.events import Requested
 from appliance.engine.offers import Block, BuildOrder, Offer
 from appliance.engine.ports import Build
-from appliance.wire.engine import BuiltPayload, ForkchoiceUpdated, NewPayload
+from appliance.wire.engine import ForkchoiceUpdated, NewPayload
+from appliance.wire.engine_answers import BuiltPayload
 from appliance.wire.engine_bodies import assembled_answer, payload_answer
 from appliance.wire.jsonrpc import MALFORMED
 

@@ -4,7 +4,7 @@ from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import RemoteError, UnavailableError
 from appliance.domain.payloads import PayloadStatus
 from appliance.engine.upstream import Upstream
-from appliance.wire.engine import decode_verdict
+from appliance.wire.engine_answers import decode_verdict
 from appliance.wire.engine_bodies import new_payload_request_of_assembled
 
 

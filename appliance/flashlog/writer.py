@@ -7,8 +7,8 @@ While a transaction runs (0.2 ms, or what the disk needs) further jobs gather: g
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import trio
 
@@ -31,7 +31,7 @@ MAX_BATCH_BYTES = 8 * 2**20
 """Bounds of one transaction, so that the first job in it does not wait for a whole queue."""
 
 
-class _Ticket(Generic[T]):
+class Ticket(Generic[T]):
     """One job and the place where its outcome appears."""
 
     def __init__(self, work: Callable[[Store], T], size: int) -> None:
@@ -41,8 +41,16 @@ class _Ticket(Generic[T]):
         self.outcome: T | LogError = LogError("the flashblock log is closed")
 
     def settle(self, outcome: T | LogError) -> None:
+        """Wake who waits for it."""
         self.outcome = outcome
         self.settled.set()
+
+    async def result(self) -> T:
+        """What the job returned, once that is on disk. Raises LogError."""
+        await self.settled.wait()
+        if isinstance(self.outcome, LogError):
+            raise self.outcome
+        return self.outcome
 
 
 class Writer:
@@ -60,8 +68,10 @@ class Writer:
         self._run_sync = run_sync
         self._metrics = metrics
         self._on_done = on_done
-        self._queue: deque[_Ticket[object]] = deque()
-        self._in_flight: list[_Ticket[object]] = []
+        self._queue: deque[Ticket[object]] = deque()
+        self._in_flight: list[Ticket[object]] = []
+        self._begun: Coroutine[Any, Any, list[object]] | None = None
+        self._is_idle = False
         self._waiting_bytes = 0
         self._wake = trio.Event()
         self._closing = False
@@ -77,31 +87,34 @@ class Writer:
         return len(self._queue) + len(self._in_flight)
 
     async def submit(self, work: Callable[[Store], T], size: int = 0) -> T:
-        """Run ``work`` in the next transaction and return its result once that is on disk.
+        """Run ``work`` in the next transaction and return its result once that is on disk; raises as `begin`."""
+        return await self.begin(work, size).result()
 
-        Raises the LogError that ``work`` raised, or LogError when the transaction failed, the queue is full
-        or the log is closed. When the waiting is cancelled the job may still happen; nothing else suffers.
+    def begin(self, work: Callable[[Store], T], size: int = 0) -> "Ticket[T]":
+        """Run ``work`` in the next transaction.
+
+        The ticket's `result` raises the LogError that ``work`` raised, or LogError when the transaction failed; this
+        does when the queue is full or the log is closed. Who does not wait, or not to the end, changes nothing.
         """
-        ticket = _Ticket(work, size)
-        self._enqueue(cast("_Ticket[object]", ticket))
-        await ticket.settled.wait()
-        if isinstance(ticket.outcome, LogError):
-            raise ticket.outcome
-        return ticket.outcome
+        ticket = Ticket(work, size)
+        self._enqueue(cast("Ticket[object]", ticket))
+        return ticket
 
     def post(self, work: Callable[[Store], object]) -> None:
         """Run ``work`` in the next transaction; nobody waits for it. Dropped where `submit` would refuse."""
         with contextlib.suppress(LogError):
-            self._enqueue(_Ticket(work, 0))
+            self._enqueue(Ticket(work, 0))
 
-    def _enqueue(self, ticket: _Ticket[object]) -> None:
+    def _enqueue(self, ticket: Ticket[object]) -> None:
         if self._closing:
             raise LogError("the flashblock log is closed")
         if len(self._queue) >= MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
             raise LogError(f"the disk does not keep up: {len(self._queue)} writes are waiting")
         self._queue.append(ticket)
         self._waiting_bytes += ticket.size
-        self._wake.set()
+        if self._is_idle:
+            self._begin_batch()
+            self._wake.set()
 
     def close(self) -> None:
         """Refuse new jobs; `run` returns when those that wait are done."""
@@ -113,20 +126,31 @@ class Writer:
         try:
             with trio.CancelScope(shield=True):
                 while await self._wait_for_work():
-                    await self._write(self._take())
+                    await self._end_batch()
                     await self._checkpoint_when_idle()
         finally:
             self._closing = True
             self._refuse([*self._in_flight, *self._queue], "the flashblock log is closed")
 
     async def _wait_for_work(self) -> bool:
-        while not self._queue and not self._closing:
+        """Whether a transaction has begun: at once when something comes, not only in the next turn of the loop."""
+        if self._queue:
+            self._begin_batch()
+        self._is_idle = self._begun is None
+        while self._begun is None and not self._closing:
             self._wake = trio.Event()
             await self._wake.wait()
-        return bool(self._queue)
+        self._is_idle = False
+        return self._begun is not None
 
-    def _take(self) -> list[_Ticket[object]]:
-        taken: list[_Ticket[object]] = []
+    def _begin_batch(self) -> None:
+        self._is_idle = False
+        self._in_flight = self._take()
+        self._metrics.batch_size.observe(len(self._in_flight))
+        self._begun = self._run_sync(self._store.apply, [ticket.work for ticket in self._in_flight])
+
+    def _take(self) -> list[Ticket[object]]:
+        taken: list[Ticket[object]] = []
         size = 0
         while self._queue and len(taken) < MAX_BATCH and size <= MAX_BATCH_BYTES:
             ticket = self._queue.popleft()
@@ -135,11 +159,13 @@ class Writer:
         self._waiting_bytes -= size
         return taken
 
-    async def _write(self, batch: list[_Ticket[object]]) -> None:
-        self._in_flight = batch
-        self._metrics.batch_size.observe(len(batch))
+    async def _end_batch(self) -> None:
+        batch, begun = self._in_flight, self._begun
+        self._begun = None
+        if begun is None:
+            return
         try:
-            outcomes = await self._run_sync(self._store.apply, [ticket.work for ticket in batch])
+            outcomes = await begun
         except LogError as error:
             self._note_failure("write failed", error)
             self._refuse(batch, str(error))
@@ -149,7 +175,7 @@ class Writer:
                 ticket.settle(outcome)
         self._in_flight = []
 
-    def _refuse(self, tickets: list[_Ticket[object]], why: str) -> None:
+    def _refuse(self, tickets: list[Ticket[object]], why: str) -> None:
         for ticket in tickets:
             ticket.settle(LogError(why))  # one each: a raised exception belongs to one task
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Generic, TypeVar
 
-from appliance.lb.queue import ANYWHERE, Avoid, Priority, PriorityQueue, QueueRules
+import msgspec
+
+from appliance.lb.queue import ANYWHERE, FAST_TRACK, Avoid, Priority, PriorityQueue, QueueRules
 
 
 class Refusal(Enum):
@@ -37,16 +39,13 @@ class Slots:
         return f"<Slots {self.name}: {self.in_flight}/{self.capacity}>"
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One request on its way. ``created`` is in seconds of the balancer's clock; compared by identity."""
 
-    __slots__ = ("avoid", "created", "priority", "tries")
-
-    def __init__(self, priority: Priority, created: float) -> None:
-        self.priority = priority
-        self.created = created
-        self.tries = 0
-        self.avoid: Avoid = ANYWHERE
+    priority: Priority
+    created: float
+    tries: int = 0
+    avoid: Avoid = ANYWHERE
 
 
 JobT = TypeVar("JobT", bound=Job)
@@ -113,7 +112,7 @@ class Dispatcher(Generic[JobT, NodeT]):
 
     def submit(self, job: JobT, now: float) -> NodeT | Refusal | None:
         """A new request: its slot, why it is refused, or None when it waits now."""
-        fast = job.priority is Priority.FAST_TRACK
+        fast = job.priority is FAST_TRACK
         queue = self.queue
         # While a slot is free nobody waits who could have it: only those that came back and must not go there.
         if not queue.any_fresh() or (fast and self._reserve and not queue.any_fresh_fast_track()):
@@ -188,7 +187,7 @@ class Dispatcher(Generic[JobT, NodeT]):
         return (self.queue.drain(), refusal) if refusal is not None and self.queue else ([], None)
 
     def _reserve_for(self, priority: Priority) -> int:
-        return 0 if priority is Priority.FAST_TRACK else self._reserve
+        return 0 if priority is FAST_TRACK else self._reserve
 
     def _refuses(self, priority: Priority, avoid: Avoid) -> bool:
         return choose(self._nodes, avoid, self._reserve_for(priority)) is None

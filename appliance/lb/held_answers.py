@@ -31,13 +31,16 @@ class HeldAnswers:
         """Whether there is no room for anything: requests are better refused than asked of a node."""
         return self._budget.taken >= self._limit_bytes
 
-    def response(self, status: int, body: bytes, headers: Headers) -> HttpResponse | None:
-        """The answer as a response that holds its bytes until it was sent; None when it does not fit."""
-        size = len(body)
-        if size <= UNCOUNTED_BYTES:
+    def has_room(self, body_bytes: int) -> bool:
+        """Whether an answer of that size fits now: ask before `response`."""
+        return self._budget.has_room(body_bytes)
+
+    def response(self, status: int, body: bytes, headers: Headers) -> HttpResponse:
+        """The answer as a response that holds its bytes until it was sent. ValueError when it does not fit."""
+        if len(body) <= UNCOUNTED_BYTES:
             return HttpResponse(status, body, headers)
-        if not self._budget.grow(0, size):
-            return None
+        if not self._budget.grow(0, len(body)):
+            raise ValueError(f"no room for an answer of {len(body)} bytes")
         return _Held(self._budget, status, body, headers)
 
 

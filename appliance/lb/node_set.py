@@ -1,6 +1,6 @@
 """Which nodes there are: those that the configuration names, and those that were added while the process ran.
 
-    named by the configuration   declarative: there as long as it names them, and nothing else removes them
+    named by the configuration   declarative: there as long as it names them (`declare`), and nothing else removes them
     added (admin API, /nodes)    kept in state.db: there until they are removed, also after a restart
 
 A node is one URL, whatever its number of workers. When the configuration comes to name one that was added, it
@@ -30,6 +30,9 @@ log = get_logger("lb")
 
 MAX_NODES: Final = 256
 """Each dispatch looks at every node, and each node is checked."""
+
+
+_CONFIGURATION: Final = "configuration"
 
 
 class NodeStore(Protocol):
@@ -109,12 +112,45 @@ class NodeSet:
         self, declared: Iterable[DeclaredNode], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Take up the nodes and check them until cancelled. Raises `NodeUriError` for a declared URL that is none."""
-        async with trio.open_nursery() as self._nursery:
-            for node in declared:
-                self._start(self._make(parse_node_uri(node.url), "file", node.workers))
-            await self._load()
-            task_status.started()
-            await trio.sleep_forever()  # open for those who come
+        try:
+            async with trio.open_nursery() as self._nursery:
+                async with self._changing:
+                    for node in declared:
+                        self._start(self._make(parse_node_uri(node.url), "file", node.workers))
+                    await self._load()
+                task_status.started()
+                await trio.sleep_forever()  # open for those who come
+        finally:
+            self._nursery = None
+
+    async def declare(self, declared: Iterable[DeclaredNode]) -> None:
+        """The configuration names these nodes now, and no others; what does not differ is left alone.
+
+        As at the start a new one gets requests at once, and its checks say whether it stays. Nothing when the set does
+        not run. Raises what `run` does, and then nothing has changed.
+        """
+        async with self._changing:
+            if self._nursery is None:
+                return
+            wanted = {uri.url: (uri, node.workers) for node in declared for uri in [parse_node_uri(node.url)]}
+            new = [self._make(uri, "file", workers) for uri, workers in wanted.values() if uri.url not in self._nodes]
+            for node in new:  # before others go, so that nobody is told that there is none
+                self._start(node)
+                log.info("node added", node_uri=node.name, workers=node.health.workers, who=_CONFIGURATION)
+            for uri, workers in wanted.values():
+                await self._adopt(self._nodes[uri.url], workers or uri.workers or self._settings.default_workers)
+            for node in [each for url, each in self._nodes.items() if each.source == "file" and url not in wanted]:
+                self._take_out(node, _CONFIGURATION)
+            self._nodes = {url: self._nodes[url] for url in wanted} | self._nodes  # the configuration's first
+
+    async def _adopt(self, node: Node, workers: int) -> None:
+        """It is the configuration's, with its number of workers, whoever brought it."""
+        if workers != node.health.workers:
+            log.info("node resized", node_uri=node.name, workers=workers, who=_CONFIGURATION)
+            self._resize(node, workers)
+        if node.source != "file":
+            node.source = "file"
+            await self._forget(node.uri.url)
 
     async def add(self, text: str, workers: int | None, who: str) -> Node:
         """Check a node and add it, then keep it; of one that is there already the workers may change.
@@ -149,13 +185,16 @@ class NodeSet:
                 return
             node = self._find(text)
             if node.source == "file":
-                raise NodeRefused(f"{node.name} is named by the configuration: remove it there, and restart")
-            del self._nodes[node.uri.url]
-            self._dispatcher.remove(node)
-            node.retire()
-            self._relay.settle_all(trio.current_time())
-            log.info("node removed", node_uri=node.name, who=who, running=node.in_flight)
+                raise NodeRefused(f"{node.name} is named by the configuration: remove it there, and reload")
+            self._take_out(node, who)
             await self._forget(node.uri.url)
+
+    def _take_out(self, node: Node, who: str) -> None:
+        del self._nodes[node.uri.url]
+        self._dispatcher.remove(node)
+        node.retire()
+        self._relay.settle_all(trio.current_time())
+        log.info("node removed", node_uri=node.name, who=who, running=node.in_flight)
 
     def _find_refused(self, text: str) -> RefusedNode | None:
         shown = _shown_in(text)
@@ -193,10 +232,12 @@ class NodeSet:
         """Whether that changed anything. The configuration's number is the configuration's."""
         if workers is None or workers == node.health.workers or node.source == "file":
             return False
-        now = trio.current_time()
-        node.health.workers = workers
-        self._relay.settle(node, now)
+        self._resize(node, workers)
         return True
+
+    def _resize(self, node: Node, workers: int) -> None:
+        node.health.workers = workers
+        self._relay.settle(node, trio.current_time())
 
     def _make(self, uri: NodeUri, source: str, workers: int | None) -> Node:
         verifier = verifier_for(uri, self._verifiers)

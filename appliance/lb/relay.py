@@ -7,11 +7,11 @@ the client goes away (`give_up`, or the task is cancelled where it stands), its 
 the connection to the node, are free at once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
+import msgspec
 import outcome
 import trio
 
@@ -20,7 +20,6 @@ from appliance.lb.deadlines import Deadlines
 from appliance.lb.dispatch import Dispatcher, Job, Refusal
 from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
-from appliance.lb.queue import Priority
 from appliance.net.errors import AnswerTooLarge, TimedOut
 from appliance.net.http_lane import HttpLane, LaneAnswer
 from appliance.telemetry.logging import get_logger
@@ -33,6 +32,7 @@ _PROBLEMS: Final[dict[type, tuple[int, bytes]]] = {
     AnswerTooLarge: (502, b"the node's answer is too large\n"),
 }
 _JSON: Final = b"application/json"
+_TEXT: Final = b"text/plain; charset=utf-8"
 _FAILED_STATUS: Final = 400
 _OTHER_PROBLEM: Final = (502, b"the connection to the node failed\n")
 
@@ -48,52 +48,43 @@ class RelayRules:
 
 
 class Waiting(Job):
-    """A job and, while it waits, the task to wake; ``result`` is for one that has not come to wait yet."""
+    """A job on its way to an answer.
 
-    __slots__ = ("result", "task")
+    ``task`` is the one to wake while it waits in the queue, ``result`` what it was given before it came to wait. While
+    a node has it ``node`` and ``lane`` are set: a worker is taken as long as they are. ``began`` is trio's time of its
+    last try, ``unjudged`` an answer that was read in a callback and is left to the task.
+    """
 
-    def __init__(self, priority: Priority, created: float) -> None:
-        super().__init__(priority, created)
-        self.task: trio.lowlevel.Task | None = None
-        self.result: Node | Refusal | None = None
+    body: bytes = b""
+    task: trio.lowlevel.Task | None = None
+    result: "Node | Refusal | None" = None
+    node: Node | None = None
+    lane: HttpLane | None = None
+    began: float = 0.0
+    unjudged: LaneAnswer | None = None
+
+    def told(self, answer: "Answer | None") -> None:
+        """What came of a try that was begun ``alone``: the answer, or None where `Relay.resume` has to go on."""
+        raise NotImplementedError
+
+    def crashed(self) -> bool:
+        """`told` raised, or what led to it. True when nobody goes on with this request: it is dropped then."""
+        raise NotImplementedError
 
 
-class Answer:
+class Answer(msgspec.Struct):
     """What came of a request, and when (``at``, trio's time). ``node`` is as it is shown.
 
     Durations in seconds; ``proxy_s`` is of the last try.
     """
 
-    __slots__ = ("at", "body", "content_type", "node", "proxy_s", "queue_s", "status")
-
-    def __init__(self, status: int, body: bytes, content_type: bytes, attempt: "Attempt", at: float) -> None:
-        self.status = status
-        self.body = body
-        self.content_type = content_type
-        self.node = attempt.node.name
-        self.queue_s = attempt.began - attempt.job.created
-        self.proxy_s = at - attempt.began
-        self.at = at
-
-
-class Attempt:
-    """One request at one node. ``under_way``: ``told`` is going to be called. ``failed`` was read, but not judged."""
-
-    __slots__ = ("began", "body", "failed", "job", "lane", "node", "told", "under_way")
-
-    def __init__(self, job: Waiting, node: Node, body: bytes, told: "Told | None", began: float) -> None:
-        self.job = job
-        self.node = node
-        self.body = body
-        self.told = told
-        self.began = began
-        self.lane = node.take_lane()
-        self.under_way = False
-        self.failed: LaneAnswer | None = None
-
-
-Told: TypeAlias = Callable[[Attempt, Answer | None], None]
-"""What `Relay.begin` calls: with the answer, or None when `Relay.resume` has to go on in a task."""
+    status: int
+    body: bytes
+    content_type: bytes
+    node: str
+    queue_s: float
+    proxy_s: float
+    at: float
 
 
 class Relay:
@@ -104,7 +95,7 @@ class Relay:
         self._rules = rules
         self._metrics = metrics
         self._queued: Deadlines[Waiting] = Deadlines(rules.queue_timeout_s)
-        self._proxying: Deadlines[HttpLane] = Deadlines(rules.proxy_timeout_s)
+        self._proxying: Deadlines[Waiting] = Deadlines(rules.proxy_timeout_s)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch the deadlines until cancelled."""
@@ -115,48 +106,70 @@ class Relay:
             task_status.started()
 
     def submit(self, job: Waiting) -> Node | Refusal | None:
-        """Take a request in: its node, why it is refused, or None when it waits. Then call `complete` at once."""
+        """Take a request in: its node, why it is refused, or None when it waits. Then `begin` or `complete` at once."""
         placed = self._dispatcher.submit(job, job.created)
         if placed is None:
             self._queued.start(job, job.created)
+        elif isinstance(placed, Node):
+            job.node = placed
         return placed
 
-    async def complete(self, job: Waiting, placed: Node | Refusal | None, body: bytes) -> Answer | Refusal:
-        """A node's answer, or what stands for it when all tries failed; a refusal when no node was asked."""
+    async def complete(self, job: Waiting, placed: Node | Refusal | None) -> Answer | Refusal:
+        """A node's answer, or what stands for it when all tries failed; a refusal when no node was asked.
+
+        When this or `resume` raises, or is cancelled, `drop` the job.
+        """
         if placed is None:
             placed = await self._wait(job)
         if isinstance(placed, Node):
-            return await self.resume(self.begin(job, placed, body, trio.current_time()))
+            self.begin(job, trio.current_time())
+            return await self.resume(job)
         self._metrics.refused[placed].inc()
         return placed
 
-    def begin(self, job: Waiting, node: Node, body: bytes, began: float, told: Told | None = None) -> Attempt:
-        """Send the request, as far as that needs no waiting; `resume` it at once when it is not ``under_way``."""
+    def begin(self, job: Waiting, began: float, *, alone: bool = False) -> bool:
+        """Send the request to its node, as far as that needs no waiting.
+
+        True, only for one that is ``alone``: it is under way, and `Waiting.told` is going to be called. Else `resume`
+        it at once.
+        """
+        node, body = job.node, job.body
+        if node is None:
+            raise AssertionError("begun without a worker")
         if job.tries:
             self._metrics.retries.inc()
         else:
             self._metrics.queue_wait.observe(job.priority, began - job.created)
         job.tries += 1
-        attempt = Attempt(job, node, body, told, began)
-        self._proxying.start(attempt.lane, began)
-        on_answer = None if told is None else partial(self._answered, attempt)
-        attempt.under_way = attempt.lane.begin(b"%b%d\r\n\r\n" % (node.head, len(body)), body, began, on_answer)
-        return attempt
+        job.began = began
+        lane = job.lane = node.take_lane()
+        self._proxying.start(job, began)
+        on_answer = partial(self._answered, job, node) if alone else None
+        return lane.begin(b"%b%d\r\n\r\n" % (node.head, len(body)), body, began, on_answer)
 
-    def give_up(self, attempt: Attempt) -> None:
-        """Nobody wants the answer that is under way."""
-        attempt.lane.close()
-        self._free(attempt, trio.current_time())
+    def drop(self, job: Waiting) -> None:
+        """Nobody goes on with ``job``: its place in the queue, or its worker and the node's connection, are free.
 
-    async def resume(self, attempt: Attempt) -> Answer:
+        Nothing when it has none of them any more.
+        """
+        self._queued.stop(job)
+        self._dispatcher.cancel(job)
+        now = trio.current_time()
+        lane, job.lane = job.lane, None  # never back to its node: an answer may be on its way
+        self._free(job, now)
+        if lane is not None:
+            lane.close()
+        self.wake_ready(now)  # a worker that was free already may not have been passed on yet
+
+    async def resume(self, job: Waiting) -> Answer:
         """The answer to a request whose first try began; others follow where that fails."""
-        answer, again = await self._finish(attempt)
+        answer, again = await self._finish(job)
         while again:
-            placed = await self._place_again(attempt.job)
+            placed = await self._place_again(job)
             if not isinstance(placed, Node):
                 break  # the answer of the last node that was asked says more than that there is no other
-            attempt = self.begin(attempt.job, placed, attempt.body, trio.current_time())
-            answer, again = await self._finish(attempt)
+            self.begin(job, trio.current_time())
+            answer, again = await self._finish(job)
         return answer
 
     def settle(self, node: Node, now: float) -> None:
@@ -185,48 +198,58 @@ class Relay:
         log.warning("node ejected", node_uri=node.name, reason=node.health.reason)
         node.nudge.set()
 
-    def _answered(self, attempt: Attempt, response: LaneAnswer | None) -> None:
+    def _answered(self, job: Waiting, node: Node, response: LaneAnswer | None) -> None:
         """The lane's callback. What failed is judged by the task, which may have to wait for another node."""
-        if attempt.told is None:
-            raise AssertionError("who is not told sends no callback")
-        if response is not None and response.status < _FAILED_STATUS:
-            attempt.told(attempt, self._succeeded(attempt, response))
-        else:
-            attempt.failed = response
-            attempt.told(attempt, None)
+        try:
+            if response is not None and response.status < _FAILED_STATUS:
+                job.told(self._succeeded(job, node, response))
+            else:
+                job.unjudged = response
+                job.told(None)
+        except Exception as error:  # the boundary of one request: its client is answered, its worker free all the same
+            log.exception("request failed", nodeURI=node.name)
+            self._crashed(job, error)
 
-    async def _finish(self, attempt: Attempt) -> tuple[Answer, bool]:
+    def _crashed(self, job: Waiting, error: Exception) -> None:
+        """What a callback or a timer did for ``job`` failed: who has the job is told."""
+        task, job.task = job.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Error(error))
+        elif job.crashed():
+            self.drop(job)
+
+    async def _finish(self, job: Waiting) -> tuple[Answer, bool]:
         """The answer of an exchange, and whether the request should go to another node."""
+        node, lane = job.node, job.lane
+        if node is None or lane is None:
+            raise AssertionError("there is no try to finish")
         problem: UnavailableError | None = None
-        response = attempt.failed
+        response, job.unjudged = job.unjudged, None
         try:
             if response is None:
-                response = await attempt.lane.finish()
+                response = await lane.finish()
         except UnavailableError as error:
             problem = error
-        except BaseException:
-            self._free(attempt, trio.current_time())
-            raise
         if response is not None and response.status < _FAILED_STATUS:
-            return self._succeeded(attempt, response), False
-        return self._failed(attempt, response, problem)
+            return self._succeeded(job, node, response), False
+        return self._failed(job, node, response, problem)
 
-    def _succeeded(self, attempt: Attempt, response: LaneAnswer) -> Answer:
+    def _succeeded(self, job: Waiting, node: Node, response: LaneAnswer) -> Answer:
         now = trio.current_time()
-        self._metrics.proxy_seconds.observe(attempt.job.priority, now - attempt.began)
-        attempt.node.health.request_succeeded()
-        self._free(attempt, now)
-        return _answer(attempt, response, None, now)
+        self._metrics.proxy_seconds.observe(job.priority, now - job.began)
+        node.health.request_succeeded()
+        self._free(job, now)
+        return _answer(job, node, response, None, now)
 
     def _failed(
-        self, attempt: Attempt, response: LaneAnswer | None, problem: UnavailableError | None
+        self, job: Waiting, node: Node, response: LaneAnswer | None, problem: UnavailableError | None
     ) -> tuple[Answer, bool]:
         now = trio.current_time()
-        self._metrics.proxy_seconds.observe(attempt.job.priority, now - attempt.began)
-        self._judge(attempt.node, response, problem, now)
-        self._free(attempt, now)
-        answer = _answer(attempt, response, problem, now)
-        return answer, self._may_try_again(attempt.job, attempt.node, answer, problem, now)
+        self._metrics.proxy_seconds.observe(job.priority, now - job.began)
+        self._judge(node, response, problem, now)
+        self._free(job, now)
+        answer = _answer(job, node, response, problem, now)
+        return answer, self._may_try_again(job, node, answer, problem, now)
 
     def _judge(self, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> None:
         """Tell the node's health of a try that failed, unless that is the request's own doing."""
@@ -235,11 +258,16 @@ class Relay:
         node.health.request_failed(str(problem) if response is None else f"status {response.status}", now)
         self.settle(node, now)
 
-    def _free(self, attempt: Attempt, now: float) -> None:
-        """The exchange is over, however it ended: its worker is for who waits."""
-        self._proxying.stop(attempt.lane)
-        attempt.node.put_lane(attempt.lane)
-        self._dispatcher.release(attempt.node)
+    def _free(self, job: Waiting, now: float) -> None:
+        """Its try is over, however it ended: its worker is for who waits."""
+        node, lane = job.node, job.lane
+        if node is None:
+            return
+        job.node = job.lane = None
+        self._dispatcher.release(node)
+        self._proxying.stop(job)
+        if lane is not None:
+            node.put_lane(lane)
         ready = self._dispatcher.next_ready(now)
         if ready is not None:
             self._wake(*ready)
@@ -259,6 +287,8 @@ class Relay:
 
     async def _place_again(self, job: Waiting) -> Node | Refusal:
         placed = self._dispatcher.come_back(job, trio.current_time())
+        if isinstance(placed, Node):
+            job.node = placed
         if placed is not None:
             return placed
         with trio.move_on_at(job.created + self._rules.queue_timeout_s):
@@ -281,8 +311,10 @@ class Relay:
         return result
 
     def _wake(self, job: Waiting, result: Node | Refusal | None) -> None:
-        task, job.task = job.task, None
         self._queued.stop(job)
+        if isinstance(result, Node):
+            job.node = result
+        task, job.task = job.task, None
         if task is None:
             job.result = result
         else:
@@ -291,15 +323,22 @@ class Relay:
     async def _end_tries(self) -> None:
         while True:
             await trio.sleep_until(self._proxying.next_look(trio.current_time()))
-            for lane in self._proxying.take_due(trio.current_time()):
-                lane.abort()
+            for job in self._proxying.take_due(trio.current_time()):
+                self._end_try(job)
+
+    def _end_try(self, job: Waiting) -> None:
+        try:
+            if job.lane is not None:
+                job.lane.abort()
+        except Exception as error:  # the boundary of one request: the others' deadlines are kept all the same
+            log.exception("the end of a try failed")
+            self._crashed(job, error)
 
     async def _end_waits(self) -> None:
         while True:
             await trio.sleep_until(self._queued.next_look(trio.current_time()))
             for job in self._queued.take_due(trio.current_time()):
-                if self._dispatcher.cancel(job):
-                    self._wake(job, Refusal.WAITED_TOO_LONG)
+                self._end_wait(job, Refusal.WAITED_TOO_LONG)
 
     async def _end_stuck(self) -> None:
         handover_s = self._rules.handover_timeout_s
@@ -307,11 +346,23 @@ class Relay:
             await trio.sleep_until(self._dispatcher.next_stuck_look(trio.current_time(), handover_s))
             job = self._dispatcher.take_stuck(trio.current_time(), handover_s)
             if job is not None:
-                self._wake(job, Refusal.NOT_TAKEN)
+                self._end_wait(job, Refusal.NOT_TAKEN)
+
+    def _end_wait(self, job: Waiting, refusal: Refusal) -> None:
+        try:
+            self._dispatcher.cancel(job)
+            if job.node is None:
+                self._wake(job, refusal)
+        except Exception as error:  # as for a try
+            log.exception("the end of a wait failed")
+            self._crashed(job, error)
 
 
-def _answer(attempt: Attempt, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> Answer:
+def _answer(
+    job: Waiting, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, now: float
+) -> Answer:
     if response is not None:
-        return Answer(response.status, response.body, response.content_type or _JSON, attempt, now)
-    status, text = _PROBLEMS.get(type(problem), _OTHER_PROBLEM)
-    return Answer(status, text, b"text/plain; charset=utf-8", attempt, now)
+        status, text, content_type = response.status, response.body, response.content_type or _JSON
+    else:
+        (status, text), content_type = _PROBLEMS.get(type(problem), _OTHER_PROBLEM), _TEXT
+    return Answer(status, text, content_type, node.name, job.began - job.created, now - job.began, now)

@@ -9,9 +9,9 @@ import msgspec
 import trio
 
 from appliance.lb.dispatch import Job
-from appliance.lb.queue import Priority
+from appliance.lb.queue import FAST_TRACK
 from appliance.lb.relay import Answer
-from appliance.telemetry.request_lines import RequestLines
+from appliance.telemetry.request_lines import RequestLine, RequestLines
 
 FLUSH_INTERVAL_S: Final = 0.1
 
@@ -19,7 +19,7 @@ Sizes = tuple[int, int, int]
 """Waiting requests: fast-track, high, low."""
 
 
-class _Added(msgspec.Struct, rename="camel", gc=False):
+class _Added(RequestLine, tag_field="plane", tag="lb", rename="camel", gc=False):
     request_is_high_prio: bool
     request_is_fast_track: bool
     fast_track: int
@@ -28,7 +28,7 @@ class _Added(msgspec.Struct, rename="camel", gc=False):
     req_id: str | msgspec.UnsetType = msgspec.field(name="reqID", default=msgspec.UNSET)
 
 
-class _Completed(msgspec.Struct, rename="camel", gc=False):
+class _Completed(RequestLine, tag_field="plane", tag="lb", rename="camel", gc=False):
     request_is_high_prio: bool
     request_is_fast_track: bool
     duration_ms: int
@@ -51,7 +51,7 @@ class RequestLog:
 
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
-        self._lines = RequestLines("lb")
+        self._lines = RequestLines()
 
     async def run(self) -> None:
         """Write what was collected, until cancelled, and once more at the end."""
@@ -66,8 +66,19 @@ class RequestLog:
         """It waits, or has its worker already."""
         if not self._wanted or not self._lines.enabled:
             return
-        fast = job.priority is Priority.FAST_TRACK
-        self._lines.write("Request added to queue", _Added(high, fast, *sizes, _set(request_id)))
+        fast, high_prio, low = sizes
+        self._lines.write(
+            _Added(
+                high,
+                job.priority is FAST_TRACK,
+                fast,
+                high_prio,
+                low,
+                msgspec.UNSET if request_id is None else request_id,
+                time=self._lines.now(),
+                message="Request added to queue",
+            )
+        )
 
     def completed(
         self,
@@ -82,23 +93,26 @@ class RequestLog:
         """A node's answer goes to the client, or what stands for it."""
         if not self._wanted or not self._lines.enabled:
             return
-        line = _Completed(
-            high,
-            job.priority is Priority.FAST_TRACK,
-            int(total_s * 1e3),
-            int(total_s * 1e6),
-            int(answer.queue_s * 1e6),
-            int(answer.proxy_s * 1e6),
-            payload_size,
-            answer.status,
-            answer.node,
-            job.tries,
-            sizes[0] + sizes[1] + sizes[2],
-            *sizes,
-            _set(request_id),
+        fast, high_prio, low = sizes
+        total_us = int(total_s * 1e6)
+        self._lines.write(
+            _Completed(
+                high,
+                job.priority is FAST_TRACK,
+                total_us // 1000,
+                total_us,
+                int(answer.queue_s * 1e6),
+                int(answer.proxy_s * 1e6),
+                payload_size,
+                answer.status,
+                answer.node,
+                job.tries,
+                fast + high_prio + low,
+                fast,
+                high_prio,
+                low,
+                msgspec.UNSET if request_id is None else request_id,
+                time=self._lines.now(),
+                message="Request completed",
+            )
         )
-        self._lines.write("Request completed", line)
-
-
-def _set(request_id: str | None) -> str | msgspec.UnsetType:
-    return msgspec.UNSET if request_id is None else request_id

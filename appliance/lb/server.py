@@ -1,6 +1,7 @@
 """The load balancer's HTTP face: prio-load-balancer's paths, headers and texts (REFERENCE, section 5)."""
 
-from collections.abc import Awaitable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final
@@ -14,12 +15,12 @@ from appliance.lb.held_answers import HeldAnswers
 from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
 from appliance.lb.node_set import NodeSet
-from appliance.lb.queue import Priority
+from appliance.lb.queue import FAST_TRACK, HIGH, LOW
 from appliance.lb.rate_limit import RateLimit
-from appliance.lb.relay import Answer, Attempt, Relay, Waiting
+from appliance.lb.relay import Answer, Relay, Waiting
 from appliance.lb.request_log import RequestLog
 from appliance.net.http import Headers, HttpRequest, HttpResponse
-from appliance.net.quick_session import Turn
+from appliance.net.quick_session import GoOn, Turn
 from appliance.telemetry.logging import get_logger
 from appliance.wire.jsonrpc import MALFORMED
 
@@ -51,17 +52,32 @@ class FaceSettings:
     nodes_api: bool = True
 
 
-class _Call(Waiting):
-    """A request that is to be relayed."""
+class _Call(Waiting, kw_only=True):
+    """A request that is to be relayed; ``turn`` is set while no task has it."""
 
-    __slots__ = ("body", "high", "request_id", "size_at_start")
+    high: bool
+    request_id: str | None
+    size_at_start: int = 0
+    face: "Face"
+    turn: Turn | None = None
 
-    def __init__(self, priority: Priority, created: float, high: bool, request_id: str | None, body: bytes) -> None:
-        super().__init__(priority, created)
-        self.high = high
-        self.request_id = request_id
-        self.body = body
-        self.size_at_start = 0
+    def told(self, answer: Answer | None) -> None:
+        """See `Waiting`."""
+        self.face.told(self, answer)
+
+    def crashed(self) -> bool:
+        """See `Waiting`."""
+        if self.turn is None:
+            return False
+        self.turn.fail()
+        return True
+
+    def hand_over(self, go_on: GoOn) -> None:
+        """To the task of the client's connection."""
+        if self.turn is None:
+            raise AssertionError("its task has it already")
+        self.turn.hand_over(go_on)
+        self.turn = None
 
 
 class Face:
@@ -115,23 +131,38 @@ class Face:
             turn.hand_over(partial(_ready, refused))
             return True
         call = self._take_in(request)
+        call.turn = turn
+        try:
+            self._begin(call, turn)
+        except Exception:
+            if call.turn is not None:
+                self._relay.drop(call)
+            raise
+        return True
+
+    def _begin(self, call: _Call, turn: Turn) -> None:
         placed = self._submit(call)
         if not isinstance(placed, Node):
-            turn.hand_over(partial(self._complete, call, placed))
-            return True
-        told = partial(self._told, call, turn)
-        attempt = self._relay.begin(call, placed, call.body, call.created, told)
-        if attempt.under_way:
-            turn.on_cancel = partial(self._give_up, call, attempt)
+            call.hand_over(partial(self._complete, call, placed))
+        elif self._relay.begin(call, call.created, alone=True):
+            turn.on_cancel = partial(self._give_up, call)
         else:
-            turn.hand_over(partial(self._resume, call, attempt))
-        return True
+            call.hand_over(partial(self._resume, call))
+
+    def told(self, call: _Call, answer: Answer | None) -> None:
+        """The first try is over; without an answer where there is more to do than to pass one on."""
+        if answer is None or call.turn is None:
+            call.hand_over(partial(self._resume, call))
+        else:
+            call.turn.reply(self._answer(call, answer))
 
     async def _proxy(self, request: HttpRequest) -> HttpResponse:
         if self._limit.active and (refused := self._over_rate(request)) is not None:
             return refused
         call = self._take_in(request)
-        return await self._complete(call, self._submit(call))
+        with self._dropped_on_failure(call):
+            placed = self._submit(call)
+        return await self._complete(call, placed)
 
     def _over_rate(self, request: HttpRequest) -> HttpResponse | None:
         wait_s = self._limit.admit(self._key(request), trio.current_time())
@@ -141,16 +172,17 @@ class Face:
         self._answers[4] += 1
         return _text(429, "too many requests", wait_s)
 
-    def _take_in(self, request: HttpRequest) -> "_Call":
-        header = request.headers.get
+    def _take_in(self, request: HttpRequest) -> _Call:
+        header = request.headers.as_dict().get
         high = header("x-high-priority") == "true" or header("high_prio") == "true"
-        priority = Priority.HIGH if high else Priority.LOW
+        priority = HIGH if high else LOW
         if header("x-fast-track") == "true":
-            priority = Priority.FAST_TRACK
+            priority = FAST_TRACK
         self._metrics.requests.counts[priority] += 1
-        return _Call(priority, trio.current_time(), high, header("x-request-id"), request.body)
+        request_id = header("x-request-id")
+        return _Call(priority, trio.current_time(), body=request.body, high=high, request_id=request_id, face=self)
 
-    def _submit(self, call: "_Call") -> Node | Refusal | None:
+    def _submit(self, call: _Call) -> Node | Refusal | None:
         placed = Refusal.HELD_FULL if self._held.full else self._relay.submit(call)
         sizes = self._dispatcher.queue.sizes()
         call.size_at_start = sizes[call.priority]
@@ -158,50 +190,47 @@ class Face:
             self._log.added(call, call.high, call.request_id, sizes)
         return placed
 
-    async def _complete(self, call: "_Call", placed: Node | Refusal | None) -> HttpResponse:
-        return await self._finish(call, self._relay.complete(call, placed, call.body))
+    async def _complete(self, call: _Call, placed: Node | Refusal | None) -> HttpResponse:
+        with self._dropped_on_failure(call):
+            return self._answer(call, await self._relay.complete(call, placed))
 
-    async def _resume(self, call: "_Call", attempt: Attempt) -> HttpResponse:
-        return await self._finish(call, self._relay.resume(attempt))
+    async def _resume(self, call: _Call) -> HttpResponse:
+        with self._dropped_on_failure(call):
+            return self._answer(call, await self._relay.resume(call))
 
-    async def _finish(self, call: "_Call", outcome: Awaitable[Answer | Refusal]) -> HttpResponse:
+    @contextmanager
+    def _dropped_on_failure(self, call: _Call) -> Iterator[None]:
+        """A bug, or a client that goes away, must leave no place in the queue taken, and no worker."""
         try:
-            answer = await outcome
-        except trio.Cancelled:
-            self._cancelled(call)
+            yield
+        except BaseException as error:
+            self._relay.drop(call)
+            if isinstance(error, trio.Cancelled):
+                self._cancelled(call)
             raise
-        return self._answer(call, answer)
 
-    def _told(self, call: "_Call", turn: Turn, attempt: Attempt, answer: Answer | None) -> None:
-        """The first try is over; without an answer where there is more to do than to pass one on."""
-        if answer is not None:
-            turn.reply(self._answer(call, answer))
-        else:
-            turn.hand_over(partial(self._resume, call, attempt))
-
-    def _give_up(self, call: "_Call", attempt: Attempt) -> None:
-        self._relay.give_up(attempt)
+    def _give_up(self, call: _Call) -> None:
+        self._relay.drop(call)
         self._cancelled(call)
 
-    def _cancelled(self, call: "_Call") -> None:
+    def _cancelled(self, call: _Call) -> None:
         self._metrics.cancelled.inc()
         log.info("Client closed the connection prematurely", reqID=call.request_id, requestTries=call.tries)
 
-    def _answer(self, call: "_Call", answer: Answer | Refusal) -> HttpResponse:
+    def _answer(self, call: _Call, answer: Answer | Refusal) -> HttpResponse:
         if isinstance(answer, Refusal):
             self._answers[5] += 1
             log.warning("request refused", reason=answer.value, reqID=call.request_id)
             return _text(503, answer.value, _RETRY_AFTER_S)
         total_s = answer.at - call.created
         sizes = self._dispatcher.queue.sizes()
-        headers = _headers(answer, total_s, call.size_at_start, sizes[call.priority])
-        response = self._held.response(answer.status, answer.body, headers)
-        if response is None:
+        if not self._held.has_room(len(answer.body)):
             self._metrics.refused[Refusal.HELD_FULL].inc()
             return self._answer(call, Refusal.HELD_FULL)
+        headers = _headers(answer, total_s, call.size_at_start, sizes[call.priority])
         self._answers[answer.status // 100] += 1
         self._log.completed(call, call.high, call.request_id, len(call.body), answer, total_s, sizes)
-        return response
+        return self._held.response(answer.status, answer.body, headers)
 
     def _key(self, request: HttpRequest) -> str:
         """What a client says it is, else its address; a prefix keeps the one from being taken for the other."""

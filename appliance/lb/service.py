@@ -148,6 +148,11 @@ class LoadBalancer:
         """For the admin API. Raises `NodeRefused`."""
         await self._nodes.remove(uri, who)
 
+    async def reload(self, declared: tuple[DeclaredNode, ...]) -> None:
+        """The configuration names these nodes now, all of them checked for their form."""
+        self._declared = declared  # also for the next run, after a crash
+        await self._nodes.declare(declared)
+
     def explain_nodes(self) -> dict[str, object]:
         """For the admin API: each node, its state and why; ``problem`` is why a restart would forget some of them."""
         return {"nodes": self._nodes.explain(), "problem": self._nodes.problem}

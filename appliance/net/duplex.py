@@ -7,37 +7,34 @@ connection never wait for each other's sends while they read, so that two ends c
 
 import os
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import trio
-from wsproto import ConnectionType, WSConnection
+from wsproto import WSConnection
 from wsproto.events import (
-    AcceptConnection,
     BytesMessage,
     CloseConnection,
     Event,
     Ping,
     Pong,
-    RejectConnection,
-    RejectData,
-    Request,
     TextMessage,
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from appliance.domain.errors import UnavailableError
-from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
-from appliance.net.opening import Endpoint, Stream, close_hard, open_stream, parse_url
+from appliance.net.duplex_handshake import Authorize, Refusal, ask, judge, receive_some, why
+from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken
+from appliance.net.opening import Stream, close_hard, open_stream, parse_url
 from appliance.net.tls import client_context
 from appliance.net.websocket_client import Inbox, raise_only
 
-_RECEIVE_BYTES: Final = 256 * 1024
 _GOODBYE_S: Final = 0.5
-_REASON_BYTES: Final = 500
 GOING_AWAY: Final = 1001
+
+__all__ = ["DuplexLimits", "Duplex", "dial", "answer", "Authorize", "Refusal"]
 
 EVENTS_AT_A_TIME: Final = 32
 """Frames of one read that are handled in one turn of the loop: a read may hold 40,000 small ones, 1 s of work."""
@@ -53,18 +50,6 @@ class DuplexLimits:
     ping_interval_s: float = 2.0
     pong_timeout_s: float = 4.0
     send_timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An HTTP status and one line that says why a connection is not taken."""
-
-    status: int
-    text: str
-
-
-Authorize = Callable[[str, Mapping[str, str]], Refusal | None]
-"""Judges who connects, by the request's target and headers (names in lower case)."""
 
 
 class Duplex:
@@ -178,13 +163,13 @@ class Duplex:
             try:
                 await self._stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise ConnectionBroken(f"the connection with {self.name} broke: {_why(error)}") from None
+                raise ConnectionBroken(f"the connection with {self.name} broke: {why(error)}") from None
         if scope.cancelled_caught:
             raise ConnectionBroken(f"{self.name} does not read: nothing went out for {self._limits.send_timeout_s} s")
 
     async def _read_for_ever(self) -> NoReturn:
         while True:
-            data = await _receive_some(self._stream, self.name)
+            data = await receive_some(self._stream, self.name)
             self._heard_at = trio.current_time()
             try:
                 self._connection.receive_data(data)
@@ -262,7 +247,7 @@ async def dial(
     stream = await open_stream(endpoint, tls, limits.handshake_timeout_s)
     try:
         with trio.move_on_at(deadline) as scope:
-            connection = await _ask(stream, endpoint, headers or {})
+            connection = await ask(stream, endpoint, headers or {})
         if scope.cancelled_caught:
             raise ConnectFailed(f"no websocket handshake with {endpoint.origin} in time")
         async with _opened(Duplex(stream, connection, endpoint.origin, limits)) as duplex:
@@ -280,7 +265,7 @@ async def answer(
     try:
         connection = None
         with trio.move_on_after(limits.handshake_timeout_s):
-            connection = await _judge(stream, name, authorize)
+            connection = await judge(stream, name, authorize)
         if connection is None:
             yield None
             return
@@ -302,112 +287,6 @@ async def _opened(duplex: Duplex) -> AsyncGenerator[Duplex, None]:
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise_only(group)
-
-
-async def _ask(stream: Stream, endpoint: Endpoint, headers: Mapping[str, str]) -> WSConnection:
-    connection = WSConnection(ConnectionType.CLIENT)
-    extra = [(name.encode(), value.encode()) for name, value in headers.items()]
-    request = Request(host=endpoint.authority, target=endpoint.target, extra_headers=extra)
-    try:
-        await stream.send_all(connection.send(request))
-        event = await _first_event(stream, connection, endpoint.origin)
-        if isinstance(event, AcceptConnection):
-            return connection
-        if isinstance(event, RejectConnection):
-            raise await _refused(stream, connection, endpoint.origin, event)
-    except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError, UnavailableError) as error:
-        if isinstance(error, WebsocketRefused):
-            raise
-        raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: {_why_not(error, endpoint)}") from None
-    raise ConnectFailed(f"no websocket handshake with {endpoint.origin}: unexpected {event!r}")
-
-
-async def _first_event(stream: Stream, connection: WSConnection, name: str) -> Event:
-    while True:
-        for event in connection.events():
-            return event
-        data = await _receive_some(stream, name)
-        try:
-            connection.receive_data(data)
-        except UnicodeError as error:  # of a header: the library only expects ASCII
-            raise RemoteProtocolError(str(error)) from None
-
-
-async def _refused(
-    stream: Stream, connection: WSConnection, origin: str, rejected: RejectConnection
-) -> WebsocketRefused:
-    body = b""
-    while rejected.has_body and len(body) < _REASON_BYTES:
-        try:
-            event = await _first_event(stream, connection, origin)
-        except (UnavailableError, RemoteProtocolError, LocalProtocolError):
-            break
-        if not isinstance(event, RejectData):
-            break
-        body += bytes(event.data)
-        if event.body_finished:
-            break
-    text = body[:_REASON_BYTES].decode("utf-8", "replace").strip()
-    return WebsocketRefused(origin, rejected.status_code, text.splitlines()[0] if text else "")
-
-
-async def _judge(stream: Stream, name: str, authorize: Authorize) -> WSConnection | None:
-    connection = WSConnection(ConnectionType.SERVER)
-    try:
-        event = await _first_event(stream, connection, name)
-        if not isinstance(event, Request):
-            return None
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in event.extra_headers}
-        refusal = authorize(event.target, headers)
-        if refusal is not None:
-            await stream.send_all(_rejection(connection, refusal))
-            return None
-        await stream.send_all(connection.send(AcceptConnection()))
-    except RemoteProtocolError as error:
-        await _send_hint(stream, connection, error)
-        return None
-    except (UnavailableError, trio.BrokenResourceError, trio.ClosedResourceError):
-        return None
-    return connection
-
-
-def _rejection(connection: WSConnection, refusal: Refusal) -> bytes:
-    text = refusal.text.encode() + b"\n"
-    headers = [(b"content-length", str(len(text)).encode()), (b"content-type", b"text/plain")]
-    head = connection.send(RejectConnection(status_code=refusal.status, headers=headers, has_body=True))
-    return head + connection.send(RejectData(data=text))
-
-
-async def _send_hint(stream: Stream, connection: WSConnection, error: RemoteProtocolError) -> None:
-    """What came was HTTP, but no websocket: the library knows the right answer."""
-    if error.event_hint is None:
-        return
-    try:
-        await stream.send_all(connection.send(error.event_hint))
-    except (trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
-        return
-
-
-async def _receive_some(stream: Stream, name: str) -> bytes:
-    try:
-        data = await stream.receive_some(_RECEIVE_BYTES)
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise ConnectionBroken(f"the connection with {name} broke: {_why(error)}") from None
-    if not data:
-        raise ConnectionBroken(f"{name} ended the connection")
-    return bytes(data)
-
-
-def _why_not(error: BaseException, endpoint: Endpoint) -> str:
-    """Who wants TLS, or another certificate, says so by hanging up, now so and now so: one reason for all."""
-    if isinstance(error, RemoteProtocolError):
-        return _why(error)
-    likely = "it may not take our certificate" if endpoint.secure else "it may want TLS (wss)"
-    return f"it ended the connection without an answer; {likely}"
-
-
-def _why(error: BaseException) -> str:
-    return str(error.__cause__ or error) or type(error).__name__
 
 
 def _first(group: BaseExceptionGroup[UnavailableError]) -> UnavailableError:

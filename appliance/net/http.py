@@ -72,6 +72,10 @@ class Headers(Mapping[str, str]):
         """The dict's own: the mixin's one raises and catches for each name that is not there."""
         return self._values.get(name, default)
 
+    def as_dict(self) -> dict[str, str]:
+        """The dict itself, for who looks several names up; not to be changed."""
+        return self._values
+
     def lines(self, encode: Callable[["Headers"], bytes]) -> bytes:
         """What ``encode`` makes of these headers, made once: a constant's or an upstream's serve many messages."""
         if self._lines is None:

@@ -9,6 +9,7 @@ the client's.
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -20,6 +21,9 @@ from appliance.net.http_exchange import ClientConnection
 from appliance.net.http_parser import ParseError
 from appliance.net.opening import Endpoint, Stream, close_hard, open_stream
 from appliance.net.readiness import Readiness
+from appliance.telemetry.logging import get_logger
+
+log = get_logger("net")
 
 _MAX_HEADER_BYTES: Final = 64 * 1024
 # The first read takes a whole small answer; what is longer is read in pieces that cost fewer turns of the loop.
@@ -142,13 +146,19 @@ class HttpLane:
         if connection is not None:
             connection.close()
 
-    def _readable(self, connection: "_PlainConnection") -> None:
+    def _readable(self, connection: "_PlainConnection", _gone: bool) -> None:
         """Something came on the connection, or it ended."""
         on_answer = self._on_answer
         if on_answer is None:
             connection.stirred = True
             return
-        is_over, answer = connection.take_now()
+        try:
+            is_over, answer = connection.take_now()
+        except Exception:  # whoever asked must not wait for it: to him the connection is broken
+            log.exception("reading an answer failed", origin=self._endpoint.origin)
+            self.close()
+            on_answer(None)
+            return
         if not is_over:
             return
         self._on_answer = None
@@ -179,6 +189,8 @@ class HttpLane:
     async def _open(self) -> "_PlainConnection | _SecureConnection":
         """Under a scope of its own, so that `abort` can end it."""
         self.close()
+        if self._aborted:
+            raise self._timed_out()
         with trio.CancelScope() as self._opening:
             stream = await open_stream(self._endpoint, self._ssl_context, self._connect_timeout_s)
             try:
@@ -195,7 +207,7 @@ class HttpLane:
         if isinstance(stream, trio.SocketStream):
             plain = _PlainConnection(stream, self._endpoint.origin, self._max_response_bytes, self._readiness)
             if self._readiness is not None:
-                plain.watch(lambda _: self._readable(plain))
+                plain.watch(partial(self._readable, plain))
             return plain
         return _SecureConnection(stream, self._endpoint.origin, self._max_response_bytes)
 

@@ -15,13 +15,16 @@ from appliance.net.body_budget import BodyBudget
 from appliance.net.body_buffer import BodyBuffer
 from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import Headers, HttpRequest, HttpResponse
-from appliance.net.message_parser import LINE_OVERHEAD, MAX_HEADERS, MessageParser, ParseError, Stage
+from appliance.net.message_parser import BODY, HEAD, LINE_OVERHEAD, MAX_HEADERS, START, MessageParser, ParseError, Stage
+from appliance.net.repeated_head import RepeatedHead
 
 __all__ = ["MAX_HEADERS", "HeadAnswered", "OnHead", "ParseError", "RequestParser", "ResponseParser", "Stage"]
 
 LARGE_BODY_BYTES: Final = 64 * 1024
 """Of a response; more than this still to come is read into its place. Less comes with one read most often."""
 
+# Fields are counted with what separates them, and a length that is told anew may have more digits.
+_HEAD_SLACK: Final = MAX_HEADERS + 32
 _METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")}
 _VERSIONS: Final = frozenset({"1.1", "1.0"})
 
@@ -76,6 +79,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
         self._skipped_upgrade = False
         self._replaying = False
         self._expects_continue = False
+        self._repeated = RepeatedHead()
 
     def feed(self, data: bytes) -> list[HttpRequest]:
         """The requests that ``data`` completes.
@@ -88,13 +92,39 @@ class RequestParser(MessageParser[HttpRequestParser]):
         if self._websocket:
             self.rest += data
             return []
+        fresh = self.stage is START
+        if fresh and (request := self._take_repeated(data)) is not None:
+            return [request]
         self._consume(data)
         finished = self._finished
         if finished:
             self._finished = []
+            self._learn(data, finished, fresh)
         elif self._failure is not None:
             raise self._failure
         return finished
+
+    def _take_repeated(self, data: bytes) -> HttpRequest | None:
+        """The request, when ``data`` is one with the head of the last one; its limits are those of any other."""
+        found = self._repeated.match(data)
+        if found is None:
+            return None
+        headers, begin = found
+        size = len(data) - begin
+        if size > self._max_body_bytes or not self._bodies.grow(0, size):
+            return None
+        self._stalled_bytes = 0
+        head = self._repeated
+        return HttpRequest(head.method, head.target, headers, data[begin:], self._peer, early=self._early)
+
+    def _learn(self, data: bytes, finished: list[HttpRequest], fresh: bool) -> None:
+        """``data`` was parsed; ``fresh`` if it began where a message may begin."""
+        request = finished[0]
+        whole = fresh and len(finished) == 1 and self.is_between() and request.keep_alive
+        if whole and self._on_head is None and len(data) - len(request.body) + _HEAD_SLACK <= self._max_header_bytes:
+            self._repeated.learn(data, request.method, request.target, request.headers)
+        else:
+            self._repeated.forget()
 
     def close(self) -> None:
         """Release the memory, and the room of bodies that nobody took."""
@@ -104,6 +134,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
         self._finished = []
         self._on_head = None  # may refer to the session, which refers to us
         self._early = None  # so does this
+        self._repeated.forget()
         super().close()
 
     def release_body(self, request: HttpRequest) -> None:
@@ -112,7 +143,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
 
     def take_expectation(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends the body; true once a request."""
-        expected, self._expects_continue = self._expects_continue and self.stage is Stage.BODY, False
+        expected, self._expects_continue = self._expects_continue and self.stage is BODY, False
         return expected
 
     def _consume(self, data: bytes | memoryview) -> None:
@@ -149,7 +180,7 @@ class RequestParser(MessageParser[HttpRequestParser]):
             self._expects_continue = False
 
     def on_url(self, part: bytes) -> None:
-        if self.stage is Stage.HEAD:
+        if self.stage is HEAD:
             self._target += part
 
     def on_headers_complete(self) -> None:
@@ -303,7 +334,7 @@ class ResponseParser(MessageParser[HttpResponseParser]):
 
     def has_large_body(self) -> bool:
         """Whether a body of known length has begun, and what is to come of it is worth reading past the parser."""
-        if self.stage is not Stage.BODY or self._over or "transfer-encoding" in self._fields:
+        if self.stage is not BODY or self._over or "transfer-encoding" in self._fields:
             return False
         return "content-length" in self._fields and self.body_size - self._body_bytes > LARGE_BODY_BYTES
 

@@ -43,6 +43,7 @@ log = get_logger("net")
 # Accepting one takes 30 to 50 us, and as much again to shake hands, there or in a task: all that in one pass of the
 # event loop, which is what everybody else waits for when thousands come at once.
 _ACCEPT_BATCH: Final = 4
+_MOST_WAITING: Final = 4096  # in the kernel's backlog; others may still be coming, and a stop must come to an end
 _ACCEPT_PAUSE_S: Final = 0.1
 _VISIT_SLICE: Final = 100  # cancelling 100 sessions takes half a millisecond
 _DISMISS_SLICE: Final = 10  # closing 10 connections takes a fifth of that, letting them in twice as much
@@ -142,6 +143,7 @@ class HttpServer:
                 try:
                     async with trio.open_nursery() as connections:
                         await self._accept_until_stopping(connections, task_status)
+                        await self._accept_rest(connections)
                         await self._begin_drain(connections)
                 finally:
                     if self._lobby is not None:
@@ -159,6 +161,19 @@ class HttpServer:
             task_status.started(self)
             await self._stopping.wait()
             accepting.cancel_scope.cancel()
+
+    async def _accept_rest(self, nursery: trio.Nursery) -> None:
+        """Who connected before the stop, and may have asked already, is answered; closing the socket would reset them.
+
+        Not websockets: their plane is about to send everybody away, and who is refused goes elsewhere at once.
+        """
+        for _ in range(0 if self._at_once else _MOST_WAITING // _ACCEPT_BATCH):
+            before = self._accepted + self._refused
+            async with self._accept_turn() as is_over:
+                is_able = self._accept_batch(nursery, is_over)
+            if not is_able or self._accepted + self._refused == before:
+                return
+            await trio.lowlevel.checkpoint()
 
     async def _begin_drain(self, connections: trio.Nursery) -> None:
         self._listener.close()

@@ -19,6 +19,7 @@ from appliance.net.body_budget import BodyBudget
 from appliance.net.early_answer import EarlyAnswer
 from appliance.net.http import HeaderItems, Headers, HttpRequest, HttpResponse
 from appliance.net.http_parser import MAX_HEADERS, HeadAnswered, OnHead, ParseError, RequestParser, Stage
+from appliance.net.message_parser import BODY, HEAD, START
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("net")
@@ -156,6 +157,13 @@ class Phase(Enum):
     ANSWERING = auto()
 
 
+# As the stages: a look at the class takes longer than the rest of a change.
+WAITING: Final = Phase.WAITING
+RECEIVING: Final = Phase.RECEIVING
+HANDLING: Final = Phase.HANDLING
+ANSWERING: Final = Phase.ANSWERING
+
+
 class Session:
     """The HTTP part of a connection's life: until it closes, or a handler upgrades it."""
 
@@ -193,7 +201,7 @@ class Session:
             too_large=limits.too_large,
         )
         self._scope = trio.CancelScope()
-        self._phase = Phase.WAITING
+        self._phase = WAITING
         self._timed_stage: Stage | None = None
         self._client_gone = False
         self._asked = False
@@ -222,12 +230,12 @@ class Session:
 
     def close_if_waiting(self) -> None:
         """The server stops, and there is no request to finish here, not even one that nobody has read yet."""
-        if self._phase is Phase.WAITING and not socket_io.has_come(self._connection):
+        if self._phase is WAITING and not socket_io.has_come(self._connection):
             self._scope.cancel()
 
     def asks_nothing(self) -> bool:
         """It waits for a client that never finished a request, or a head that the server's `OnHead` let pass."""
-        return not self._asked and self._phase in (Phase.WAITING, Phase.RECEIVING)
+        return not self._asked and self._phase in (WAITING, RECEIVING)
 
     def replace(self) -> None:
         """Another client needs the place; to be called while the session `asks_nothing`."""
@@ -237,7 +245,7 @@ class Session:
     def client_gone(self) -> None:
         """The client hung up: its handler, running or about to run, is cancelled."""
         self._client_gone = True
-        if self._phase is Phase.HANDLING:
+        if self._phase is HANDLING:
             self._scope.cancel()
 
     def release(self) -> None:
@@ -286,9 +294,9 @@ class Session:
         stage = self._parser.stage
         if stage is not self._timed_stage:
             self._begin_stage(stage)
-        if stage is Stage.START and self._stopping.is_set() and not socket_io.has_come(self._connection):
+        if stage is START and self._stopping.is_set() and not socket_io.has_come(self._connection):
             return b""
-        size = _BODY_RECEIVE_BYTES if stage is Stage.BODY else RECEIVE_BYTES
+        size = _BODY_RECEIVE_BYTES if stage is BODY else RECEIVE_BYTES
         data = await socket_io.receive(self._connection, size)
         if self._scope.cancel_called:
             # The deadline passed in the same turn of the loop: no request starts that would be cancelled.
@@ -297,14 +305,14 @@ class Session:
 
     def _begin_stage(self, stage: Stage) -> None:
         limits = self._limits
-        if stage is Stage.START:
+        if stage is START:
             timeout_s = limits.idle_timeout_s
             if not self._asked:
                 timeout_s = min(timeout_s, limits.first_request_timeout_s)
-            self._phase = Phase.WAITING
+            self._phase = WAITING
         else:
-            timeout_s = limits.header_timeout_s if stage is Stage.HEAD else limits.body_timeout_s
-            self._phase = Phase.RECEIVING
+            timeout_s = limits.header_timeout_s if stage is HEAD else limits.body_timeout_s
+            self._phase = RECEIVING
         self._timed_stage = stage
         self.deadline = trio.current_time() + timeout_s
 
@@ -332,7 +340,7 @@ class Session:
 
     def _mark_handling(self) -> None:
         self._asked = True
-        self._phase = Phase.HANDLING
+        self._phase = HANDLING
         self._timed_stage = None
         self.deadline = math.inf
 
@@ -397,7 +405,7 @@ class Session:
             await self._send_rest(rest)
 
     async def _send_rest(self, rest: Sequence[bytes | memoryview]) -> None:
-        self._phase = Phase.ANSWERING
+        self._phase = ANSWERING
         self._timed_stage = None
         self.deadline = trio.current_time() + self._limits.write_timeout_s
         await socket_io.send_all(self._connection, *rest)
@@ -407,19 +415,19 @@ class Session:
         counters = self._counters
         if self._replaced:
             counters.replaced += 1
-            if self._phase is Phase.RECEIVING:  # to who said nothing, an answer would be one to a later request
+            if self._phase is RECEIVING:  # to who said nothing, an answer would be one to a later request
                 socket_io.send_now(self._connection, http_encoding.BUSY)
-        elif self._phase is Phase.RECEIVING:
+        elif self._phase is RECEIVING:
             counters.request_timeouts += 1
             return ParseError(408, "the request did not arrive in time")
-        if self._phase is Phase.ANSWERING:
+        if self._phase is ANSWERING:
             counters.write_timeouts += 1
-        elif self._phase is Phase.HANDLING:
+        elif self._phase is HANDLING:
             counters.cancelled_by_client += 1
         return None
 
     async def _refuse(self, failure: ParseError) -> None:
-        self._phase = Phase.ANSWERING
+        self._phase = ANSWERING
         response = self._refusal(failure)
         head, body = self._encode(response, close=True)
         if isinstance(failure, HeadAnswered) and failure.method == "HEAD":
@@ -443,7 +451,7 @@ class Session:
 
     async def _linger(self) -> None:
         """Close our direction and read until the client closes its own, within bounds."""
-        self._phase = Phase.ANSWERING
+        self._phase = ANSWERING
         self._connection.shutdown(stdlib_socket.SHUT_WR)
         left = _LINGER_BYTES
         with trio.move_on_after(_LINGER_S):

@@ -61,6 +61,12 @@ class Stage(IntEnum):
     BODY = 2
 
 
+# Looking a member up in its class takes a tenth of a microsecond, a dozen times for each request.
+START: Final = Stage.START
+HEAD: Final = Stage.HEAD
+BODY: Final = Stage.BODY
+
+
 _LlhttpT = TypeVar("_LlhttpT", HttpRequestParser, HttpResponseParser)
 
 
@@ -74,7 +80,7 @@ class MessageParser(Generic[_LlhttpT]):
     _parser: _LlhttpT
 
     def __init__(self, *, max_header_bytes: int, max_body_bytes: int, max_headers: int) -> None:
-        self.stage = Stage.START
+        self.stage = START
         self._max_header_bytes = max_header_bytes
         self._max_body_bytes = max_body_bytes
         self._max_headers = max_headers
@@ -100,7 +106,7 @@ class MessageParser(Generic[_LlhttpT]):
 
     def is_between(self) -> bool:
         """Whether all that came were whole messages."""
-        return self.stage is Stage.START and self._failure is None
+        return self.stage is START and self._failure is None
 
     def _parse(self, data: bytes | bytearray | memoryview) -> None:
         """Feed llhttp. A fault is kept in ``_failure``; an upgrade goes up as httptools raises it."""
@@ -140,13 +146,13 @@ class MessageParser(Generic[_LlhttpT]):
 
     def on_message_begin(self) -> None:
         self._moved = True
-        self.stage = Stage.HEAD
+        self.stage = HEAD
         self._raw_fields = []
         self._parts = []
         self._body_bytes = 0
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
-        if self.stage is Stage.HEAD:  # else a trailer: checked by llhttp, and dropped
+        if self.stage is HEAD:  # else a trailer: checked by llhttp, and dropped
             self._raw_fields.append((name, value or b""))
 
     def _take_fields(self, size: int) -> None:
@@ -166,7 +172,7 @@ class MessageParser(Generic[_LlhttpT]):
 
     def _begin_body(self) -> None:
         self._moved = True
-        self.stage = Stage.BODY
+        self.stage = BODY
         length = self._fields.get("content-length")
         self._length = None
         if length is not None:
@@ -199,7 +205,7 @@ class MessageParser(Generic[_LlhttpT]):
 
     def _take_body(self) -> bytes:
         self._moved = True
-        self.stage = Stage.START
+        self.stage = START
         parts, self._parts = self._parts, []
         if not parts:
             return b""

@@ -15,8 +15,9 @@ import trio
 
 from appliance.net import socket_io
 from appliance.net.http import HttpRequest, HttpResponse
-from appliance.net.http_parser import ParseError, Stage
-from appliance.net.http_session import INTERNAL_ERROR, RECEIVE_BYTES, HandOver, Phase, Session, Upgrade
+from appliance.net.http_parser import ParseError
+from appliance.net.http_session import HANDLING, INTERNAL_ERROR, RECEIVE_BYTES, WAITING, HandOver, Session, Upgrade
+from appliance.net.message_parser import HEAD, START
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("net")
@@ -28,7 +29,11 @@ _NONE: Final[tuple[HttpRequest, ...]] = ()
 
 
 class Turn(Protocol):
-    """A request that is being handled without a task. One of `reply` and `hand_over` is called, once; also at once."""
+    """A request that is being handled without a task.
+
+    One of `reply` and `hand_over` is called, once; also at once. `fail` is for callbacks: what the handler itself
+    raises is known.
+    """
 
     on_cancel: Callable[[], None] | None
     """Set by the handler before it returns: called when nobody needs the answer any more, and then it is silent."""
@@ -38,6 +43,12 @@ class Turn(Protocol):
 
     def hand_over(self, go_on: GoOn) -> None:
         """Here it goes no further without waiting: the connection's task calls ``go_on`` and sends what that gives."""
+
+    def fail(self) -> None:
+        """A callback raised, and has logged it: the client is answered 500, as when the handler raises.
+
+        Nothing when the task has the request already, or the client is gone; behind an answer the connection ends.
+        """
 
 
 QuickHandler = Callable[[HttpRequest, Turn], bool]
@@ -67,7 +78,7 @@ class QuickSession(Session):
             self.client_gone()
         if self._task is None:
             return  # it reads for itself, and looks before it parks
-        if self._phase is not Phase.WAITING:
+        if self._phase is not WAITING:
             self._unread = True
             return
         data = self._read_now()
@@ -80,9 +91,13 @@ class QuickSession(Session):
         except ParseError as error:
             self._wake(outcome.Error(error))
             return
+        except Exception:
+            log.exception("parsing failed", server=self._name)
+            self._wake(outcome.Error(ParseError(500, "internal error")))
+            return
         if requests:
             self._mark_handling()
-        elif data and self._parser.stage is not Stage.START:
+        elif data and self._parser.stage is not START:
             # Now, and not when the task runs: what has been read is a request, and a stop or a deadline finds it begun.
             self._begin_stage(self._parser.stage)
         if not requests or len(requests) != 1 or not self._begin(requests[0]):
@@ -98,10 +113,8 @@ class QuickSession(Session):
         try:
             taken = self._quick(request, self)
         except Exception:  # the connection's boundary, as in `Session`
-            self._counters.handler_failures += 1
             log.exception("handler failed", server=self._name, method=request.method)
-            if self._task is not None:
-                self.hand_over(partial(_ready, INTERNAL_ERROR))
+            self.fail()
             return True
         if not taken:
             self._request = None
@@ -114,15 +127,19 @@ class QuickSession(Session):
         if self._stopping.is_set():
             self.hand_over(partial(_ready, response))  # which says `Connection: close`
             return
-        head, body = self._encode(response, close=False)
-        self._counters.requests += 1
-        self._forget_request()
         try:
+            head, body = self._encode(response, close=False)
             self._unsent = socket_io.send_message_now(self._connection, head, body)
         except OSError as error:
+            self._forget_request()
             response.sent()
             self._wake(outcome.Error(error))
             return
+        except BaseException:
+            response.sent()
+            raise
+        self._counters.requests += 1
+        self._forget_request()
         if self._unsent:
             self._sending = response
         else:
@@ -130,7 +147,7 @@ class QuickSession(Session):
         if self._unsent or self._unread:
             self._wake(outcome.Value(_NONE))
         else:
-            self._begin_stage(Stage.START)
+            self._begin_stage(START)
 
     def hand_over(self, go_on: GoOn) -> None:
         """See `Turn`."""
@@ -138,6 +155,16 @@ class QuickSession(Session):
         self.on_cancel = None
         self._go_on = go_on
         self._wake(outcome.Value((request,)))
+
+    def fail(self) -> None:
+        """See `Turn`."""
+        self._counters.handler_failures += 1
+        if self._task is None or self._phase is not HANDLING:
+            return
+        if self._request is None:
+            self._wake(outcome.Value(None))  # its answer is out, as far as can be known
+        else:
+            self.hand_over(partial(_ready, INTERNAL_ERROR))
 
     def _forget_request(self) -> None:
         request, self._request = self._request, None
@@ -148,16 +175,16 @@ class QuickSession(Session):
     # The task
 
     async def _next_requests(self) -> Sequence[HttpRequest] | None:
-        if self._parser.stage is not Stage.START:
+        if self._parser.stage is not START:
             return await super()._next_requests()
-        if self._timed_stage is not Stage.START:
-            self._begin_stage(Stage.START)
+        if self._timed_stage is not START:
+            self._begin_stage(START)
         self._unread = False
         data = self._read_now()
         if data is None:
             return None if self._stopping.is_set() else await self._park()
         if data:
-            self._begin_stage(Stage.HEAD)
+            self._begin_stage(HEAD)
         await trio.lowlevel.checkpoint()
         return self._parser.feed(data) if data else None
 
@@ -188,7 +215,11 @@ class QuickSession(Session):
         on_cancel = self.on_cancel
         self._forget_request()
         if on_cancel is not None:
-            on_cancel()
+            try:
+                on_cancel()
+            except Exception:  # of the handler: trio ends the process for what an abort function raises
+                self._counters.handler_failures += 1
+                log.exception("handler failed when it was cancelled", server=self._name)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _wake(self, result: outcome.Outcome[Sequence[HttpRequest | None] | None]) -> None:

@@ -41,6 +41,10 @@ class Gap(RemoteError):
     """An entry came whose predecessor is not here: this peer's log has to be followed from its start again."""
 
 
+class BodyMissing(RemoteError):
+    """An entry came without its body, and is not here: the disk refused it. On another link it comes whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
     """One entry of a batch that is stored: what this log made of it."""
@@ -113,7 +117,7 @@ class FollowerLink:
         return Store(link, self.peer, entries, cursor, late, committed)
 
     def stored(self, store: Store, receipts: Sequence[Receipt]) -> tuple[Ack, list[Heard]]:
-        """After this host's fsync: what to answer, and what the entries are to the votes. Raises `Gap`."""
+        """After this host's fsync: what to answer, and what the entries are to the votes. `Gap`, `BodyMissing`."""
         self.done += 1
         self._note_waiting(store.entries, -1)
         heard = [
@@ -158,9 +162,10 @@ class FollowerLink:
         self._waiting_bytes += sign * sum(len(entry.body or b"") for entry in entries)
 
     def _check_gap(self, heard: Heard) -> None:
-        is_behind_refused = heard.place.payload_id in self._refused
-        if heard.verdict is Verdict.NEED_BODY or (heard.verdict is Verdict.OUT_OF_ORDER and not is_behind_refused):
-            place = heard.place
+        place = heard.place
+        if heard.verdict is Verdict.NEED_BODY:
+            raise BodyMissing(f"flashblock {place.index} of payload {place.payload_id} came without its body")
+        if heard.verdict is Verdict.OUT_OF_ORDER and place.payload_id not in self._refused:
             raise Gap(f"flashblock {place.index} of payload {place.payload_id} came without its predecessor")
 
     def _remember_refused(self, payload_id: PayloadId) -> None:

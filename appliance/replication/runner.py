@@ -40,6 +40,7 @@ MAX_CHANGES: Final = 4096
 
 Change = (
     commands.Store
+    | commands.Take
     | commands.Replace
     | commands.Close
     | commands.Requeue
@@ -106,15 +107,39 @@ class Runner:
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)
-            task_status.started()
-            while True:
-                await self.flashlog.wait_appended_past(self.core.seen)
-                before = self.core.seen
-                await self.tell(lambda now: None)
-                if self.core.seen == before:  # no room to count more, or what was there lost its place
-                    await trio.sleep(TICK_S)
+            with self.flashlog.watch_appends(self):
+                task_status.started()
+                await self._feed_for_ever()
+
+    async def _feed_for_ever(self) -> None:
+        while True:
+            await self.flashlog.wait_appended_past(self.core.seen)
+            before = self.core.seen
+            await self.tell(lambda now: None)
+            if self.core.seen == before:  # no room to count more, or what was there lost its place
+                await trio.sleep(TICK_S)
 
     # --- inputs ---
+
+    def coming(self, record: Record) -> None:
+        """A flashblock of this host's own is on its way to the disk: now, to be ahead of it."""
+        self._now(lambda now: self.core.coming(record, self.flashlog.appended, now))
+
+    def appended(self) -> None:
+        """The log got something: what follows from it goes out now, not in the next turn of the loop."""
+        records = self.flashlog.recent_records(self.core.seen, FEED_ENTRIES)
+        if records:
+            self._now(lambda now: self.core.feed(records, records[-1].position, now))
+
+    def _now(self, what: Callable[[float], None]) -> None:
+        """An input from within the log's own work. A bug here is not the log's, but this plane's."""
+        try:
+            what(trio.current_time())
+            self._carry_out()
+        except Exception as error:
+            if self._nursery is None:
+                raise
+            self._nursery.start_soon(_fail, error)
 
     async def tell(self, what: Callable[[float], None]) -> None:
         """Give the core an input, after what is in the log, and carry out what follows."""
@@ -250,6 +275,8 @@ class Runner:
         match command:
             case commands.Store():
                 await self._store(command)
+            case commands.Take():
+                await self._take(command)
             case commands.Replace(payload_id, index):
                 await self._attempt(command, self._removing(flashlog.replace(payload_id, index)), core.removed)
             case commands.Close(payload_id, at):
@@ -312,6 +339,17 @@ class Runner:
         self._count(store.peer, receipts)
         await self.tell(lambda now: self.core.stored(store, receipts, now))
 
+    async def _take(self, take: commands.Take) -> None:
+        entries = (take.entry,)
+        if self.flashlog.held_from(take.peer, entries, None) is None:
+            try:
+                receipts = await self.flashlog.append_from(take.peer, entries, None)
+            except LogError as error:
+                log.warning("a flashblock was not stored ahead of its peer's log", peer=take.peer, reason=str(error))
+            else:
+                self._count(take.peer, receipts)
+        await self.tell(lambda now: self.core.taken(take, now))
+
     def _count(self, peer: str, receipts: Sequence[Receipt]) -> None:
         verdicts = [receipt.verdict for receipt in receipts]
         self.metrics.received.labels(peer).inc(verdicts.count(Verdict.NEW))
@@ -336,6 +374,10 @@ class Runner:
         """How long the oldest entry that is not committed has been waiting; 0 when there is none."""
         since = self.core.oldest_open_since
         return 0.0 if since is None else trio.current_time() - since
+
+
+async def _fail(error: Exception) -> None:
+    raise error
 
 
 def _within(records: Sequence[Record], asked: commands.Read) -> list[Record]:

@@ -6,7 +6,8 @@ import msgspec
 
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.payloads import PayloadId
-from appliance.wire.engine import NEW_PAYLOAD_VERSIONS, NO_REQUESTS, BuiltPayload, decode_part
+from appliance.wire.engine import NEW_PAYLOAD_VERSIONS
+from appliance.wire.engine_answers import NO_REQUESTS, BuiltPayload, decode_part
 from appliance.wire.jsonrpc import encode_request, encode_result
 
 _OUR_ID: Final = b"1"  # of calls that are ours alone: each has its own HTTP exchange, so none is confused

@@ -11,7 +11,7 @@ import msgspec
 
 from appliance.domain.assembled import AssembledPayload
 from appliance.domain.errors import DecodeError
-from appliance.wire.engine import Answer, BuiltPayload
+from appliance.wire.engine_answers import Answer, BuiltPayload
 from appliance.wire.jsonrpc import MALFORMED, encode_request
 
 _OUR_ID: Final = b"1"

@@ -61,5 +61,5 @@ def test_clients_back_end_and_bare_proxy_work_together() -> None:
         floor = stack.enter_context(Child("bench.lb_bare_proxy", str(node.ready["port"]), "--sockets"))
         for port in (node.ready["port"], bare.ready["port"], floor.ready["port"]):
             for size in (300, 200_000):
-                answer = lb._run(client, port, 2, size, 0.1)
+                answer = lb._run(client, port, 2, size, 0.5)
                 assert (answer["count"] > 0, answer["errors"]) == (True, {})

@@ -1,7 +1,9 @@
+import random
 from pathlib import Path
 
 import pytest
 
+from appliance.cli import dev_files
 from appliance.cli.dev_files import EngineFiles, LocalHost, config_text, plan, write_files
 from appliance.config.loader import load, loads
 from appliance.config.model import Config
@@ -66,10 +68,19 @@ def test_the_usual_ports_are_the_first_hosts(tmp_path: Path) -> None:
     assert (second.engine, second.fanout, second.admin, second.replication) == (None, 1113, 9091, 8751)
 
 
-def test_free_ports_all_differ(tmp_path: Path) -> None:
+def test_free_ports_all_differ_also_when_chance_says_the_same_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Repetitive(random.Random):
+        def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+            """One of 20 ports, or a part of an address."""
+            return super().randrange(start, start + 20 if start > 1000 else stop, step)
+
+    monkeypatch.setattr(dev_files, "_RANDOM", Repetitive(1))
     hosts = plan(tmp_path, 3, any_port=True)
     ports = [port for host in hosts for port in (host.replication, host.fanout, host.admin)]
-    assert len(set(ports)) == len(ports) == 9
+    ports += [port for port in (hosts[0].engine, hosts[0].debug) if port is not None]
+    assert len(set(ports)) == len(ports) == 11
 
 
 def test_the_shared_secret_outlives_a_restart_and_is_nobody_elses(tmp_path: Path) -> None:
@@ -85,6 +96,8 @@ def test_a_folder_with_any_name_is_quoted(tmp_path: Path) -> None:
     folder = tmp_path / 'a "quoted" \\ folder'
     folder.mkdir()
     hosts = plan(folder, 2)
-    config = loads(config_text(hosts[0], hosts, engine_files(folder)), folder=hosts[0].folder)
+    config = loads(
+        config_text(hosts[0], {"host-1": hosts[1].replication_url}, engine_files(folder)), folder=hosts[0].folder
+    )
     assert config.engine is not None
     assert config.engine.jwt_secret_file == str(folder / "op-node.jwt")

@@ -6,7 +6,7 @@ import pytest
 
 from appliance.config.changes import RELOADABLE, changed_keys, take_over
 from appliance.config.loader import loads
-from appliance.config.model import Config, FanoutConfig
+from appliance.config.model import Config, FanoutConfig, LbConfig, LbNodeConfig
 
 BASE = """
 [engine]
@@ -50,6 +50,15 @@ def test_keys_and_limits_are_taken_over_and_nothing_else() -> None:
     assert both.fanout == FanoutConfig(max_per_ip=9, max_subscribers=8)
     assert changed_keys(both, new) == ["engine", "fanout.listen", "fanout.max_lag"]
     assert take_over(both, new) == both
+
+
+def test_the_nodes_of_the_load_balancer_are_taken_over_and_nothing_else_of_it() -> None:
+    old, new = config("[lb]\ntries = 3\n"), config('[lb]\ntries = 4\n[[lb.nodes]]\nurl = "http://a"\n')
+    both = take_over(old, new)
+    assert both.lb == LbConfig(nodes=(LbNodeConfig(url="http://a"),))
+    assert changed_keys(old, both) == ["lb.nodes"]
+    assert changed_keys(both, new) == ["lb.tries"]
+    assert take_over(old, config("[fanout]")) == old
 
 
 def test_a_plane_neither_comes_nor_goes() -> None:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from appliance.wire.engine import decode_payload
+from appliance.wire.engine_answers import decode_payload
 from appliance.wire.engine_bodies import payload_answer
 from tests.engine import messages as m
 from tests.engine.test_offers import FULL_ORDER

@@ -59,14 +59,14 @@ async def test_a_payload_that_is_asked_for_before_it_is_named_is_fenced() -> Non
 
 async def test_calls_that_hang_at_the_el_do_not_make_a_build_wait() -> None:
     """More of them than all connections to the EL together."""
-    async with rig(settings=SOON) as it:
+    async with rig(settings=SOON, timeout_s=NEVER_S) as it:
         it.el.behaviours["debug_traceBlock"] = hangs
         trace = m.request("debug_traceBlock", [])
         async with HttpClient(it.client.origin, max_connections=100) as other, trio.open_nursery() as nursery:
             for _ in range(100):
                 nursery.start_soon(partial(it.post, trace, client=other))
             await it.el.wait_for("debug_traceBlock", 32)
-            with trio.fail_after(2):
+            with trio.fail_after(20):
                 await it.order_build()
                 assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
             assert len(it.el.bodies("debug_traceBlock")) == 32

@@ -9,7 +9,7 @@ from appliance.domain.payloads import BuildId, PayloadSource
 from appliance.engine import events as ev
 from appliance.engine.builds import MAX_BUILDS
 from appliance.engine.events import ASSEMBLED, EL, Announce, PayloadReturned, Reply, Seal, Ticket
-from appliance.wire.engine import BuiltPayload
+from appliance.wire.engine_answers import BuiltPayload
 from tests.engine import messages as m
 from tests.engine.playbook import Playbook
 

@@ -8,7 +8,7 @@ from appliance.domain.health import Health, HealthFact
 from appliance.domain.hysteresis import Track
 from appliance.engine.events import EL
 from appliance.engine.health import BUILDER_PATIENCE, MAX_LAG, QUIET_S, RECHECK_S, HealthMachine
-from appliance.wire.engine import LatestBlock
+from appliance.wire.engine_answers import LatestBlock
 
 NOW = 1_700_000_000
 RETURN_S = BUILDER_PATIENCE.return_s

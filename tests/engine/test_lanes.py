@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from appliance.engine.events import Announce, CallId, Copy, SendInOrder
 from appliance.engine.lanes import Lane, Parcel
 from appliance.engine.parcels import NewPayloadBodies, parcel_of_announcement, parcel_of_copy, parcel_of_order
-from appliance.wire.engine import decode_payload
+from appliance.wire.engine_answers import decode_payload
 from appliance.wire.engine_bodies import new_payload_request, new_payload_request_of_assembled
 from tests.engine import messages as m
 

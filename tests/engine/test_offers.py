@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.engine.events import EL
 from appliance.engine.offers import BuildOrder, Offer, starts_with
-from appliance.wire.engine import decode_payload
+from appliance.wire.engine_answers import decode_payload
 from appliance.wire.extra_data import FeeRules
 from tests.engine import messages as m
 

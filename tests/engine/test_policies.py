@@ -17,7 +17,7 @@ from appliance.engine.policies import (
     max_value,
     policy_named,
 )
-from appliance.wire.engine import decode_payload
+from appliance.wire.engine_answers import decode_payload
 from tests.engine import messages as m
 
 

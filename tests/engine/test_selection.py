@@ -7,7 +7,7 @@ from appliance.engine.events import ASSEMBLED, EL
 from appliance.engine.offers import BuildOrder, Standing
 from appliance.engine.policies import builder, gas_used
 from appliance.engine.selection import AskVerdict, Choose, GiveUp, Selection, Step, Wait
-from appliance.wire.engine import BuiltPayload, Verdict, decode_payload
+from appliance.wire.engine_answers import BuiltPayload, Verdict, decode_payload
 from tests.engine import messages as m
 
 ORDER = BuildOrder(m.PARENT, m.TIMESTAMP, m.ROOT, (b'"%b"' % m.DEPOSIT.encode(),))

@@ -53,7 +53,7 @@ class Serving:
 
     async def until(self, name: str, value: object) -> None:
         """Wait until a number of the hub's statistics is this."""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while self.hub()[name] != value:
                 await trio.lowlevel.checkpoint()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import trio
 
-from appliance.domain.replicas import Cursor, Verdict
+from appliance.domain.replicas import Copy, Cursor, Verdict
 from appliance.flashlog import FlashLog, open_flashlog
 from appliance.telemetry.logging import configure
-from tests.flashlog.replicas import FakeReplica, replicas
+from tests.flashlog.replicas import replicas
 from tests.flashlog.support import flashblock, payload_id
 
 PAYLOADS = 400
@@ -22,7 +22,7 @@ BATCH = 7
 OWN_BRANCH_EVERY = 3
 
 
-def peer_entries() -> list[FakeReplica]:
+def peer_entries() -> list[Copy]:
     """The peer's log: positions from 1."""
     return replicas(
         flashblock(payload, index, size=index * 1500) for payload in range(PAYLOADS) for index in range(FLASHBLOCKS)
@@ -47,7 +47,7 @@ async def follow(log: FlashLog) -> None:
         os.write(1, f"{end.position} {log.head}\n".encode())
 
 
-async def originate(log: FlashLog, item: FakeReplica) -> None:
+async def originate(log: FlashLog, item: Copy) -> None:
     """A flashblock of our own where the peer will have another one."""
     payload = int(item.payload_id, 16)
     if payload % OWN_BRANCH_EVERY == 0 and await log.payload(payload_id(payload)) is None and item.index == 0:

@@ -1,5 +1,6 @@
 """What other hosts' logs bring, on the store."""
 
+import dataclasses
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from appliance.flashlog.rows import Arrival
 from appliance.flashlog.schema import migrate, migrations_folder
 from appliance.flashlog.store import Removed, Store, Work
 from appliance.flashlog.verification import verify
-from tests.flashlog.replicas import FakeReplica, replicas
+from tests.flashlog.replicas import replicas, without_body
 from tests.flashlog.support import assert_contiguous, flashblock, payload_id, store_append
 
 MAX = 2**60
@@ -101,7 +102,7 @@ def test_what_is_held_is_held_whoever_brings_it_and_with_or_without_its_body(sto
     sent = replicas([flashblock(1, 0), flashblock(1, 1)])
     take(store, sent)
     assert take(store, sent, peer="c") == [Receipt(Verdict.HELD, 1), Receipt(Verdict.HELD, 2)]
-    assert take(store, [entry.without_body() for entry in sent]) == [Receipt(Verdict.HELD, 1), Receipt(Verdict.HELD, 2)]
+    assert take(store, [without_body(entry) for entry in sent]) == [Receipt(Verdict.HELD, 1), Receipt(Verdict.HELD, 2)]
 
 
 def test_a_local_entry_and_a_peers_are_one_where_the_bodies_are(store: Store) -> None:
@@ -154,7 +155,7 @@ def test_what_follows_a_refused_body_is_refused_although_its_key_is_free(store: 
 
 def test_a_body_that_is_not_what_its_prefix_says_is_refused(store: Store) -> None:
     (honest,) = replicas([flashblock(1, 0)])
-    lie = FakeReplica(**{**honest.__dict__, "prefix": bytes(32)})
+    lie = dataclasses.replace(honest, prefix=bytes(32))
     assert verdicts(take(store, [lie])) == [Verdict.REFUSED]
 
 
@@ -172,7 +173,7 @@ def test_an_entry_of_another_block_number_than_its_payloads_is_not_taken(store: 
 
 def test_without_a_body_that_is_needed_the_verdict_says_so(store: Store, reader: Reader) -> None:
     (sent,) = replicas([flashblock(1, 0)])
-    assert take(store, [sent.without_body()]) == [Receipt(Verdict.NEED_BODY)]
+    assert take(store, [without_body(sent)]) == [Receipt(Verdict.NEED_BODY)]
     assert keys(reader) == []
 
 

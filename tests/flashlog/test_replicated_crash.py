@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.payloads import PayloadId
+from appliance.domain.replicas import Copy
 from appliance.flashlog import open_flashlog
 from appliance.flashlog.files import DATABASE_NAME
 from appliance.flashlog.maintenance import verify
 from appliance.flashlog.reader import Reader
 from tests.flashlog.follower import FLASHBLOCKS, PAYLOADS, peer_entries
-from tests.flashlog.replicas import FakeReplica
 
 REPOSITORY = Path(__file__).parents[2]
 MAX = 2**40
@@ -53,7 +53,7 @@ def check(folder: Path, kills: int) -> int:
     return passed
 
 
-def item_key(item: FakeReplica) -> tuple[PayloadId, int]:
+def item_key(item: Copy) -> tuple[PayloadId, int]:
     return item.payload_id, item.index
 
 

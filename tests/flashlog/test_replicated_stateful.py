@@ -10,10 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from appliance.domain.errors import EquivocationError, OutOfOrderError
 from appliance.domain.flashblocks import Flashblock
 from appliance.domain.payloads import PayloadId
-from appliance.domain.replicas import Cursor, Record, Verdict
+from appliance.domain.replicas import Copy, Cursor, Record, Verdict
 from appliance.flashlog import FlashLog
 from appliance.flashlog.maintenance import verify
-from tests.flashlog.replicas import FakeReplica, replicas
+from tests.flashlog.replicas import replicas
 from tests.flashlog.support import assert_contiguous, flashblock, payload_id
 from tests.flashlog.test_stateful import MAX, Loop
 
@@ -71,7 +71,7 @@ class ReplicatedLogMachine(RuleBasedStateMachine):
         self.cursors[peer] = cursor
         assert [receipt.verdict for receipt in receipts] == [self.expect(item) for item in sent]
 
-    def expect(self, sent: FakeReplica) -> Verdict:
+    def expect(self, sent: Copy) -> Verdict:
         """What the log must say, and what it then holds."""
         have = self.held.get(sent.payload_id, [])
         mine = replicas([flashblock_of(sent, body, index) for index, body in enumerate(have)])
@@ -192,7 +192,7 @@ class ReplicatedLogMachine(RuleBasedStateMachine):
         assert report.ok, report.problems
 
 
-def flashblock_of(sent: FakeReplica, body: bytes, index: int) -> Flashblock:
+def flashblock_of(sent: Copy, body: bytes, index: int) -> Flashblock:
     return Flashblock(sent.payload_id, index, sent.block_number, None, None, body, sent.encoding)
 
 

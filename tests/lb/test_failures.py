@@ -18,6 +18,7 @@ from appliance.net.http import HttpRequest, HttpResponse
 from tests.lb.world import CALL, COOL, SETTINGS, FakeNode, Gate, World, answers, fake_node, hang, world
 from tests.net.upstreams import Conversation, upstream
 from tests.support.eventually import eventually
+from tests.support.ports import lasting_port
 
 FAST_TRACK = {"X-Fast-Track": "true"}
 HIGH = {"X-High-Priority": "true"}
@@ -30,8 +31,7 @@ def replaced(**changes: Any) -> LbSettings:
 
 def refused_port() -> str:
     """A URL where nobody listens."""
-    with socket.create_server(("127.0.0.77", 0)) as taken:
-        return f"http://127.0.0.77:{taken.getsockname()[1]}"
+    return f"http://127.0.0.1:{lasting_port()}"
 
 
 async def ask_and_leave(w: World, when: Callable[[], bool]) -> None:
@@ -207,8 +207,8 @@ async def test_when_all_nodes_are_out_requests_fail_fast_and_those_that_wait_hea
 
 async def fail_running(w: World) -> None:
     """The node's connections break."""
-    for lane in list(w.lb._relay._proxying._began):
-        lane._connection._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]  # it is in use
+    for job in list(w.lb._relay._proxying._began):
+        job.lane._connection._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]  # it is in use
     await trio.lowlevel.checkpoint()
 
 

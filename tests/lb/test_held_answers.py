@@ -1,6 +1,7 @@
 """Answers that wait for slow clients: the account, and the load balancer when it is full."""
 
 import msgspec
+import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,15 +22,16 @@ def test_small_answers_are_not_counted() -> None:
     held = HeldAnswers(1)
     assert held.response(200, bytes(UNCOUNTED_BYTES), NO_HEADERS) == HttpResponse(200, bytes(UNCOUNTED_BYTES))
     assert (held.taken, held.full) == (0, False)
-    assert held.response(200, bytes(UNCOUNTED_BYTES + 2), NO_HEADERS) is None
+    assert (held.has_room(UNCOUNTED_BYTES), held.has_room(UNCOUNTED_BYTES + 2)) == (True, False)
+    with pytest.raises(ValueError, match="no room"):
+        held.response(200, bytes(UNCOUNTED_BYTES + 2), NO_HEADERS)
 
 
 def test_an_answer_is_held_until_it_was_sent_and_given_back_once() -> None:
     held = HeldAnswers(1000)
     first = held.response(200, bytes(UNCOUNTED_BYTES + 1000), NO_HEADERS)
-    assert first is not None
     assert (held.taken, held.full, repr(held)) == (1000, True, "<HeldAnswers 1000 of 1000 bytes>")
-    assert held.response(200, bytes(UNCOUNTED_BYTES + 1), NO_HEADERS) is None
+    assert not held.has_room(UNCOUNTED_BYTES + 1)
     for _ in range(2):
         first.sent()
         assert (held.taken, held.full) == (0, False)
@@ -42,8 +44,8 @@ def test_the_bound_holds_and_nothing_is_lost(events: list[tuple[bool, int]]) -> 
     for sent, size in events:
         if sent and waiting:
             waiting.pop().sent()
-        elif (response := held.response(200, bytes(size), NO_HEADERS)) is not None:
-            waiting.append(response)
+        elif held.has_room(size):
+            waiting.append(held.response(200, bytes(size), NO_HEADERS))
         assert held.taken == sum(max(len(each.body) - UNCOUNTED_BYTES, 0) for each in waiting) <= 4 * UNCOUNTED_BYTES
     for each in waiting:
         each.sent()

@@ -68,7 +68,7 @@ async def test_what_cannot_be_done_is_400_with_the_reason() -> None:
         assert (answer.status, answer.body) == (400, b"node not found\n")
         answer = await w.nodes("POST", refused_port())
         assert answer.status == 400
-        assert b"health check of http://127.0.0.77:" in answer.body
+        assert b"health check of http://127.0.0.1:" in answer.body
         answer = await w.client.request("POST", "/nodes", (), b"{", timeout_s=5)
         assert answer.status == 400
         answer = await w.client.request("POST", "/nodes", (), b'{"url": "x"}', timeout_s=5)
@@ -142,7 +142,7 @@ async def test_the_configurations_nodes_are_declarative() -> None:
             await w.nodes("POST", added.url)
             answer = await w.nodes("DELETE", named.url)
             assert answer.status == 400
-            assert answer.body == f"{named.url} is named by the configuration: remove it there, and restart\n".encode()
+            assert answer.body == f"{named.url} is named by the configuration: remove it there, and reload\n".encode()
             await w.nodes("POST", f"{named.url}?_workers=9")  # its number of workers is the configuration's
             assert await uris(w) == [f"{named.url}?_workers=2", added.url]
             assert list(store.kept) == [added.url]

@@ -10,7 +10,7 @@ from appliance.lb.dispatch import Job
 from appliance.lb.node import NodeSettings
 from appliance.lb.node_health import HealthRules
 from appliance.lb.rate_limit import Rate
-from appliance.lb.relay import Attempt, Relay, RelayRules
+from appliance.lb.relay import Relay, RelayRules
 from appliance.net.http import HttpRequest, HttpResponse
 from tests.lb.test_failures import FAST_TRACK, HIGH, ask_and_leave, raw_node, replaced
 from tests.lb.world import CALL, COOL, FakeNode, Gate, World, answers, hang, world
@@ -77,7 +77,7 @@ async def test_nothing_of_a_request_waits_for_the_garbage_collector() -> None:
                 for _ in range(3):
                     await w.call()
             await trio.testing.wait_all_tasks_blocked(0.01)
-            left = [each for each in gc.get_objects() if isinstance(each, (Job, Attempt))]
+            left = [each for each in gc.get_objects() if isinstance(each, Job)]
         finally:
             gc.enable()
         assert left == []

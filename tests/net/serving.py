@@ -146,6 +146,12 @@ class Running:
     clients: list[trio.SocketStream] = field(default_factory=list)
 
     async def connect(self) -> Peer:
+        peer = self.connect_now()
+        await trio.lowlevel.checkpoint()
+        return peer
+
+    def connect_now(self) -> Peer:
+        """Nobody can have accepted it yet."""
         family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
         client = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -153,7 +159,6 @@ class Running:
         except OSError:
             client.close()
             raise
-        await trio.lowlevel.checkpoint()
         self.clients.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
         return Peer(self.clients[-1])
 

@@ -91,6 +91,22 @@ async def test_who_asks_as_the_server_stops_is_answered_or_finds_the_connection_
             assert answer.startswith(b"HTTP/1.1 200") or (answer == b"" and turns < 0), (sent, answer)
 
 
+@pytest.mark.parametrize("count", [1, 40])
+async def test_who_asked_before_the_stop_is_answered_though_nobody_had_accepted_him(count: int) -> None:
+    async with running(echo) as there:
+        waiting = [there.connect_now() for _ in range(count)]
+        silent = there.connect_now()
+        for peer in waiting:
+            peer.send_now(GET)
+        there.stopping.set()
+
+        for peer in waiting:
+            answer = await peer.rest()
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer
+        assert await silent.rest() == b""
+
+
 async def test_what_outlasts_the_drain_is_cancelled(autojump_clock: MockClock) -> None:
     ended: list[str] = []
 

@@ -126,7 +126,7 @@ async def by_cancellation(client: HttpClient) -> None:
 
 @pytest.mark.parametrize("give_up", [by_deadline, by_cancellation])
 async def test_giving_up_in_the_middle_of_a_large_answer_closes_its_connection(
-    give_up: Callable[[HttpClient], Awaitable[None]],
+    give_up: Callable[[HttpClient], Awaitable[None]], autojump_clock: trio.abc.Clock
 ) -> None:
     async with upstream(half_an_answer) as there, client_of(there.address, max_connections=1) as client:
         await give_up(client)

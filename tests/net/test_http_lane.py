@@ -278,18 +278,23 @@ async def test_an_answer_in_pieces_is_finished_in_a_task(size: int) -> None:
 
 
 async def test_a_farewell_right_behind_an_answer_is_seen_before_the_next_request() -> None:
+    answered, said = [trio.Event() for _ in range(3)], [trio.Event() for _ in range(3)]
+
     async def script(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.answer(b"%d" % conversation.number)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await answered[conversation.number].wait()
         await conversation.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        said[conversation.number].set()
         await conversation.wait_closed()
 
     async with upstream(script) as made:
         lane = lane_to(url_of(made))
         for number in range(3 if current[-1] is not None else 1):  # who only looks after a while sees it later
             assert (await ask(lane)).body == b"%d" % number
-            await trio.sleep(0.05)
+            answered[number].set()
+            await said[number].wait()
+            await trio.testing.wait_all_tasks_blocked()
         lane.close()
 
 
@@ -310,6 +315,17 @@ async def test_a_request_that_was_aborted_by_callback_is_told_and_then_timed_out
             await lane.finish()
         await made.conversations[0].ended.wait()
         assert repr(lane).endswith("not connected>")
+
+
+async def test_an_abort_before_it_began_to_connect_is_not_forgotten() -> None:
+    async with upstream(echo_bodies) as made:
+        lane = lane_to(url_of(made))
+        head = post_head(parse_url("http://h/", "http")) + b"2\r\n\r\n"
+        assert not lane.begin(head, b"{}", trio.current_time())
+        lane.abort()
+        with pytest.raises(TimedOut):
+            await lane.finish()
+        assert made.conversations == []
 
 
 async def test_a_lane_that_is_closed_tells_nobody() -> None:

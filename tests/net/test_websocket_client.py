@@ -243,7 +243,7 @@ async def test_a_server_that_is_no_websocket_server_is_found_out_at_once(answer:
         await conversation.send(answer)
 
     async with upstream(script) as there:
-        with trio.fail_after(2), pytest.raises((ConnectFailed, BadResponse)):
+        with trio.fail_after(30), pytest.raises((ConnectFailed, BadResponse)):
             async with connect(there.address, connect_timeout_s=60):
                 raise AssertionError("not reached")
 

@@ -15,6 +15,7 @@ from appliance.net.websocket_handshake import NotAWebsocket
 from appliance.net.websocket_server import ServerWebsocket, WebsocketLimits
 from appliance.wire.jsonrpc import Request, decode_request, encode_error, encode_result
 from tests.providers.chain import Block, Chain, encoded
+from tests.support.ports import lasting_port
 
 Answer = Callable[[Request], bytes | HttpResponse | None]
 """What a test says instead of the endpoint: an answer's bytes, a whole HTTP response, None for its own answer."""
@@ -35,7 +36,7 @@ class Endpoint:
         self._path = path
         self._hanging = trio.Event()
         self._hanging.set()
-        self._port = 0
+        self._port = lasting_port()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._websockets: dict[ServerWebsocket, dict[str, str]] = {}
@@ -61,7 +62,6 @@ class Endpoint:
         """Listen; on the same port as before when it was killed."""
         self._scope, self._ended = trio.CancelScope(), trio.Event()
         listener = open_listener(f"127.0.0.1:{self._port}")
-        self._port = listener.getsockname()[1]
         await nursery.start(self._run, listener)
 
     async def kill(self) -> None:

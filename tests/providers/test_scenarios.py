@@ -55,9 +55,8 @@ async def test_a_hanging_endpoint_is_found_by_its_timeout_and_its_requests_move_
     async with rig(main=kind, backup="ws") as r:
         await r.until_known()
         r.endpoints["main"].hang()
-        began = trio.current_time()
         assert await r.call("web3_sha3") == "backup web3_sha3"
-        assert trio.current_time() - began < 2
+        assert r.metric("eth_network_errors", provider="main") >= 1
         await r.until_active("backup")
 
 

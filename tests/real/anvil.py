@@ -1,17 +1,16 @@
 """Real JSON-RPC nodes from npm: anvil. Nodes that are told the same things have the same chain, hash for hash."""
 
 import http.client
-import os
 import pathlib
-import signal
 import time
 from typing import Any, Final, Self
 
 import pytest
 
 from tests.real.nodes import FOLDER
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
 from tests.real.rpc import RpcClient
+from tests.support.ports import lasting_port
 
 # The program itself: the package's own launcher is a Node process around it that a SIGSTOP would hit instead.
 BINARY: Final = FOLDER / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
@@ -30,7 +29,7 @@ class Anvil:
             pytest.skip("@foundry-rs/anvil has no program for this machine here")
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
-        self.port = free_port()
+        self.port = lasting_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.websocket_url = f"ws://127.0.0.1:{self.port}"
         self.genesis_time = int(time.time()) if genesis_time is None else genesis_time
@@ -78,11 +77,11 @@ class Anvil:
 
     def hang(self) -> None:
         """SIGSTOP: its kernel takes connections and bytes, and nobody answers."""
-        os.killpg(self.process.pid, signal.SIGSTOP)
+        self.process.pause()
 
     def resume(self) -> None:
         """SIGCONT."""
-        os.killpg(self.process.pid, signal.SIGCONT)
+        self.process.resume()
 
     def kill(self) -> None:
         """SIGKILL, also of one that hangs."""

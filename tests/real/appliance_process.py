@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 from tests.real.nodes import ExecutionClient
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
 from tests.real.rpc import RpcClient
+from tests.support.ports import lasting_port
 
 COMMAND = (sys.executable, "-m", "appliance")
 
@@ -29,7 +30,7 @@ class Appliance:
         folder.mkdir(parents=True)
         secret = secrets.token_bytes(32)
         (folder / "jwt.hex").write_text("0x" + secret.hex() + "\n")
-        self._port, self._admin_port = free_port(), free_port()
+        self._port, self._admin_port = lasting_port(), lasting_port()
         self.engine = RpcClient(f"http://127.0.0.1:{self._port}", secret)
         config = folder / "appliance.toml"
         engine = f'policy = "{policy}"\nmax_unsafe_interval_s = {max_unsafe_interval_s}'

@@ -11,7 +11,7 @@ import pytest
 from tests.real.chain import Wallet, genesis
 from tests.real.nodes import ExecutionClient, install
 
-GENESIS_AGE_S = 60  # a chain that runs faster than its block time begins in the past
+GENESIS_AGE_S = 150  # a chain that runs faster than its block time begins in the past
 
 
 @dataclass(frozen=True)

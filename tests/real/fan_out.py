@@ -14,7 +14,8 @@ from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.domain.payloads import PayloadId
 from appliance.flashlog.jsonl import ExportedEntry, to_line
 from appliance.wire.flashblock import decode
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
+from tests.support.ports import lasting_port
 
 COMMAND = (sys.executable, "-m", "appliance")
 CAPTURES = pathlib.Path(__file__).parents[1] / "data" / "flashblocks"
@@ -50,7 +51,7 @@ class FanOut:
     """The process. Of ``published`` the first block came from its builder as text, the second as brotli."""
 
     def __init__(self, folder: pathlib.Path, published: Sequence[Published], extra: str = "") -> None:
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{lasting_port()}"
         self._import(folder, published)
         config = folder / "appliance.toml"
         config.write_text(f"""

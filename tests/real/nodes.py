@@ -8,8 +8,9 @@ import shutil
 import subprocess
 from typing import Any
 
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
 from tests.real.rpc import RpcClient, RpcError
+from tests.support.ports import lasting_port
 
 FOLDER = pathlib.Path(__file__).parent
 CLI = FOLDER / "node_modules" / "@ethereumjs" / "client" / "dist" / "esm" / "bin" / "cli.js"
@@ -35,7 +36,7 @@ class ExecutionClient:
         self.secret_file = folder / "jwt.hex"
         self.secret_file.write_text(self.secret.hex())
         (folder / "genesis.json").write_text(json.dumps(genesis))
-        ports = {"rpcPort": free_port(), "rpcEnginePort": free_port(), "port": free_port()}
+        ports = {"rpcPort": lasting_port(), "rpcEnginePort": lasting_port(), "port": lasting_port()}
         self.engine_url = f"http://127.0.0.1:{ports['rpcEnginePort']}"
         self.engine = RpcClient(self.engine_url, self.secret)
         self.rpc = RpcClient(f"http://127.0.0.1:{ports['rpcPort']}")

@@ -3,18 +3,19 @@
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 
-def free_port() -> int:
-    """A port that was free a moment ago; the children bind at once, so the race is small."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+def stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped (proc(5): state T)."""
+    try:
+        stats = [file.read_text() for file in pathlib.Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # one of them has just ended
+        return False
+    return {stat.rpartition(")")[2].split()[0] for stat in stats} == {"T"}
 
 
 class ChildProcess:
@@ -57,6 +58,18 @@ class ChildProcess:
         """Of the process, and of its group."""
         assert self._process is not None, f"{self.name} does not run"
         return self._process.pid
+
+    def pause(self) -> None:
+        """SIGSTOP, and all of its threads stand still: until one of them has taken the signal the others go on."""
+        os.killpg(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 10.0
+        while not stands_still(self.pid):
+            assert time.monotonic() < deadline, f"{self.name} does not stop"
+            time.sleep(0.001)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.killpg(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL: no goodbye, as when the machine takes it."""

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, Self
 
 from tests.real.anvil import Anvil
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
 from tests.real.rpc import RpcClient
+from tests.support.ports import lasting_port
 
 THRESHOLDS = """
 probe_interval_s = 0.2
@@ -29,7 +30,7 @@ class ProvidersProcess:
 
     def __init__(self, folder: pathlib.Path, endpoints: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._port, self._admin_port = free_port(), free_port()
+        self._port, self._admin_port = lasting_port(), lasting_port()
         self.rpc = RpcClient(f"http://127.0.0.1:{self._port}")
         self.websocket_url = f"ws://127.0.0.1:{self._port}"
         config = folder / "appliance.toml"

@@ -9,22 +9,26 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from statistics import median
 from typing import Any
 
 import pytest
 
 from tests.real.anvil import Anvil
-from tests.real.processes import ChildProcess, free_port
+from tests.real.processes import ChildProcess
+from tests.support.ports import lasting_port
 
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"eth_getBlockByNumber","params":["latest",true]}'
 CLIENTS = 12
+PROXY_TIMEOUT_S = 4.0
+PIECES = 5
 
 
 class LoadBalancer:
     """`appliance run` with nothing but `[lb]` and `[admin]`."""
 
     def __init__(self, folder: pathlib.Path, nodes: list[Anvil]) -> None:
-        self.port, self._admin_port = free_port(), free_port()
+        self.port, self._admin_port = lasting_port(), lasting_port()
         config = folder / "appliance.toml"
         config.write_text(
             f"""
@@ -33,7 +37,7 @@ folder = "{folder / "data"}"
 
 [lb]
 listen = "127.0.0.1:{self.port}"
-proxy_timeout_ms = 1000
+proxy_timeout_ms = {int(PROXY_TIMEOUT_S * 1000)}
 check_interval_s = 0.5
 check_timeout_ms = 1000
 ejection_s = 0.5
@@ -91,8 +95,8 @@ class Load:
             thread.join(30.0)
 
     def since(self, began: float) -> list[float]:
-        """Latencies of requests that were sent after ``began``, in order of length."""
-        return sorted(took for at, took in list(self.latencies_s) if at >= began)
+        """Latencies of requests that were sent after ``began``, in the order of their answers."""
+        return [took for at, took in list(self.latencies_s) if at >= began]
 
     def wait_for_requests(self, count: int) -> None:
         """So many more than now."""
@@ -137,8 +141,11 @@ def balancer(tmp_path: pathlib.Path, nodes: list[Anvil]) -> Iterator[LoadBalance
         made.process.stop()
 
 
-def p99(ordered: list[float]) -> float:
-    return ordered[len(ordered) * 99 // 100]
+def p99(latencies: list[float]) -> float:
+    """The median of the p99 of each piece: a moment in which the whole machine stands still is in one of them."""
+    size = len(latencies) // PIECES
+    pieces = [sorted(latencies[start : start + size]) for start in range(0, size * PIECES, size)]
+    return median(piece[len(piece) * 99 // 100] for piece in pieces)
 
 
 @pytest.mark.real
@@ -146,7 +153,7 @@ def test_one_of_three_nodes_is_killed_under_load_and_no_request_is_lost(
     balancer: LoadBalancer, nodes: list[Anvil]
 ) -> None:
     with Load(balancer.port) as load:
-        load.wait_for_requests(300)
+        load.wait_for_requests(600)
         before = load.since(0.0)
         killed_at = time.monotonic()
         nodes[1].kill()
@@ -155,6 +162,7 @@ def test_one_of_three_nodes_is_killed_under_load_and_no_request_is_lost(
         after = load.since(killed_at)
     assert load.wrong == []
     assert p99(after) < max(3 * p99(before), 0.25), (p99(before), p99(after))
+    assert max(after) < PROXY_TIMEOUT_S, "nobody waits for a node that is gone"
 
 
 @pytest.mark.real
@@ -170,8 +178,8 @@ def test_a_node_that_hangs_is_left_out_and_comes_back(balancer: LoadBalancer, no
         balancer.wait_for(lambda states: states == ["healthy"] * 3)
         load.wait_for_requests(100)
     assert load.wrong == []
-    assert max(load.since(0.0)) < 5.0
-    assert p99(quick) < 1.0
+    assert max(load.since(0.0)) < 3 * PROXY_TIMEOUT_S, "who was at the node waits once, and is answered by another"
+    assert max(quick) < PROXY_TIMEOUT_S, "nobody waits for a node that is out"
 
 
 @pytest.mark.real

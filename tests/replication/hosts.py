@@ -146,14 +146,14 @@ async def running(*hosts: Host) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
-async def committed(*hosts: Host, entries: int, timeout_s: float = 10.0) -> None:
+async def committed(*hosts: Host, entries: int, timeout_s: float = 60.0) -> None:
     """Wait until so many are shown on each."""
     for host in hosts:
         await eventually(lambda host=host: host.log.statistics()["entries"] == entries, timeout_s)  # type: ignore[misc]
         await eventually(lambda host=host: host.log.head == host.log.appended, timeout_s)  # type: ignore[misc]
 
 
-async def agreed(*hosts: Host, timeout_s: float = 10.0) -> int:
+async def agreed(*hosts: Host, timeout_s: float = 60.0) -> int:
     """Wait until these hold the same number of entries and show all of them; that number."""
 
     def is_so() -> bool:

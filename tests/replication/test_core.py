@@ -27,6 +27,7 @@ from appliance.replication.commands import (
     SetRecovered,
     ShowThrough,
     Store,
+    Take,
 )
 from appliance.replication.core import Core
 from appliance.replication.follower_link import SAVE_CURSOR_S
@@ -107,6 +108,10 @@ class Played:
             receipts = self.disk.append_from(command.entries, command.late)
             self.feed()
             self.core.stored(command, receipts, self.now)
+        elif isinstance(command, Take):
+            self.disk.append_from((command.entry,), frozenset())
+            self.feed()
+            self.core.taken(command, self.now)
         elif isinstance(command, Replace):
             self.disk.replace(command.payload_id, command.from_index)
             self.core.removed(command, self.now)
@@ -320,6 +325,14 @@ def test_of_two_hosts_of_one_name_only_the_first_is_taken(first: Callable[..., s
     assert host.taken(End) == [End(other, reason, True) for other in others]
     assert host.core.serving(link) or host.core.following(link)
     assert "lost_log" not in host.notices()
+
+
+@pytest.mark.parametrize("first", [Played.serve, Played.follow])
+def test_a_new_log_of_a_voter_whose_votes_were_heard_is_told_that_there_was_another(first: Callable[..., str]) -> None:
+    host = Played()
+    host.core.ended(first(host, "b", log_id="log-b"), host.now)
+    link = host.serve("b", log_id="new", recovering=True)
+    assert [welcome.another_log for welcome in host.sent(link, Welcome)] == [True]
 
 
 def test_a_copied_log_is_refused_under_another_name() -> None:

@@ -14,7 +14,7 @@ from appliance.flashlog import replica_jobs
 from appliance.flashlog.reader import Reader
 from appliance.flashlog.rows import Arrival
 from appliance.flashlog.store import Store, Work
-from tests.flashlog.replicas import replicas
+from tests.flashlog.replicas import replicas, without_body
 from tests.flashlog.support import flashblock, payload_id
 from tests.replication.simulation.disk import DiskLog
 
@@ -65,7 +65,7 @@ class DiskLikeLog(RuleBasedStateMachine):
     def take(self, payload: int, text: str, split: int, first: int, count: int, late: set[int], bare: bool) -> None:
         sent = replicas(branch(payload, text, split, first + count))[first:]
         if bare:
-            sent = [sent[0].without_body(), *sent[1:]]
+            sent = [without_body(sent[0]), *sent[1:]]
         received = self.run(lambda store: replica_jobs.append_from(store, "peer", sent, None, late))
         assert isinstance(received, replica_jobs.Received)
         ours = self.disk.append_from(sent, frozenset(late))

@@ -68,7 +68,7 @@ async def test_no_ring_is_missed_by_who_takes_it_before_it_looks() -> None:
     bell = Bell()
     ring = bell.next_ring()
     bell.ring()
-    with trio.fail_after(1):
+    with trio.fail_after(30):
         await ring.wait()
     assert not bell.next_ring().is_set()
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.support.eventually import eventually
 from tests.support.lines import LineReader
 
 pytestmark = pytest.mark.slow
@@ -49,7 +51,7 @@ async def test_a_subscriber_of_the_host_that_is_killed_goes_on_at_the_next_and_t
     tmp_path: Path,
 ) -> None:
     arguments = ["dev", "--hosts", "3", "--any-port", "--block-time", "1", "--data", str(tmp_path)]
-    with trio.fail_after(100):
+    with trio.fail_after(200):
         async with started(*arguments) as (dev, lines):
             tail_hint = await lines.wait_for(" tail --url ")
             urls = re.findall(r"ws://\S+", tail_hint)
@@ -71,6 +73,25 @@ async def test_a_subscriber_of_the_host_that_is_killed_goes_on_at_the_next_and_t
     assert_whole(seen)
     with pytest.raises(ProcessLookupError):
         os.kill(int(again.rpartition(" ")[2]), 0)
+
+
+async def test_a_session_that_is_killed_leaves_no_host_behind(tmp_path: Path) -> None:
+    arguments = ["dev", "--hosts", "2", "--any-port", "--block-time", "1", "--data", str(tmp_path)]
+    logs = [tmp_path / name / "appliance.log" for name in ("host-0", "host-1")]
+    with trio.fail_after(200):
+        async with started(*arguments) as (dev, lines):
+            await lines.wait_for("block ")
+            dev.kill()
+            assert await dev.wait() == -signal.SIGKILL
+            for log in logs:
+                await eventually(partial(ended_in_order, log))
+    for log in logs:
+        assert "stopping" in log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+def ended_in_order(log: Path) -> bool:
+    return "stopped" in log.read_text().splitlines()[-1]
 
 
 async def wait_same(tmp_path: Path) -> None:

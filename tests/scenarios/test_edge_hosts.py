@@ -61,7 +61,7 @@ async def show_status(admin: int) -> None:
     for text in ("replication", "learner", "quorum 2 of 2", "peer a", "commits take"):
         assert text in shown.stdout, text
     async with HttpClient(url) as client:
-        metrics = (await client.request("GET", "/metrics", timeout_s=5)).body.decode()
+        metrics = (await client.request("GET", "/metrics", timeout_s=20)).body.decode()
     for name in (
         'replication_following{peer="a"} 1.0',
         "replication_commit_seconds_bucket",

@@ -27,20 +27,20 @@ class Host:
 
     async def get(self, path: str) -> Any:
         async with HttpClient(self.admin) as client:
-            return json.loads((await client.request("GET", path, timeout_s=5)).body)
+            return json.loads((await client.request("GET", path, timeout_s=20)).body)
 
     async def metrics(self) -> str:
         async with HttpClient(self.admin) as client:
-            return (await client.request("GET", "/metrics", timeout_s=5)).body.decode()
+            return (await client.request("GET", "/metrics", timeout_s=20)).body.decode()
 
     async def debug(self, method: str, *params: object) -> Any:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         async with HttpClient(f"http://{self.process.addresses['debug']}") as client:
-            return json.loads((await client.request("POST", "/", JSON, body, timeout_s=5)).body)["result"]
+            return json.loads((await client.request("POST", "/", JSON, body, timeout_s=20)).body)["result"]
 
     async def health(self) -> int:
         async with HttpClient(f"http://{self.process.addresses['engine']}") as client:
-            return (await client.request("GET", "/healthz", timeout_s=5)).status
+            return (await client.request("GET", "/healthz", timeout_s=20)).status
 
     async def command(self, *arguments: str) -> str:
         line = [sys.executable, "-m", "appliance", "mode", *arguments, "--url", self.admin]
@@ -147,10 +147,11 @@ async def test_every_decision_can_be_asked_for_afterwards(nursery: trio.Nursery,
     async with started(nursery, devnet), running(files.write) as process:
         host = Host(process)
         await devnet.start_node(f"http://{process.addresses['engine']}", files.secret)
-        await process.wait_for_event("returning block", 4)
+        await process.wait_for_event("payload landed")
+        line = next(block for block in reversed(host.returned) if block["context"] == "builder")
+        await host.next_blocks(3)  # what came too late for a block is told by then
         listed = (await host.get("/api/v1/payloads?limit=3"))["payloads"]
         assert len(listed) == 3
-        line = host.returned[1]
         entry = await host.get(f"/api/v1/payloads/{line['payload_id']}")
         assert await host.get(f"/api/v1/payloads/{line['hash']}") == entry
         metrics = await host.metrics()

@@ -40,4 +40,5 @@ async def test_blocks_without_a_state_root_are_completed_by_the_el(nursery: trio
     assert [block.header.state_root for block in blocks if not any(block.header.state_root)] == []
     # What the builder adds and the EL's own pool would not: the builder's own transaction, in its block.
     assert by_context["builder"] >= 6
-    assert all(len(block.transactions) > 1 for block in blocks)
+    # A block that was asked for right after its first flashblock has no more than that.
+    assert any(len(block.transactions) > 1 for block in blocks)

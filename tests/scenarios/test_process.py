@@ -15,6 +15,7 @@ from appliance.net.errors import ConnectionBroken
 from appliance.net.http_client import HttpClient
 from appliance.net.websocket_client import Inbox
 from tests.support.hosts import HostFiles, started, subscribe, take
+from tests.support.ports import lasting_port
 from tests.support.process import running
 
 FANOUT_ONLY = '[store]\nfolder = "data"\n[fanout]\nlisten = "127.0.0.1:{port}"\n'
@@ -145,7 +146,7 @@ async def test_two_appliances_on_one_folder_the_second_says_so(tmp_path: Path) -
 async def read_until_closed(inbox: Inbox, messages: list[bytes]) -> str:
     """Take what still comes; why the connection ended."""
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async for body, _ in inbox:
                 messages.append(body)
     except ConnectionBroken as error:
@@ -164,7 +165,7 @@ async def test_sigterm_stops_in_order_and_closes_subscribers_with_their_position
             messages = await take(inbox, 6)
             host.terminate()
             reason = await read_until_closed(inbox, messages)
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             assert await host.process.wait() == 0
     last = json.loads(messages[-1])
     assert "1001" in reason
@@ -180,11 +181,11 @@ async def test_status_shows_every_plane_and_metrics_keep_the_names_of_what_was_r
     files = HostFiles(tmp_path, devnet)
     async with started(nursery, devnet), running(files.write) as host:
         await devnet.start_node(f"http://{host.addresses['engine']}", files.secret)
-        await host.wait_for_event("returning block", count=2)
+        await host.wait_for_event("payload landed")  # a builder's block, and flashblocks of it in the log
         admin = f"http://{host.addresses['admin']}"
         async with HttpClient(admin) as client:
-            status = json.loads((await client.request("GET", "/api/v1/status", timeout_s=5)).body)
-            metrics = (await client.request("GET", "/metrics", timeout_s=5)).body.decode()
+            status = json.loads((await client.request("GET", "/api/v1/status", timeout_s=20)).body)
+            metrics = (await client.request("GET", "/metrics", timeout_s=20)).body.decode()
         shown = await trio.to_thread.run_sync(appliance, "status", "--url", admin)
     assert {name: plane["state"] for name, plane in status["planes"].items()} == dict.fromkeys(
         ["flashblocks", "engine", "debug", "fanout", "admin"], "running"
@@ -217,7 +218,7 @@ async def test_tail_after_a_place_that_is_not_held_says_so_and_which_is(nursery:
     files = HostFiles(tmp_path, devnet)
     async with started(nursery, devnet), running(files.write) as host:
         await devnet.start_node(f"http://{host.addresses['engine']}", files.secret)
-        await host.wait_for_event("returning block")
+        await host.wait_for_event("payload landed")
         stream = f"ws://{host.addresses['fanout']}/ws"
         done = await trio.to_thread.run_sync(appliance, "tail", "--url", stream, "--after", "1:0")
     assert done.returncode == 1
@@ -229,11 +230,10 @@ async def test_tail_after_a_place_that_is_not_held_says_so_and_which_is(nursery:
 
 async def test_tail_follows_the_stream_across_a_kill_9(nursery: trio.Nursery, tmp_path: Path) -> None:
     devnet = Devnet(tmp_path, DevnetSettings(block_time_s=0.4, flashblock_interval_s=0.1))
-    files = HostFiles(tmp_path, devnet)
+    lasting = {plane: {"listen": f"127.0.0.1:{lasting_port()}"} for plane in ("fanout", "engine")}
+    files = HostFiles(tmp_path, devnet, lasting)
     async with started(nursery, devnet):
         async with running(files.write) as host:
-            files.sections["fanout"] = {"listen": host.addresses["fanout"]}
-            files.sections["engine"] = {"listen": host.addresses["engine"]}
             await devnet.start_node(f"http://{host.addresses['engine']}", files.secret)
             await host.wait_for_event("returning block")
             stream = f"ws://{host.addresses['fanout']}/ws"
@@ -243,12 +243,12 @@ async def test_tail_follows_the_stream_across_a_kill_9(nursery: trio.Nursery, tm
                 stderr=subprocess.PIPE,
             )
             assert tail.stdout is not None
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 output = await tail.stdout.receive_some()  # a first connection that fails would be an error
             host.kill()
             await host.process.wait()
         async with running(files.write):
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 async for chunk in tail.stdout:
                     output += chunk
                 assert tail.stderr is not None

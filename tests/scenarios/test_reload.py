@@ -1,12 +1,15 @@
-"""SIGHUP to a real process: keys and limits change, a bad file changes nothing, and the metric says which it was."""
+"""SIGHUP to a real process: keys, limits, nodes change; a bad file changes nothing; the metric says which it was."""
 
 import signal
 from pathlib import Path
 
+import msgspec
 import trio
 
 from appliance.net.http_client import HttpClient
 from tests.fanout.serving import RawClient, close_of
+from tests.lb.world import CALL, COOL, FakeNode, Gate, fake_node
+from tests.support.eventually import eventually
 from tests.support.process import ApplianceProcess, running
 
 FILE = """
@@ -38,7 +41,7 @@ async def status(host: ApplianceProcess, key: str) -> int:
 
 async def metric(host: ApplianceProcess) -> str:
     async with HttpClient(f"http://{host.addresses['admin']}") as client:
-        text = (await client.request("GET", "/metrics", timeout_s=5)).body.decode()
+        text = (await client.request("GET", "/metrics", timeout_s=20)).body.decode()
     return next(line for line in text.splitlines() if line.startswith("appliance_config_last_reload_successful "))
 
 
@@ -73,6 +76,61 @@ async def test_a_key_is_added_and_removed_and_a_bad_file_changes_nothing(tmp_pat
         assert await status(host, SECOND) == 101
         assert await metric(host) == "appliance_config_last_reload_successful 1.0"
         assert not any(key in text for key in (FIRST, SECOND) for text in host.text)
+        host.terminate()
+        with trio.fail_after(60):
+            assert await host.process.wait() == 0
+
+
+LB_FILE = """
+[store]
+folder = "data"
+[lb]
+listen = "127.0.0.1:0"
+tries = {tries}
+{nodes}
+[admin]
+listen = "127.0.0.1:0"
+[log]
+format = "json"
+"""
+
+
+async def test_nodes_of_the_load_balancer_come_and_go_while_requests_run(tmp_path: Path) -> None:
+    file, gate = tmp_path / "a.toml", Gate()
+
+    def write(tries: int, *nodes: FakeNode) -> Path:
+        named = "".join(f'[[lb.nodes]]\nurl = "{node.url}"\n' for node in nodes)
+        file.write_text(LB_FILE.format(tries=tries, nodes=named))
+        return file
+
+    async with (
+        fake_node() as stays,
+        fake_node(FakeNode(gate)) as goes,
+        fake_node() as comes,
+        running(lambda: write(3, goes)) as host,
+    ):
+        async with HttpClient(f"http://{host.addresses['lb']}") as client:
+            running_there = []
+
+            async def ask() -> None:
+                running_there.append(await client.request("POST", "/", (), CALL, timeout_s=10))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await eventually(lambda: goes.running == 1)
+                write(4, stays, comes)
+                host.process.send_signal(signal.SIGHUP)
+                line = await host.wait_for_event("configuration reloaded")
+                assert line["changed"] == ["lb.nodes"]
+                assert host.events("some changes hold only after a restart")[0]["keys"] == ["lb.tries"]
+                for _ in range(4):
+                    assert (await client.request("POST", "/", (), CALL, timeout_s=10)).body == COOL
+                assert (len(stays.requests), len(comes.requests), len(goes.requests)) == (2, 2, 1)
+                gate.open_all()
+            assert [(answer.status, answer.body) for answer in running_there] == [(200, COOL)]
+            assert goes.cancelled == 0
+            listed = await client.request("GET", "/nodes", timeout_s=5)
+            assert msgspec.json.decode(listed.body) == [stays.url, comes.url]
         host.terminate()
         with trio.fail_after(15):
             assert await host.process.wait() == 0

@@ -28,6 +28,7 @@ from tests.support.failure_table import SLOT_S, SLOTS, assert_every_slot_has_its
 from tests.support.hosts import HostFiles, started
 from tests.support.in_process import hosted
 from tests.support.pool import PoolFiles
+from tests.support.pulse import measured
 
 SEED = 5
 SETTINGS = DevnetSettings(builders=("alpha", "beta"), block_time_s=SLOT_S, flashblock_interval_s=SLOT_S / 4)
@@ -63,7 +64,7 @@ async def outage(site: Site, rng: random.Random) -> None:
 
 
 async def up(conductor: Conductor, site: Site, status: int = 200) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while await conductor.health(site) != status:  # noqa: ASYNC110 what op-conductor does
             await trio.sleep(0.02)
 
@@ -80,7 +81,7 @@ async def test_leaders_appliance_fails(nursery: trio.Nursery, tmp_path: Path) ->
             await up(conductor, one)
             assert devnet.el.head.number >= conductor.reports[-1].number - 1, "it follows again"
         hosts.cancel_scope.cancel()
-    assert_every_slot_has_its_block(conductor.reports)
+    assert_every_slot_has_its_block(conductor.reports, conductor.pulse)
     assert conductor.elections == 1
     moved = conductor.leaders.index(1)
     assert conductor.leaders == [0] * moved + [1] * (SLOTS - moved)
@@ -108,7 +109,7 @@ async def test_leaders_el_fails(nursery: trio.Nursery, tmp_path: Path) -> None:
             async with trio.open_nursery() as running:
                 running.start_soon(fail)
                 await conductor.run(SLOTS)
-    assert_every_slot_has_its_block(conductor.reports)
+    assert_every_slot_has_its_block(conductor.reports, conductor.pulse)
     assert conductor.leaders[-1] == 1
     assert conductor.elections == 1
 
@@ -124,7 +125,7 @@ async def test_followers_appliance_fails(nursery: trio.Nursery, tmp_path: Path) 
             await conductor.run(SLOTS)
             await up(conductor, two)
         hosts.cancel_scope.cancel()
-    assert_every_slot_has_its_block(conductor.reports)
+    assert_every_slot_has_its_block(conductor.reports, conductor.pulse)
     assert conductor.leaders == [0] * SLOTS
     assert [report.source for report in conductor.reports].count("el") <= SLOTS // 5
 
@@ -180,11 +181,11 @@ async def test_two_sequencers_send_fcu_with_attributes(nursery: trio.Nursery, tm
             await node.wait_slots(3)
             async with trio.open_nursery() as watching:
                 watching.start_soon(watch, host)
-                async with trio.open_nursery() as running:
+                async with measured() as pulse, trio.open_nursery() as running:
                     running.start_soon(intrude, f"http://{pool.listening['builder_listen']}")
                     reports = await node.wait_slots(SLOTS)
                 watching.cancel_scope.cancel()
-    assert_every_slot_has_its_block(reports)
+    assert_every_slot_has_its_block(reports, pulse)
     # Whichever came second, the leader or the intruder.
     turned_away = pool.registry.get_sample_value("builder_listen_orders_turned_away_total")
     assert turned_away is not None

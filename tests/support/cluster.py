@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from appliance.cli.dev_files import LOOPBACK, EngineFiles, LocalHost, config_text
 from appliance.devnet.network import Devnet
 from appliance.domain.errors import UnavailableError
 from appliance.net.http_client import HttpClient
@@ -22,23 +23,18 @@ NAMES = ("a", "b", "c")
 ORIGIN = "a"
 
 
-@dataclass
-class Ports:
-    """Kept over restarts, so that others find the host again."""
-
-    replication: int = field(default_factory=lasting_port)
-    fanout: int = field(default_factory=lasting_port)
-    admin: int = field(default_factory=lasting_port)
-    engine: int = field(default_factory=lasting_port)
+def placed(folder: Path, name: str, *, engine: bool) -> LocalHost:
+    """A host with ports that are kept over restarts, so that others find it again."""
+    replication, fanout, admin, builds = (lasting_port() for _ in range(4))
+    own = (builds, 0) if engine else (None, None)
+    return LocalHost(name, folder / name, LOOPBACK, replication, fanout, admin, *own)
 
 
 @dataclass
 class ClusterHost:
-    """One host: its files, and its process while it runs."""
+    """One host: its files, and its process while it runs. ``ports`` has its place and its folder, too."""
 
-    name: str
-    folder: Path
-    ports: Ports
+    ports: LocalHost
     peers: dict[str, str]
     devnet: Devnet | None
     keys: dict[str, Any]
@@ -49,55 +45,35 @@ class ClusterHost:
     _gone: trio.Event = field(default_factory=trio.Event)
 
     @property
+    def name(self) -> str:
+        """Its id."""
+        return self.ports.name
+
+    @property
     def data(self) -> Path:
         """Where the log is."""
-        return self.folder / "data"
+        return self.ports.folder / "data"
 
     @property
     def secret(self) -> Path:
         """What op-node signs with."""
-        return self.folder / "op-node.jwt"
+        return self.ports.folder / "op-node.jwt"
 
     def write(self) -> Path:
-        """The configuration file."""
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / "replication.secret").write_text("ab" * 32)
-        path = self.folder / "appliance.toml"
-        path.write_text("\n".join([*self._common(), *self._peers(), *self._engine()]))
-        return path
+        """The configuration file: that of `appliance dev --hosts`, and what this cluster's hosts have besides."""
+        self.ports.folder.mkdir(exist_ok=True)
+        (self.ports.folder.parent / "replication.secret").write_text("ab" * 32)
+        keys = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.keys.items())
+        text = config_text(self.ports, self.peers, self._engine()).replace("[replication]\n", f"[replication]\n{keys}")
+        self.ports.config.write_text(text + '[log]\nformat = "json"\n')
+        return self.ports.config
 
-    def _common(self) -> list[str]:
-        return [
-            '[store]\nfolder = "data"',
-            '[log]\nformat = "json"\nlevel = "info"',
-            f'[admin]\nlisten = "127.0.0.1:{self.ports.admin}"',
-            f'[fanout]\nlisten = "127.0.0.1:{self.ports.fanout}"\nmax_subscribers = 1000',
-            f'[replication]\nhost_id = "{self.name}"\nlisten = "127.0.0.1:{self.ports.replication}"',
-            'secret_file = "replication.secret"',
-            *(f"{key} = {json.dumps(value)}" for key, value in self.keys.items()),
-        ]
-
-    def _peers(self) -> list[str]:
-        return [f'[[replication.peers]]\nhost_id = "{name}"\nurl = "{url}"' for name, url in self.peers.items()]
-
-    def _engine(self) -> list[str]:
+    def _engine(self) -> EngineFiles | None:
         if self.devnet is None:
-            return []
+            return None
         if not self.secret.exists():
             self.secret.write_text(os.urandom(32).hex())
-        el = self.devnet.el_endpoint
-        builders = [
-            f'[[engine.builders]]\nname = "{each.name}"\nurl = "{each.url}"\njwt_secret_file = "{each.secret_file}"\n'
-            f'flashblocks_url = "{each.flashblocks_url}"'
-            for each in self.devnet.builder_endpoints
-        ]
-        return [
-            f'[engine]\nlisten = "127.0.0.1:{self.ports.engine}"\ndebug_listen = "127.0.0.1:0"',
-            'jwt_secret_file = "op-node.jwt"\nhealth_check_interval_s = 0.5',
-            f'[engine.l2]\nurl = "{el.url}"\njwt_secret_file = "{el.secret_file}"',
-            *builders,
-            "[flashblocks]",
-        ]
+        return EngineFiles(self.secret, self.devnet.el_endpoint, self.devnet.builder_endpoints, 0.5)
 
     async def start(self) -> None:
         """Start the process; ready when this returns."""
@@ -174,7 +150,7 @@ class Cluster:
         found = [await host.log_status() for host in self.hosts.values()]
         return [(each.get("entries", -1), each.get("appended_position", 0) - each.get("head", -1)) for each in found]
 
-    async def wait_equal(self, more_than: int = -1, timeout_s: float = 30.0) -> int:
+    async def wait_equal(self, more_than: int = -1, timeout_s: float = 60.0) -> int:
         """Until all hosts show the same number of entries, all that they have; that number."""
         with trio.move_on_after(timeout_s):
             while True:
@@ -192,7 +168,7 @@ class Cluster:
             before, now = now, await self.wait_equal()
         return now
 
-    async def wait_flowing(self, count: int, timeout_s: float = 30.0) -> None:
+    async def wait_flowing(self, count: int, timeout_s: float = 60.0) -> None:
         """Until every host shows so many entries more than it does now."""
         begin = {name: (await host.log_status()).get("head", 0) for name, host in self.hosts.items()}
         with trio.move_on_after(timeout_s):
@@ -214,15 +190,13 @@ async def cluster(
 ) -> AsyncIterator[Cluster]:
     """The hosts, started; ``keys`` are of the section [replication]."""
     everyone = (*names, *learners)
-    ports = {name: Ports() for name in everyone}
+    ports = {name: placed(folder, name, engine=name == ORIGIN and devnet is not None) for name in everyone}
     links = [(follower, source) for follower in everyone for source in names if follower != source]
     targets = [("127.0.0.1", ports[source].replication) for _, source in links]
     async with proxied(*targets) as made, trio.open_nursery() as nursery:
         proxies = {f"{follower}>{source}": proxy for (follower, source), proxy in zip(links, made, strict=True)}
         hosts = {
             name: ClusterHost(
-                name,
-                folder / name,
                 ports[name],
                 {other: proxies[f"{name}>{other}"].url for other in names if other != name},
                 devnet if name == ORIGIN else None,

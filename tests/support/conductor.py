@@ -1,6 +1,5 @@
 """op-conductor and its op-nodes in small: one leader builds, the others follow, and who is not well does not lead."""
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +18,11 @@ from appliance.domain.errors import UnavailableError
 from appliance.net.http_client import HttpClient
 from appliance.wire.jwt import load_secret
 from tests.support.hosts import HostFiles
+from tests.support.ports import lasting_port
+from tests.support.pulse import Pulse, measured
 
-
-def free_port() -> int:
-    """A port that a host can have again after its restart."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+CALL_TIMEOUT_S = 10.0
+"""Those that fail here refuse at once; a machine that stands still for a moment is no failure."""
 
 
 def another_el(devnet: Devnet, folder: Path, name: str) -> SimulatedExecutionClient:
@@ -48,7 +44,7 @@ class Site:
     folder: Path
     builder_endpoints: Sequence[Endpoint]
     el_endpoint: Endpoint
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lasting_port)
 
     @property
     def files(self) -> HostFiles:
@@ -74,9 +70,14 @@ class Conductor:
     leaders: list[int] = field(default_factory=list)
     reports: list[SlotReport] = field(default_factory=list)
     elections: int = 0
+    pulse: Pulse = field(default_factory=Pulse)
 
     async def run(self, slots: int) -> None:
         """So many slots, each with its block or its error."""
+        async with measured() as self.pulse:
+            await self._run(slots)
+
+    async def _run(self, slots: int) -> None:
         self._head = self.devnet.el.head
         self._node = LeaderNode(_Nobody())
         self._node._set_head(self._head.hash, self._head.number, self._head.header.timestamp)
@@ -133,7 +134,7 @@ class Conductor:
 
     @staticmethod
     async def _call(site: Site, method: str, params: list[Any]) -> Any:
-        async with open_engine_client(site.url, load_secret(site.files.secret), timeout_s=1.0) as client:
+        async with open_engine_client(site.url, load_secret(site.files.secret), timeout_s=CALL_TIMEOUT_S) as client:
             return await client.call(method, params)
 
     @staticmethod
@@ -141,7 +142,7 @@ class Conductor:
         """What op-conductor reads; 0 for no answer."""
         async with HttpClient(site.url) as client:
             try:
-                return (await client.request("GET", "/healthz", timeout_s=1.0)).status
+                return (await client.request("GET", "/healthz", timeout_s=CALL_TIMEOUT_S)).status
             except UnavailableError:
                 return 0
 

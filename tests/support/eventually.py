@@ -5,7 +5,7 @@ from collections.abc import Callable
 import trio
 
 
-async def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+async def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Return when ``condition`` holds; an assertion with its source's name when it does not in time."""
     with trio.move_on_after(timeout_s):
         while not condition():  # noqa: ASYNC110 there is no event for what others do

@@ -16,13 +16,15 @@ from appliance.domain.health import Health
 from appliance.supervisor import Appliance
 from tests.support.hosts import HostFiles, started
 from tests.support.in_process import hosted
+from tests.support.pulse import Pulse, measured
 
 SLOTS = 52
+MOST_SLOTS = 4 * SLOTS
 SLOT_S = 0.2
 DEADLINE_S = 0.1
 SLACK_S = 0.6
-"""What the machine may add to the deadline: it is shared, and a validation may have begun. Who waited for a builder
-past its deadline would wait for its timeout, 1 s."""
+"""What a validation that has begun may add to the deadline. Who waited for a builder past its deadline would wait for
+its timeout, 1 s. What the machine adds is measured (pulse.py)."""
 
 
 @dataclass
@@ -42,17 +44,26 @@ class Host:
                 self.healths.append(health)
             await trio.sleep(0.02)
 
-    async def run_slots(self, *faults: Callable[[], Awaitable[None]]) -> list[SlotReport]:
-        """The reports of all slots, while each fault runs its course; every one has a block in time."""
+    async def run_slots(
+        self, *faults: Callable[[], Awaitable[None]], until: Callable[[list[SlotReport]], bool] = lambda _: True
+    ) -> list[SlotReport]:
+        """The reports of all slots, while each fault runs its course; every one has a block in time.
+
+        Slots go on beyond `SLOTS` until what ``until`` waits for is there, or there is no hope of it: how many slots a
+        return takes depends on the machine.
+        """
         reports: list[SlotReport] = []
-        async with trio.open_nursery() as nursery:
+        async with measured() as pulse, trio.open_nursery() as nursery:
             nursery.start_soon(self.watch)
             async with trio.open_nursery() as running:
                 for fault in faults:
                     running.start_soon(fault)
                 reports += await self.node.wait_slots(SLOTS)
+            while not until(reports) and len(reports) < MOST_SLOTS:
+                await self.node.wait_slots(1)
+                reports += [report for report in self.node.reports if report.number > reports[-1].number]
             nursery.cancel_scope.cancel()
-        assert_every_slot_has_its_block(reports)
+        assert_every_slot_has_its_block(reports, pulse)
         return reports
 
     def fault(self, rng: random.Random, *names: str, seconds: float = 2.5) -> Callable[[], Awaitable[None]]:
@@ -72,13 +83,17 @@ class Host:
         self.devnet.set_fault(name, on=False)
 
 
-def assert_every_slot_has_its_block(reports: list[SlotReport]) -> None:
-    """The promise of every row, counted."""
+def assert_every_slot_has_its_block(reports: list[SlotReport], pulse: Pulse) -> None:
+    """The promise of every row, counted; all delays together are no longer than the time for which all stood still."""
     assert len(reports) >= 50
     assert [report.error for report in reports if report.error] == []
     assert [report.number for report in reports] == list(range(reports[0].number, reports[0].number + len(reports)))
     late = [(report.number, report.latency_s) for report in reports if report.latency_s > DEADLINE_S + SLACK_S]
-    assert late == [], late  # pytest explains asserts in test modules only
+    too_late_s = sum(latency_s - DEADLINE_S - SLACK_S for _, latency_s in late)
+    assert too_late_s <= pulse.stood_still_s, (
+        late,
+        pulse.stood_still_s,
+    )  # pytest explains asserts in test modules only
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Ports for servers that come back after a while."""
+"""Ports for servers that are told where to listen, because others must find them there, also after a restart."""
 
 import random
 import socket
@@ -7,15 +7,23 @@ _FIRST, _LAST = 10_000, 32_000
 """Below the range from which the kernel takes ports for outgoing connections: one of those may be taken meanwhile."""
 
 _random = random.SystemRandom()
+_held: list[socket.socket] = []
 
 
 def lasting_port() -> int:
-    """A port that is free now, and that nobody is given by chance."""
+    """A port of 127.0.0.1 that nobody else is given as long as this process lives, here or in a parallel worker.
+
+    A socket that does not listen holds it. While it is being bound nobody else may have the port; from then on
+    whoever sets SO_REUSEADDR, as servers do, may have it beside us (Linux: as long as only one of them listens).
+    """
     while True:
-        port = _random.randrange(_FIRST, _LAST)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", _random.randrange(_FIRST, _LAST)))
+        except OSError:
+            holder.close()
+            continue
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _held.append(holder)  # some hundred in a whole test run
+        port: int = holder.getsockname()[1]
+        return port

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 
 
 class ApplianceProcess:

@@ -7,20 +7,20 @@ import pytest
 
 from appliance.telemetry import logging as telemetry
 from appliance.telemetry import request_lines
-from appliance.telemetry.request_lines import RequestLines
+from appliance.telemetry.request_lines import RequestLine, RequestLines
 
 
-class Completed(msgspec.Struct, rename="camel"):
+class Completed(RequestLine, tag_field="plane", tag="lb", rename="camel"):
     status_code: int
     node_uri: str = msgspec.field(name="nodeURI")
     req_id: str = msgspec.field(name="reqID")
 
 
-class Number(msgspec.Struct):
+class Number(RequestLine, tag_field="plane", tag="lb"):
     number: int
 
 
-class Odd(msgspec.Struct):
+class Odd(RequestLine, tag_field="plane", tag="lb"):
     high: bool
     n: int
     plain: str
@@ -43,8 +43,8 @@ def set_target(monkeypatch: pytest.MonkeyPatch, *, as_json: bool, shows_info: bo
 
 
 def test_a_json_line_is_formed_as_all_others(stream: io.StringIO) -> None:
-    lines = RequestLines("lb")
-    lines.write("Request completed", Completed(200, "http://foo", 'a"b'))
+    lines = RequestLines()
+    lines.write(Completed(200, "http://foo", 'a"b', time=lines.now(), message="Request completed"))
     assert stream.getvalue() == ""
     lines.flush()
     line = json.loads(stream.getvalue())
@@ -61,8 +61,8 @@ def test_a_json_line_is_formed_as_all_others(stream: io.StringIO) -> None:
 
 def test_a_text_line_is_formed_as_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = set_target(monkeypatch, as_json=False)
-    lines = RequestLines("lb")
-    lines.write("Request completed", Odd(True, 3, "x", "a b", "", "\x1b[0m"))
+    lines = RequestLines()
+    lines.write(Odd(True, 3, "x", "a b", "", "\x1b[0m", time=lines.now(), message="Request completed"))
     lines.flush()
     assert re.fullmatch(
         r"\S+Z \[info     \] Request completed            plane=lb high=True n=3 plain=x odd='a b' empty=''"
@@ -73,9 +73,9 @@ def test_a_text_line_is_formed_as_all_others(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_lines_are_written_together_and_in_order(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_lines, "_BATCH", 4)
-    lines = RequestLines("lb")
+    lines = RequestLines()
     for number in range(10):
-        lines.write("x", Number(number))
+        lines.write(Number(number, time="", message="x"))
     written = [json.loads(line)["number"] for line in stream.getvalue().splitlines()]
     assert 0 < len(written) < 10
     lines.flush()
@@ -84,18 +84,18 @@ def test_lines_are_written_together_and_in_order(stream: io.StringIO, monkeypatc
 
 def test_a_level_that_leaves_them_out_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = set_target(monkeypatch, as_json=True, shows_info=False)
-    lines = RequestLines("lb")
+    lines = RequestLines()
     assert not lines.enabled
-    lines.write("x", Number(1))
+    lines.write(Number(1, time="", message="x"))
     lines.flush()
     assert stream.getvalue() == ""
 
 
 def test_before_the_log_is_configured_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_targets", [])
-    lines = RequestLines("lb")
+    lines = RequestLines()
     assert not lines.enabled
-    lines.write("x", Number(1))
+    lines.write(Number(1, time="", message="x"))
     lines.flush()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.domain.errors import DecodeError
 from appliance.wire import payload_slices
-from appliance.wire.engine import BuiltPayload, RefusedError, decode_payload
+from appliance.wire.engine_answers import BuiltPayload, RefusedError, decode_payload
 from appliance.wire.engine_bodies import new_payload_request, payload_answer
 from appliance.wire.payload_slices import LARGE_BYTES, Skeleton
 from appliance.wire.scrutiny import check_fields

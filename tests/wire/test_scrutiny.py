@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.domain.errors import DecodeError
-from appliance.wire.engine import decode_forkchoice, decode_payload, decode_verdict
+from appliance.wire.engine_answers import decode_forkchoice, decode_payload, decode_verdict
 from appliance.wire.scrutiny import MAX_OTHER_BYTES, MAX_VALUES, check_fields, check_size
 from tests.engine import messages as m
 

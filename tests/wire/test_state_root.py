@@ -5,7 +5,8 @@ import json
 import pytest
 
 from appliance.domain.errors import DecodeError
-from appliance.wire.engine import decode_call, decode_payload
+from appliance.wire.engine import decode_call
+from appliance.wire.engine_answers import decode_payload
 from appliance.wire.jsonrpc import decode_request
 from appliance.wire.state_root import completion_request, has_zero_state_root
 from tests.engine import messages as m

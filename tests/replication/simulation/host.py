@@ -2,10 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadId
-from appliance.domain.replicas import Receipt, Record
+from appliance.domain.replicas import Receipt, Record, Replica, extend_prefix
 from appliance.replication.commands import (
     Close,
     Command,
@@ -22,6 +24,7 @@ from appliance.replication.commands import (
     SetRecovered,
     ShowThrough,
     Store,
+    Take,
 )
 from appliance.replication.core import Core
 from appliance.replication.membership import Membership, Restored
@@ -32,6 +35,16 @@ from tests.replication.simulation.network import Network
 
 TICK_S = 0.05
 MAX_RECORDS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One transaction, and who gets its outcome. ``entries`` are those that need none where memory has them all."""
+
+    transaction: Callable[[], object]
+    answer: Callable[[object], None]
+    entries: tuple[Replica, ...] = ()
+    is_own: bool = False
 
 
 class Observer(Protocol):
@@ -73,8 +86,10 @@ class SimHost:
         self._observer = observer
         self._slow_disk = slow_disk
         self.disk = DiskLog(f"{name}-0")
-        self._jobs: deque[tuple[Callable[[], object], Callable[[object], None]]] = deque()
-        self._is_writing = False
+        self._changes: deque[Job] = deque()
+        self._changing: Job | None = None
+        self._waiting: list[Job] = []
+        self._writing: list[Job] = []
         self._reads: deque[Read] = deque()
         self._links: dict[int, str | None] = {}
         self._branches: dict[PayloadId, tuple[int, bytes]] = {}
@@ -85,7 +100,7 @@ class SimHost:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits for the disk."""
-        return not self._jobs
+        return not (self._changes or self._changing or self._waiting or self._writing)
 
     # --- life and death ---
 
@@ -117,13 +132,15 @@ class SimHost:
     def crash(self) -> None:
         """The process is gone. What was being written may or may not have got to the disk."""
         self.clock.note("%s crashes", self.name)
-        if self._is_writing and self.clock.random.random() < 0.5:
-            self._jobs[0][0]()
+        if self.clock.random.random() < 0.5:
+            for job in self._writing:
+                job.transaction()
         self.is_up = False
         self.core = None
         self.incarnation += 1
-        self._jobs.clear()
-        self._is_writing = False
+        self._changes.clear()
+        self._changing = None
+        self._waiting, self._writing = [], []
         self._branches.clear()
         for link in self._links:
             self._network.connections[link].abandon(self)
@@ -183,6 +200,17 @@ class SimHost:
         known = self._branches.get(payload_id)
         after = known[1] if known is not None and known[0] == index - 1 else None
         received_at = self.clock.now + self.wall_offset
+        before = b"" if index == 0 else after
+        is_next = not any(job.is_own for job in (*self._waiting, *self._writing))
+        if is_next and before is not None and (payload_id, index) not in self.disk.position_of:
+            prefix = extend_prefix(before, body, Encoding.TEXT)
+            self._observer.originated(prefix)  # others may store it from now on
+            self._core().coming(
+                Record(0, payload_id, index, number, Encoding.TEXT, builder, received_at, body, prefix),
+                self.disk.last,
+                self.clock.now,
+            )
+            self._carry_out()
 
         def write() -> bool:
             done = self.disk.append(payload_id, index, number, builder, body, received_at, after)
@@ -196,35 +224,59 @@ class SimHost:
                 self._branches[payload_id] = index, held.prefix
             self.clock.note("%s originates %s/%s %s: %s", self.name, payload_id, index, body.decode(), done)
 
-        self._write(write, written)
+        self._waiting.append(replace(self._job(write, written), is_own=True))
+        self._work()
 
-    def _write(self, job: Callable[[], object], answer: Callable[[object], None]) -> None:
+    def _change(
+        self, work: Callable[[], object], answer: Callable[[object], None], entries: tuple[Replica, ...] = ()
+    ) -> None:
+        self._changes.append(self._job(work, answer, entries))
+        self._work()
+
+    def _job(
+        self, work: Callable[[], object], answer: Callable[[object], None], entries: tuple[Replica, ...] = ()
+    ) -> Job:
         committed = self._core().committed
 
         def transaction() -> object:
             if self.disk_is_full:
                 return None
-            outcome = job()
+            outcome = work()
             self.disk.committed = max(self.disk.committed, committed)
             return outcome
 
-        self._jobs.append((transaction, answer))
-        self._work()
+        return Job(transaction, answer, entries)
 
     def _work(self) -> None:
-        if self._is_writing or not self._jobs:
-            return
-        self._is_writing = True
-        random = self.clock.random
-        delay = random.uniform(0.0002, 0.002) if random.random() > self._slow_disk else random.uniform(0.01, 0.2)
-        self._later(delay, self._written)
+        """Changes one after another; whatever waits for the disk goes there together."""
+        if self._changing is None and self._changes:
+            self._changing = job = self._changes.popleft()
+            if self._remembers(job.entries):
+                self._later(0.0, lambda: self._finish([job]))
+            else:
+                self._waiting.append(job)
+        if self._waiting and not self._writing:
+            self._writing, self._waiting = self._waiting, []
+            random = self.clock.random
+            delay = random.uniform(0.0002, 0.002) if random.random() > self._slow_disk else random.uniform(0.01, 0.2)
+            self._later(delay, self._written)
+
+    def _remembers(self, entries: tuple[Replica, ...]) -> bool:
+        """Whether all is here and known to be; not always, as memory is bounded and begins anew with the process."""
+        is_held = all(self.disk.prefix(entry.payload_id, entry.index) == entry.prefix for entry in entries)
+        return bool(entries) and is_held and self.clock.random.random() < 0.9
 
     def _written(self) -> None:
-        transaction, answer = self._jobs.popleft()
-        self._is_writing = False
-        outcome = transaction()
+        written, self._writing = self._writing, []
+        self._finish(written)
+
+    def _finish(self, jobs: list[Job]) -> None:
+        outcomes = [job.transaction() for job in jobs]
         self._feed()
-        answer(outcome)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job is self._changing:
+                self._changing = None
+            job.answer(outcome)
         self._carry_out()
         self._work()
 
@@ -281,23 +333,28 @@ class SimHost:
         self._core().read(command, records, self.clock.now)
         self._carry_out()
 
-    def _do_later(self, command: Store | Replace | Close | Requeue | SaveCursor | SetRecovered) -> None:
+    def _do_later(self, command: Store | Take | Replace | Close | Requeue | SaveCursor | SetRecovered) -> None:
         disk, core = self.disk, self._core()
         match command:
             case Store():
-                self._write(lambda: self._store(command), lambda receipts: self._stored(command, receipts))
+                self._change(
+                    lambda: self._store(command), lambda receipts: self._stored(command, receipts), command.entries
+                )
+            case Take():
+                entries = (command.entry,)
+                self._change(lambda: disk.append_from(entries, frozenset()), lambda _: self._taken(command), entries)
             case Replace():
-                self._change(lambda: disk.replace(command.payload_id, command.from_index), core.removed, command)
+                self._attempt(lambda: disk.replace(command.payload_id, command.from_index), core.removed, command)
             case Close():
-                self._change(lambda: disk.close(command.payload_id, command.at), core.closed, command)
+                self._attempt(lambda: disk.close(command.payload_id, command.at), core.closed, command)
             case Requeue():
-                self._change(lambda: disk.requeue(command.payload_id, command.from_index), core.requeued, command)
+                self._attempt(lambda: disk.requeue(command.payload_id, command.from_index), core.requeued, command)
             case SaveCursor(peer, cursor):
-                self._write(lambda: disk.cursors.__setitem__(peer, cursor), lambda _: None)
+                self._change(lambda: disk.cursors.__setitem__(peer, cursor), lambda _: None)
             case SetRecovered():
-                self._change(disk.set_recovered, core.recovered, command)
+                self._attempt(disk.set_recovered, core.recovered, command)
 
-    def _change(
+    def _attempt(
         self, job: Callable[[], object], answer: Callable[..., None], command: Replace | Close | Requeue | SetRecovered
     ) -> None:
         def changed(done: object) -> None:
@@ -308,7 +365,7 @@ class SimHost:
                 self._branches.pop(command.payload_id, None)
             answer(command, self.clock.now)
 
-        self._write(lambda: (job(),), changed)
+        self._change(lambda: (job(),), changed)
 
     def _store(self, store: Store) -> list[Receipt]:
         if store.cursor is not None:
@@ -320,6 +377,9 @@ class SimHost:
             self._core().stored(store, receipts, self.clock.now)
         else:
             self._core().store_failed(store, "the disk is full", self.clock.now)
+
+    def _taken(self, take: Take) -> None:
+        self._core().taken(take, self.clock.now)
 
     # --- time ---
 
