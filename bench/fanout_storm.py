@@ -113,7 +113,8 @@ class Bench:
         stayers = settings.subscribers - settings.movers
         self._subscribers.connect(STAYERS, port, "/ws", 1, count=stayers, stuck=settings.stuck)
         self._subscribers.connect(MOVERS, port, "/ws", 1, count=settings.movers)
-        return len(self._published()) - 1  # the payload that was current
+        logged = _logged(self._processes.folder / "data")
+        return max(number for number in self._published() if number in logged)  # the payload that was current
 
     def _published(self) -> dict[int, float]:
         """When each message was sent by the builder."""

@@ -66,7 +66,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A `Replica` that came, with its time by this host's wall clock. ``position`` is 0 where its log has none yet."""
+    """A `Replica` as it came from a peer, with its time by this host's wall clock."""
 
     position: int
     payload_id: PayloadId

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -17,7 +17,7 @@ from appliance.domain.errors import LogError
 from appliance.domain.flashblocks import Entry, Flashblock
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.positions import Located, Resume
-from appliance.domain.replicas import Cursor, Receipt, Record, Replaced, Replica, Verdict, extend_prefix
+from appliance.domain.replicas import Cursor, Receipt, Record, Replaced, Replica, Verdict
 from appliance.flashlog import replica_jobs
 from appliance.flashlog.commit_point import CommitPoint
 from appliance.flashlog.files import OpenedLog, open_files
@@ -28,11 +28,11 @@ from appliance.flashlog.replica_jobs import BranchChange
 from appliance.flashlog.retention import RetentionLimits
 from appliance.flashlog.rows import Arrival, Refused
 from appliance.flashlog.spans import PayloadRecord
-from appliance.flashlog.state import AppendWatcher, LogState, OnState
-from appliance.flashlog.store import Appended, Removed, StateSet, Store
+from appliance.flashlog.state import LogState, OnState
+from appliance.flashlog.store import Removed, StateSet, Store
 from appliance.flashlog.tail import Tail, TailLimits
 from appliance.flashlog.threads import OwnThread, OwnThreads, RunSync
-from appliance.flashlog.writer import Ticket, Writer
+from appliance.flashlog.writer import Writer
 
 DEFAULT_RETENTION = RetentionLimits()
 DEFAULT_TAIL = TailLimits()
@@ -44,15 +44,6 @@ LOCAL_PAYLOADS: Final = 64
 """Payloads of which the branch that this process appended is remembered; older ones do not go on."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Branch:
-    """The last flashblock of a payload that this process appended."""
-
-    index: int
-    prefix: bytes
-    block_number: int
 
 
 class FlashLog:
@@ -77,8 +68,7 @@ class FlashLog:
         self._metrics = metrics
         self._clock = clock
         self._cursors: dict[str, Cursor] = {}  # one for each peer that was followed since the last transaction
-        self._branches: OrderedDict[PayloadId, _Branch] = OrderedDict()
-        self._coming: dict[tuple[PayloadId, int], Ticket[Appended]] = {}  # bounded by the writer's queue
+        self._branches: OrderedDict[PayloadId, tuple[int, bytes]] = OrderedDict()  # the last index, its prefix
         metrics.file_bytes.set_function(lambda: sum(files.sizes().values()))
 
     def __repr__(self) -> str:
@@ -96,74 +86,33 @@ class FlashLog:
         """
         started = trio.current_time()
         arrival = Arrival(flashblock, builder, received_at=self._clock(), after=self._branch_before(flashblock))
-        ticket = self._begin(lambda store: store.append(arrival), len(flashblock.body))
-        key = flashblock.payload_id, flashblock.index
-        is_next = not self._coming
-        self._coming[key] = ticket
-        try:
-            if is_next:
-                self._announce(arrival)
-            appended = await ticket.result()
-        finally:
-            self._coming.pop(key, None)
+        appended = await self._write(lambda store: store.append(arrival), len(flashblock.body))
         self._metrics.append_seconds.observe(trio.current_time() - started)
         self._remember_branch(appended.record)
         return appended.entry
 
     def _branch_before(self, flashblock: Flashblock) -> bytes | None:
-        last = self._branches.get(flashblock.payload_id)
-        return last.prefix if last is not None and flashblock.index == last.index + 1 else None
+        index, prefix = self._branches.get(flashblock.payload_id, (-1, b""))
+        return prefix if flashblock.index == index + 1 > 0 else None
 
     def _remember_branch(self, record: Record) -> None:
-        last = self._branches.get(record.payload_id)
-        if last is not None and record.index <= last.index:
+        if record.index <= self._branches.get(record.payload_id, (-1, b""))[0]:
             return  # the same again
-        self._branches[record.payload_id] = _Branch(record.index, record.prefix, record.block_number)
+        self._branches[record.payload_id] = record.index, record.prefix
         while len(self._branches) > LOCAL_PAYLOADS:
             self._branches.popitem(last=False)
 
-    def _announce(self, arrival: Arrival) -> None:
-        """Tell who watches, where memory says that it follows what this process appended last of its payload.
-
-        Only while no other one is on its way, or this could come to another host before that.
-        """
-        flashblock = arrival.flashblock
-        last = self._branches.get(flashblock.payload_id)
-        before = b"" if flashblock.index == 0 else arrival.after
-        number = flashblock.block_number if last is None else last.block_number
-        key = flashblock.payload_id, flashblock.index
-        if before is None or number is None or not self._state.is_watched or self._state.knows(*key):
-            return
-        record = Record(
-            0,
-            *key,
-            number,
-            flashblock.encoding,
-            arrival.builder,
-            arrival.received_at,
-            flashblock.body,
-            extend_prefix(before, flashblock.body, flashblock.encoding),
-        )
-        self._state.tell_coming(record)
-
-    def watch_appends(self, watcher: AppendWatcher) -> AbstractContextManager[None]:
-        """Tell ``watcher`` of this host's own flashblocks before they are on disk, and of all when they are."""
-        return self._state.watch_appends(watcher)
-
     async def _write(self, work: Callable[[Store], T], size: int = 0) -> T:
-        return await self._begin(work, size).result()
-
-    def _begin(self, work: Callable[[Store], T], size: int = 0) -> Ticket[T]:
         """Submit a job; a replicated log's commit point and cursors are made durable along with it."""
         if self._state.commit_on_append:
-            return self._writer.begin(work, size)
+            return await self._writer.submit(work, size)
         note = self.progress_note()
 
         def work_and_note(store: Store) -> T:
             note(store)
             return work(store)
 
-        return self._writer.begin(work_and_note, size)
+        return await self._writer.submit(work_and_note, size)
 
     def progress_note(self) -> Callable[[Store], None]:
         """A job that makes durable what may lag behind: how far this log is committed, and others were followed."""
@@ -198,9 +147,6 @@ class FlashLog:
         When it returns all entries are on disk. LogError when the disk refuses: then nothing has happened. What
         `held_from` knows needs not be given to this.
         """
-        held = await self._held_soon(peer, replicas, cursor)
-        if held is not None:
-            return held
         if cursor is not None:
             self._cursors.pop(peer, None)
         size = sum(len(replica.body or b"") for replica in replicas)
@@ -219,17 +165,6 @@ class FlashLog:
         if cursor is not None:
             self._cursors[peer] = cursor
         return receipts
-
-    async def _held_soon(self, peer: str, replicas: Sequence[Replica], cursor: Cursor | None) -> list[Receipt] | None:
-        """`held_from`, after what is on its way to the disk: a peer may be quicker with what it was told ahead of that.
-
-        A job of its own would have to wait for the same transaction, and cost another one.
-        """
-        for replica in replicas:
-            coming = self._coming.get((replica.payload_id, replica.index))
-            if coming is not None:
-                await coming.settled.wait()
-        return self.held_from(peer, replicas, cursor)
 
     async def replace(
         self,
@@ -342,6 +277,10 @@ class FlashLog:
     def watch_states(self, on_state: OnState) -> AbstractContextManager[None]:
         """Call ``on_state`` after each change of a payload's state, while the block runs."""
         return self._state.watch_states(on_state)
+
+    def watch_appends(self, on_append: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call ``on_append`` when the log got more, before anybody else learns of it, while the block runs."""
+        return self._state.watch_appends(on_append)
 
     def keep_for(self, awaited: Callable[[], int | None]) -> None:
         """Let retention wait, within its bound, for whoever needs what is after ``awaited()``."""

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from appliance.domain.errors import EquivocationError, OutOfOrderError
 from appliance.domain.flashblocks import Entry
@@ -21,19 +20,6 @@ OnState = Callable[[PayloadId, PayloadState, str | None], None]
 
 MAX_PLACES = 4096
 """Entries whose prefixes are remembered: what one peer has brought comes from every other one a moment later."""
-
-
-class AppendWatcher(Protocol):
-    """Who has to know at once what the log gets. What it is told it must not raise for."""
-
-    def coming(self, record: Record) -> None:
-        """A flashblock of this host's own is on its way to the disk; ``record`` has position 0.
-
-        It may still be refused, or get lost with the process.
-        """
-
-    def appended(self) -> None:
-        """The log got more, whoever brought it."""
 
 
 class LogState:
@@ -63,7 +49,7 @@ class LogState:
         self.commit_on_append = commit_on_append
         self._metrics = metrics
         self._state_watchers: list[OnState] = []
-        self._append_watchers: list[AppendWatcher] = []
+        self._append_watchers: list[Callable[[], None]] = []
         self._places: dict[tuple[PayloadId, int], tuple[bytes, int]] = {}
         self.show()
 
@@ -77,31 +63,21 @@ class LogState:
             self._state_watchers.remove(on_state)
 
     @contextlib.contextmanager
-    def watch_appends(self, watcher: AppendWatcher) -> Iterator[None]:
-        """Tell ``watcher``, while the block runs."""
-        self._append_watchers.append(watcher)
+    def watch_appends(self, on_append: Callable[[], None]) -> Iterator[None]:
+        """Call ``on_append`` whenever the log got more, whoever brought it, while the block runs; it must not raise."""
+        self._append_watchers.append(on_append)
         try:
             yield
         finally:
-            self._append_watchers.remove(watcher)
-
-    def tell_coming(self, record: Record) -> None:
-        """An append has begun."""
-        for watcher in list(self._append_watchers):
-            watcher.coming(record)
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether somebody wants to know of what is coming."""
-        return bool(self._append_watchers)
+            self._append_watchers.remove(on_append)
 
     def note_outcomes(self, outcomes: Sequence[object]) -> None:
         """Take what one transaction did: entries first, then the position that makes them visible."""
         before = self.point.appended
         self._note(outcomes)
         if self.point.appended > before:
-            for watcher in list(self._append_watchers):
-                watcher.appended()
+            for on_append in list(self._append_watchers):
+                on_append()
 
     def _note(self, outcomes: Sequence[object]) -> None:
         for outcome in outcomes:
@@ -128,10 +104,6 @@ class LogState:
         """The position of the same entry on the same branch, where memory has it; None says nothing."""
         known = self._places.get((replica.payload_id, replica.index))
         return known[1] if known and known[0] == replica.prefix else None
-
-    def knows(self, payload_id: PayloadId, index: int) -> bool:
-        """Whether memory has an entry at this place, on any branch; False says nothing."""
-        return (payload_id, index) in self._places
 
     def _note_place(self, record: Record) -> None:
         self._places[record.payload_id, record.index] = record.prefix, record.position

@@ -78,7 +78,7 @@ class OwnThread:
     """
 
     def __init__(self, name: str) -> None:
-        # Bounded by the tasks that wait: each has one call in it.
+        # Bounded by who calls: the log's writer has one call in it at a time.
         self._calls: queue.SimpleQueue[_Call[object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 

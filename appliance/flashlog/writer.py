@@ -31,7 +31,7 @@ MAX_BATCH_BYTES = 8 * 2**20
 """Bounds of one transaction, so that the first job in it does not wait for a whole queue."""
 
 
-class Ticket(Generic[T]):
+class _Ticket(Generic[T]):
     """One job and the place where its outcome appears."""
 
     def __init__(self, work: Callable[[Store], T], size: int) -> None:
@@ -41,16 +41,8 @@ class Ticket(Generic[T]):
         self.outcome: T | LogError = LogError("the flashblock log is closed")
 
     def settle(self, outcome: T | LogError) -> None:
-        """Wake who waits for it."""
         self.outcome = outcome
         self.settled.set()
-
-    async def result(self) -> T:
-        """What the job returned, once that is on disk. Raises LogError."""
-        await self.settled.wait()
-        if isinstance(self.outcome, LogError):
-            raise self.outcome
-        return self.outcome
 
 
 class Writer:
@@ -68,8 +60,8 @@ class Writer:
         self._run_sync = run_sync
         self._metrics = metrics
         self._on_done = on_done
-        self._queue: deque[Ticket[object]] = deque()
-        self._in_flight: list[Ticket[object]] = []
+        self._queue: deque[_Ticket[object]] = deque()
+        self._in_flight: list[_Ticket[object]] = []
         self._begun: Coroutine[Any, Any, list[object]] | None = None
         self._is_idle = False
         self._waiting_bytes = 0
@@ -87,25 +79,24 @@ class Writer:
         return len(self._queue) + len(self._in_flight)
 
     async def submit(self, work: Callable[[Store], T], size: int = 0) -> T:
-        """Run ``work`` in the next transaction and return its result once that is on disk; raises as `begin`."""
-        return await self.begin(work, size).result()
+        """Run ``work`` in the next transaction and return its result once that is on disk.
 
-    def begin(self, work: Callable[[Store], T], size: int = 0) -> "Ticket[T]":
-        """Run ``work`` in the next transaction.
-
-        The ticket's `result` raises the LogError that ``work`` raised, or LogError when the transaction failed; this
-        does when the queue is full or the log is closed. Who does not wait, or not to the end, changes nothing.
+        Raises the LogError that ``work`` raised, or LogError when the transaction failed, the queue is full
+        or the log is closed. When the waiting is cancelled the job may still happen; nothing else suffers.
         """
-        ticket = Ticket(work, size)
-        self._enqueue(cast("Ticket[object]", ticket))
-        return ticket
+        ticket = _Ticket(work, size)
+        self._enqueue(cast("_Ticket[object]", ticket))
+        await ticket.settled.wait()
+        if isinstance(ticket.outcome, LogError):
+            raise ticket.outcome
+        return ticket.outcome
 
     def post(self, work: Callable[[Store], object]) -> None:
         """Run ``work`` in the next transaction; nobody waits for it. Dropped where `submit` would refuse."""
         with contextlib.suppress(LogError):
-            self._enqueue(Ticket(work, 0))
+            self._enqueue(_Ticket(work, 0))
 
-    def _enqueue(self, ticket: Ticket[object]) -> None:
+    def _enqueue(self, ticket: _Ticket[object]) -> None:
         if self._closing:
             raise LogError("the flashblock log is closed")
         if len(self._queue) >= MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
@@ -149,8 +140,8 @@ class Writer:
         self._metrics.batch_size.observe(len(self._in_flight))
         self._begun = self._run_sync(self._store.apply, [ticket.work for ticket in self._in_flight])
 
-    def _take(self) -> list[Ticket[object]]:
-        taken: list[Ticket[object]] = []
+    def _take(self) -> list[_Ticket[object]]:
+        taken: list[_Ticket[object]] = []
         size = 0
         while self._queue and len(taken) < MAX_BATCH and size <= MAX_BATCH_BYTES:
             ticket = self._queue.popleft()
@@ -175,7 +166,7 @@ class Writer:
                 ticket.settle(outcome)
         self._in_flight = []
 
-    def _refuse(self, tickets: list[Ticket[object]], why: str) -> None:
+    def _refuse(self, tickets: list[_Ticket[object]], why: str) -> None:
         for ticket in tickets:
             ticket.settle(LogError(why))  # one each: a raised exception belongs to one task
 

@@ -16,8 +16,17 @@ import trio
 from appliance.net import socket_io
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_parser import ParseError
-from appliance.net.http_session import HANDLING, INTERNAL_ERROR, RECEIVE_BYTES, WAITING, HandOver, Session, Upgrade
-from appliance.net.message_parser import HEAD, START
+from appliance.net.http_session import (
+    HANDLING,
+    INTERNAL_ERROR,
+    RECEIVE_BYTES,
+    RECEIVING,
+    WAITING,
+    HandOver,
+    Session,
+    Upgrade,
+)
+from appliance.net.message_parser import START
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("net")
@@ -184,9 +193,12 @@ class QuickSession(Session):
         if data is None:
             return None if self._stopping.is_set() else await self._park()
         if data:
-            self._begin_stage(HEAD)
+            self._phase = RECEIVING  # what has been read is a request begun: a stop leaves it alone
         await trio.lowlevel.checkpoint()
-        return self._parser.feed(data) if data else None
+        requests = self._parser.feed(data) if data else None
+        if not requests and self._parser.stage is START:
+            self._phase = WAITING  # blank lines, which do not move its deadline
+        return requests
 
     async def _park(self) -> Sequence[HttpRequest] | None:
         """Until there is something for the task: requests to handle, none of them, or None for the end."""

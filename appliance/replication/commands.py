@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.domain.replicas import Copy, Cursor, Replica
+from appliance.domain.replicas import Cursor, Replica
 from appliance.wire.replication import AnyMessage
 
 Link = Hashable
@@ -55,15 +55,6 @@ class Store:
     cursor: Cursor | None
     late: frozenset[int]
     committed: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    """Put one flashblock into the log if it follows, whatever a peer's log makes of it; answer with `Core.taken`."""
-
-    link: Link
-    peer: str
-    entry: Copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +143,6 @@ Command = (
     | End
     | Read
     | Store
-    | Take
     | Replace
     | Close
     | Requeue
@@ -164,5 +154,5 @@ Command = (
     | FollowState
     | Notice
 )
-STORAGE = Store | Take | Replace | Close | Requeue | SaveCursor | SetRecovered
+STORAGE = Store | Replace | Close | Requeue | SaveCursor | SetRecovered
 """To be carried out one after another, in this order, each answered before the next begins."""

@@ -11,7 +11,7 @@ from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.net.duplex import Duplex
 from appliance.replication.bell import Bell
 from appliance.wire import replication as wire
-from appliance.wire.replication import Ahead, AnyMessage, Entries, Settled
+from appliance.wire.replication import AnyMessage, Entries, Settled
 
 if TYPE_CHECKING:
     from appliance.replication.runner import Runner
@@ -42,14 +42,12 @@ class Connection:
         return f"<Connection with {self.address}>"
 
     def send(self, message: AnyMessage) -> None:
-        """After what was sent before. Flashblocks go out at once where nothing waits: a commit is waiting for them.
+        """After what was sent before. Entries go out at once where nothing waits: a commit is waiting for them.
 
         All else has time until the next turn of the loop, so that it does not hold up entries for another host.
         """
-        if isinstance(message, Ahead) and self._outbox:
-            return  # it would not be ahead of anything
         data = wire.encode(message)
-        if isinstance(message, Entries | Ahead) and self._send_now(data):
+        if isinstance(message, Entries) and not self._outbox and not self._is_ending and self._duplex.send_now(data):
             if self._states:
                 self._bell.ring()  # they may have waited for these entries
             return
@@ -58,9 +56,6 @@ class Connection:
         if len(self._outbox) > MAX_OUTBOX:
             self.end("the connection does not keep up", failed=True)
             self._outbox.clear()
-
-    def _send_now(self, data: bytes) -> bool:
-        return not self._outbox and not self._is_ending and self._duplex.send_now(data)
 
     def end(self, reason: str, *, failed: bool) -> None:
         """Send what waits, and close."""

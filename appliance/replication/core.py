@@ -21,7 +21,6 @@ from appliance.replication.commands import (
     SaveCursor,
     Send,
     Store,
-    Take,
 )
 from appliance.replication.follower_link import SAVE_CURSOR_S, BodyMissing, FollowerLink, Gap, Heard
 from appliance.replication.handshake import Refused, greet, judge_welcome
@@ -30,7 +29,6 @@ from appliance.replication.membership import Membership, Restored
 from appliance.replication.places import Place
 from appliance.replication.sourcing import Sourcing
 from appliance.wire.replication import (
-    Ahead,
     AnyMessage,
     Closed,
     Committed,
@@ -45,9 +43,6 @@ from appliance.wire.replication import (
 
 MAX_DEFERRED: Final = 4096
 """Messages of one link that wait for the disk; then the link is ended, and begins again."""
-
-MAX_TAKING: Final = 8
-"""Flashblocks ahead of a peer's log that wait for this disk, of one link; those beyond come as entries only."""
 
 
 class Core(Sourcing):
@@ -96,8 +91,6 @@ class Core(Sourcing):
             self._welcomed(link, following, message)
         elif isinstance(message, Entries):
             self._do_store(link, core, message, now)
-        elif isinstance(message, Ahead):
-            self._take_ahead(link, following, core, message, now)
         elif core.is_storing:
             following.deferred.append(message)
             if len(following.deferred) > MAX_DEFERRED:
@@ -141,16 +134,16 @@ class Core(Sourcing):
         entries = [entry for entry in message.entries if entry.position > core.received]
         if not entries:
             return
-        records = tuple(self._copy(entry, now, entry.position) for entry in entries)
+        records = tuple(self._copy(entry, now) for entry in entries)
         late = frozenset(entry.position for entry in entries if not entry.committed and self._is_late(entry, now))
         committed = frozenset(entry.position for entry in entries if entry.committed)
         self._incoming.update((Place(entry.payload_id, entry.index, entry.prefix), core.peer) for entry in entries)
         self._do(core.store(link, records, late, committed))
         self._storing[core.peer] += 1
 
-    def _copy(self, entry: WireEntry | Ahead, now: float, position: int = 0) -> Copy:
+    def _copy(self, entry: WireEntry, now: float) -> Copy:
         return Copy(
-            position,
+            entry.position,
             entry.payload_id,
             entry.index,
             entry.block_number,
@@ -161,7 +154,7 @@ class Core(Sourcing):
             entry.prefix,
         )
 
-    def _is_late(self, entry: WireEntry | Ahead, now: float) -> bool:
+    def _is_late(self, entry: WireEntry, now: float) -> bool:
         newest = self._newest
         if newest is None or not self._votes_here or self.recovering:
             return False
@@ -203,25 +196,6 @@ class Core(Sourcing):
         self._storing[store.peer] -= 1
         if store.link in self._followings:
             self._end(store.link, reason, failed=True)
-        self._settle(now)
-
-    # --- ahead of the disk ---
-
-    def _take_ahead(self, link: Link, following: Following, core: FollowerLink, message: Ahead, now: float) -> None:
-        """Only what needs no decision: all else is decided when it comes as an entry of the peer's log."""
-        is_for_votes = core.votes and self._votes_here and not self.recovering
-        if is_for_votes and following.taking < MAX_TAKING and not self._is_late(message, now):
-            following.taking += 1
-            self._incoming[Place(message.payload_id, message.index, message.prefix)] = core.peer
-            self._do(Take(link, core.peer, self._copy(message, now)))
-
-    def taken(self, take: Take, now: float) -> None:
-        """The answer to `Take`, after the fsync and after what is new was fed; also where the disk refused."""
-        entry = take.entry
-        self._incoming.pop(Place(entry.payload_id, entry.index, entry.prefix), None)
-        following = self._followings.get(take.link)
-        if following is not None:
-            following.taking -= 1
         self._settle(now)
 
     def _gap(self, store: Store, error: Gap) -> None:

@@ -35,7 +35,6 @@ class Following:
     opened_at: float
     core: FollowerLink | None = None
     deferred: deque[AnyMessage] = field(default_factory=deque)
-    taking: int = 0
 
 
 class Links:

@@ -40,7 +40,6 @@ MAX_CHANGES: Final = 4096
 
 Change = (
     commands.Store
-    | commands.Take
     | commands.Replace
     | commands.Close
     | commands.Requeue
@@ -107,7 +106,7 @@ class Runner:
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)
-            with self.flashlog.watch_appends(self):
+            with self.flashlog.watch_appends(self._appended):
                 task_status.started()
                 await self._feed_for_ever()
 
@@ -121,20 +120,17 @@ class Runner:
 
     # --- inputs ---
 
-    def coming(self, record: Record) -> None:
-        """A flashblock of this host's own is on its way to the disk: now, to be ahead of it."""
-        self._now(lambda now: self.core.coming(record, self.flashlog.appended, now))
+    def _appended(self) -> None:
+        """The log got something: what follows from it goes out now, not in the next turn of the loop.
 
-    def appended(self) -> None:
-        """The log got something: what follows from it goes out now, not in the next turn of the loop."""
+        A bug here is not the log's, which calls this, but this plane's.
+        """
         records = self.flashlog.recent_records(self.core.seen, FEED_ENTRIES)
-        if records:
-            self._now(lambda now: self.core.feed(records, records[-1].position, now))
-
-    def _now(self, what: Callable[[float], None]) -> None:
-        """An input from within the log's own work. A bug here is not the log's, but this plane's."""
+        if not records:
+            return
         try:
-            what(trio.current_time())
+            self.core.set_clock(time.time() - trio.current_time())
+            self.core.feed(records, records[-1].position, trio.current_time())
             self._carry_out()
         except Exception as error:
             if self._nursery is None:
@@ -275,8 +271,6 @@ class Runner:
         match command:
             case commands.Store():
                 await self._store(command)
-            case commands.Take():
-                await self._take(command)
             case commands.Replace(payload_id, index):
                 await self._attempt(command, self._removing(flashlog.replace(payload_id, index)), core.removed)
             case commands.Close(payload_id, at):
@@ -338,17 +332,6 @@ class Runner:
             return
         self._count(store.peer, receipts)
         await self.tell(lambda now: self.core.stored(store, receipts, now))
-
-    async def _take(self, take: commands.Take) -> None:
-        entries = (take.entry,)
-        if self.flashlog.held_from(take.peer, entries, None) is None:
-            try:
-                receipts = await self.flashlog.append_from(take.peer, entries, None)
-            except LogError as error:
-                log.warning("a flashblock was not stored ahead of its peer's log", peer=take.peer, reason=str(error))
-            else:
-                self._count(take.peer, receipts)
-        await self.tell(lambda now: self.core.taken(take, now))
 
     def _count(self, peer: str, receipts: Sequence[Receipt]) -> None:
         verdicts = [receipt.verdict for receipt in receipts]

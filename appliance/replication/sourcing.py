@@ -16,7 +16,6 @@ from appliance.replication.source_link import SourceLink
 from appliance.wire.replication import (
     MAX_AGE_S,
     Ack,
-    Ahead,
     AnyMessage,
     Closed,
     Hello,
@@ -167,35 +166,6 @@ class Sourcing(Ledger):
         waiting = self._order.at(record.position)
         age_s = now - waiting.born if waiting else now + self._wall_offset - record.received_at
         return min(max(0.0, age_s), MAX_AGE_S)
-
-    # --- what goes out ahead, and what comes in ---
-
-    def coming(self, record: Record, after: int, now: float) -> None:
-        """A flashblock of this host's own is on its way to its disk: voters that have all before it may store it, too.
-
-        ``record`` has no position yet; before it this log ends at ``after``, and nothing else of its own is on its way:
-        so it comes to nobody before what it follows. To them it is as if a builder had brought it, and nothing rests on
-        this log.
-        """
-        if self.recovering or not self._votes_here:
-            return
-        message: Ahead | None = None
-        for link, source in self._sources.items():
-            if source.core is not None and source.core.votes and source.core.sent >= after:
-                message = message or self._ahead(record, now)
-                self._do(Send(link, message))
-
-    def _ahead(self, record: Record, now: float) -> Ahead:
-        return Ahead(
-            record.payload_id,
-            record.index,
-            record.block_number,
-            record.encoding,
-            record.builder,
-            min(max(0.0, now + self._wall_offset - record.received_at), MAX_AGE_S),
-            record.body,
-            record.prefix,
-        )
 
     def feed(self, records: Sequence[Record], through: int, now: float) -> None:
         """What this host's log has after `seen`. It is read for followers at once, before `stored` says who sent it."""

@@ -4,7 +4,7 @@
     Hello ------------------------------>
           <------------------------------ Welcome, or Refusal and the end
           <------------------------------ Pruned, Closed ..., then in the order of the source's log:
-          <------------------------------ Entries, and between them Committed, Closed, Settled, Ahead
+          <------------------------------ Entries, and between them Committed, Closed, Settled
     Ack -------------------------------->
 
 The first element names the kind. `VERSION` is in Hello and Welcome; a host refuses any other than its own, so a
@@ -13,7 +13,7 @@ change of the form is a new version, and elements may be added at the end within
 
 import hashlib
 import hmac
-from collections.abc import Collection, Sequence, Sized
+from collections.abc import Collection, Sized
 from typing import Final
 
 import msgspec
@@ -110,22 +110,6 @@ class Entries(Message, frozen=True, array_like=True, tag="entries"):
     entries: list[WireEntry]
 
 
-class Ahead(Message, frozen=True, array_like=True, tag="ahead"):
-    """A flashblock on its way to the source's disk, for a voter to store meanwhile; perhaps it never gets there.
-
-    It says nothing of the source's log and is not acknowledged: the entry comes in its turn. As `WireEntry` otherwise.
-    """
-
-    payload_id: PayloadId
-    index: int
-    block_number: int
-    encoding: Encoding
-    builder: str
-    age_s: float
-    body: bytes
-    prefix: bytes
-
-
 class WirePlace(msgspec.Struct, frozen=True, array_like=True):
     """A flashblock on a branch."""
 
@@ -182,7 +166,7 @@ class Ack(Message, frozen=True, array_like=True, tag="ack"):
     ended: list[int]
 
 
-AnyMessage = Hello | Welcome | Refusal | Entries | Ahead | Committed | Settled | Closed | Pruned | Passed | Ack
+AnyMessage = Hello | Welcome | Refusal | Entries | Committed | Settled | Closed | Pruned | Passed | Ack
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
@@ -220,32 +204,28 @@ def proves(welcome: Welcome, secret: bytes, nonce: bytes, *, follower: str) -> b
 def _check(message: AnyMessage) -> None:
     match message:
         case Entries():
-            _check_entries(message.entries)
-        case Ahead():
-            _check_entry(message)
+            _check_entries(message)
         case Hello() | Welcome():
             _check_greeting(message)
         case Refusal():
             _is_short("reason", message.reason)
         case Committed():
-            _check_places(message.places)
+            _are_few("places", message.places)
+            for place in message.places:
+                _check_place(place)
         case Settled():
             _is_short("payload_id", message.payload_id)
             _is_short("block_hash", message.block_hash or "")
         case Ack():
-            _check_ack(message)
+            _in_range("through", message.through)
+            _are_few("refused", message.refused)
+            _are_few("ended", message.ended)
         case Pruned() | Passed():
             _in_range("through", message.through)
         case Closed():
             _in_range("at", message.at)
             _is_short("payload_id", message.payload_id)
             _are_names("logs", [*(message.logs or {}), *(message.logs or {}).values()])
-
-
-def _check_ack(ack: Ack) -> None:
-    _in_range("through", ack.through)
-    _are_few("refused", ack.refused)
-    _are_few("ended", ack.ended)
 
 
 def _check_greeting(message: Hello | Welcome) -> None:
@@ -260,34 +240,24 @@ def _check_greeting(message: Hello | Welcome) -> None:
     _are_names("voters", message.voters)
 
 
-def _check_entries(entries: Sequence[WireEntry]) -> None:
-    if not entries:
+def _check_entries(message: Entries) -> None:
+    if not message.entries:
         raise DecodeError("entries: none, expected at least one")
-    _are_few("entries", entries)
+    _are_few("entries", message.entries)
     before = 0
-    for entry in entries:
+    for entry in message.entries:
         _in_range("position", entry.position)
-        _check_entry(entry)
+        _in_range("block_number", entry.block_number)
+        _is_short("builder", entry.builder)
+        _check_place(entry)
+        if not 0 <= entry.age_s <= MAX_AGE_S:
+            raise DecodeError(f"age_s: {entry.age_s}, expected a number of seconds from 0")
         if entry.position <= before:
             raise DecodeError(f"position: {entry.position} after {before}, expected a greater one")
         before = entry.position
 
 
-def _check_places(places: Sequence[WirePlace]) -> None:
-    _are_few("places", places)
-    for place in places:
-        _check_place(place)
-
-
-def _check_entry(entry: WireEntry | Ahead) -> None:
-    _in_range("block_number", entry.block_number)
-    _is_short("builder", entry.builder)
-    _check_place(entry)
-    if not 0 <= entry.age_s <= MAX_AGE_S:
-        raise DecodeError(f"age_s: {entry.age_s}, expected a number of seconds from 0")
-
-
-def _check_place(place: WireEntry | Ahead | WirePlace) -> None:
+def _check_place(place: WireEntry | WirePlace) -> None:
     _is_short("payload_id", place.payload_id)
     _in_range("index", place.index)
     _has_bytes("prefix", place.prefix, PREFIX_BYTES)

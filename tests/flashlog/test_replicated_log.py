@@ -1,20 +1,18 @@
 """The log of a host that has peers, as the replication plane uses it."""
 
-import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 import trio
 
-from appliance.domain.errors import EquivocationError, LogError, OutOfOrderError, PrunedError
+from appliance.domain.errors import EquivocationError, LogError, PrunedError
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.domain.positions import AfterPayload, Located
-from appliance.domain.replicas import Cursor, Receipt, Record, Verdict
+from appliance.domain.replicas import Cursor, Receipt, Verdict
 from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
 from appliance.flashlog.maintenance import backup, verify
-from appliance.flashlog.store import Work
 from tests.flashlog.replicas import replicas
 from tests.flashlog.support import flashblock, payload_id
 
@@ -245,115 +243,26 @@ async def test_a_disk_that_refuses_leaves_neither_entries_nor_cursor(log: FlashL
     assert await log.append_from("b", replicas([flashblock(1, 0)]), Cursor("x", 1)) == [Receipt(Verdict.NEW, 1)]
 
 
-class Watcher:
-    """What it was told, and how far the log was then."""
+async def test_whatever_the_log_gets_is_told_before_anybody_else_learns_of_it(log: FlashLog) -> None:
+    told: list[int] = []
+    woken: list[int] = []
 
-    def __init__(self, log: FlashLog) -> None:
-        self.records: list[Record] = []
-        self.appended_then: list[int] = []
-        self.grown: list[int] = []
-        self._log = log
+    async def wait() -> None:
+        await log.wait_appended_past(0)
+        woken.append(len(told))
 
-    def coming(self, record: Record) -> None:
-        self.records.append(record)
-        self.appended_then.append(self._log.appended)
-
-    def appended(self) -> None:
-        self.grown.append(self._log.appended)
-
-
-async def test_what_is_on_its_way_to_the_disk_is_told_with_its_branch(log: FlashLog) -> None:
-    watcher = Watcher(log)
-    with log.watch_appends(watcher):
-        await append(log, 1, 3)
-    await append(log, 2, 1)
-    expected = replicas([flashblock(1, index) for index in range(3)])
-    assert [(record.index, record.prefix) for record in watcher.records] == [
-        (entry.index, entry.prefix) for entry in expected
-    ]
-    assert watcher.appended_then == [0, 1, 2]
-    assert watcher.grown == [1, 2, 3]
-
-
-async def test_whatever_the_log_gets_is_told(log: FlashLog) -> None:
-    watcher = Watcher(log)
     sent = replicas([flashblock(1, 0), flashblock(1, 1)])
-    with log.watch_appends(watcher):
-        await log.append_from("b", sent, Cursor("x", 2))
-        await log.append_from("b", sent, Cursor("x", 3))
-        await log.set_recovering(recovering=False)
-    assert (watcher.records, watcher.grown) == ([], [2])
-
-
-async def test_only_what_follows_for_all_that_memory_knows_is_told(log: FlashLog) -> None:
-    watcher = Watcher(log)
-    await log.append_from("b", replicas([flashblock(1, 0), flashblock(1, 1)]), None)
-    with log.watch_appends(watcher):
-        await log.append(flashblock(1, 0), "a")  # held already
-        await log.append(flashblock(1, 1), "a")
-        with pytest.raises(EquivocationError):
-            await log.append(flashblock(1, 1, text="another"), "a")
-        with pytest.raises(OutOfOrderError):
-            await log.append(flashblock(2, 1), "a")
-        assert watcher.records == []
-        await log.append(flashblock(1, 2), "a")
-        assert [record.index for record in watcher.records] == [2]
-
-
-async def test_while_another_one_is_on_its_way_the_next_is_not_told(log: FlashLog) -> None:
-    watcher = Watcher(log)
-    with log.watch_appends(watcher):
-        async with trio.open_nursery() as nursery:
-            for payload in (1, 2, 3):
-                nursery.start_soon(log.append, flashblock(payload, 0), "a")
-        assert len(watcher.records) == 1
-        await log.append(flashblock(4, 0), "a")
-    assert [record.block_number for record in watcher.records[1:]] == [1004]
-
-
-async def test_a_log_without_peers_tells_nothing(tmp_path: Path) -> None:
-    async with open_flashlog(tmp_path) as log:
-        await append(log, 1, 2)
-
-
-async def test_what_a_peer_sends_of_an_append_that_goes_on_costs_no_transaction(log: FlashLog) -> None:
-    sent = replicas([flashblock(1, 0)])
-    receipts: list[Receipt] = []
-
-    async def take() -> None:
-        receipts.extend(await log.append_from("b", sent, Cursor("x", 1)))
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(log.append, flashblock(1, 0), "a")
-        await trio.lowlevel.checkpoint()
-        nursery.start_soon(take)
-    assert receipts == [Receipt(Verdict.HELD, 1)]
-    assert log._metrics.batch_size._sum.get() == 1
-    assert await log.cursor_of("b") == Cursor("x", 1)
-
-
-async def test_of_an_append_that_fails_a_peers_entry_is_taken_all_the_same(log: FlashLog) -> None:
-    store, apply = log._files.store, log._files.store.apply
-    begun, failing = threading.Event(), threading.Event()
-
-    def fail_once(jobs: Sequence[Work]) -> list[object]:
-        store.apply = apply  # type: ignore[method-assign]
-        begun.set()
-        failing.wait(30)
-        raise LogError("the disk is full")
-
-    async def append_in_vain() -> None:
-        with pytest.raises(LogError, match="full"):
-            await log.append(flashblock(1, 0), "a")
-
-    store.apply = fail_once  # type: ignore[method-assign]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(append_in_vain)
-        await trio.to_thread.run_sync(begun.wait, 30)
-        nursery.start_soon(log.append_from, "b", replicas([flashblock(1, 0)]), None)
-        await trio.lowlevel.checkpoint()
-        failing.set()
-    assert log.appended == 1
+        nursery.start_soon(wait)
+        with log.watch_appends(lambda: told.append(log.appended)):
+            await log.append(flashblock(2, 0), "a")
+            await log.append(flashblock(2, 0), "a")  # again: nothing new
+            await log.append_from("b", sent, Cursor("x", 2))
+            await log.append_from("b", sent, Cursor("x", 3))
+            await log.set_recovering(recovering=False)
+    await log.append(flashblock(3, 0), "a")
+    assert told == [1, 3]
+    assert woken == [1]
 
 
 async def test_what_memory_knows_to_be_held_costs_no_transaction(tmp_path: Path) -> None:

@@ -42,6 +42,24 @@ async def test_a_connection_that_asks_nothing_is_closed_after_the_idle_timeout(
         assert there.count("request_timeouts") == 0
 
 
+async def test_blank_lines_are_no_request_and_move_no_deadline(autojump_clock: MockClock) -> None:
+    async with running(echo, limits=HttpLimits(idle_timeout_s=8.0, first_request_timeout_s=8.0)) as there:
+        for fresh in (True, False):
+            peer = await there.connect()
+            if not fresh:
+                await peer.ask(GET)
+            began = trio.current_time()
+            while all([await _send_and_pass(peer, b"\r\n") for _ in range(8)]):  # some while others are looked at
+                await trio.sleep(0.5)
+                assert trio.current_time() - began < 11.0
+
+
+async def _send_and_pass(peer: Peer, data: bytes) -> bool:
+    is_open = peer.send_now(data)
+    await trio.lowlevel.checkpoint()
+    return is_open
+
+
 async def test_the_idle_timeout_starts_again_after_each_request(autojump_clock: MockClock) -> None:
     async with running(echo, limits=LIMITS) as there:
         peer = await there.connect()

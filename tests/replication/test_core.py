@@ -27,7 +27,6 @@ from appliance.replication.commands import (
     SetRecovered,
     ShowThrough,
     Store,
-    Take,
 )
 from appliance.replication.core import Core
 from appliance.replication.follower_link import SAVE_CURSOR_S
@@ -108,10 +107,6 @@ class Played:
             receipts = self.disk.append_from(command.entries, command.late)
             self.feed()
             self.core.stored(command, receipts, self.now)
-        elif isinstance(command, Take):
-            self.disk.append_from((command.entry,), frozenset())
-            self.feed()
-            self.core.taken(command, self.now)
         elif isinstance(command, Replace):
             self.disk.replace(command.payload_id, command.from_index)
             self.core.removed(command, self.now)
@@ -792,6 +787,17 @@ def test_a_gap_is_followed_from_the_start_again() -> None:
     assert host.taken(SaveCursor) == [SaveCursor("c", Cursor("log-c", 0))]
     assert [end.failed for end in host.taken(End)] == [True]
     assert "gap" in host.notices()
+
+
+def test_a_body_that_was_left_out_and_is_not_here_comes_on_the_next_link() -> None:
+    host = Played()
+    link = host.follow("b")
+    (entry,) = log_of("b", (P, 0, "x")).entries
+    host.hear(link, Entries([structs.replace(entry, body=None)]))
+    assert [(end.link, end.failed) for end in host.taken(End)] == [(link, True)]
+    assert host.taken(SaveCursor) == []  # the peer's whole log is not needed for that
+    host.hear(host.follow("b"), Entries([entry]))
+    assert host.disk.at(P, 0) is not None
 
 
 def test_states_are_passed_on_to_the_log() -> None:

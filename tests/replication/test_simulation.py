@@ -25,7 +25,7 @@ def test_what_is_committed_stays_and_is_one(part: int) -> None:
     result = run_seeds(range(part * PART, (part + 1) * PART))
     assert result.seeds == PART
     assert not result.failures, "\n" + "\n\n".join(map(str, result.failures))
-    assert result.left_to_operator <= 3  # two voters differ, and the third lost its log: hardly ever
+    assert result.left_to_operator <= 2  # two voters differ, and the third lost its log: hardly ever
 
 
 @pytest.mark.parametrize(("mutant", "seeds"), MUTANTS, ids=lambda value: getattr(value, "__name__", ""))

@@ -16,7 +16,6 @@ from appliance.wire.replication import (
     MAX_MESSAGE_BYTES,
     MAX_TEXT,
     Ack,
-    Ahead,
     AnyMessage,
     Closed,
     Committed,
@@ -40,13 +39,11 @@ PREFIX = b"\x05" * 32
 HELLO = Hello(1, "a", "log", b"\x01" * 16, False, True, "", 0, ["a", "b"], 2)
 WELCOME = Welcome(1, "b", "log", b"\x02" * 32, 7, False, False, True, ["a", "b"], 2)
 ENTRY = WireEntry(3, ID, 1, 9, Encoding.BROTLI, "alpha", 0.25, b"body", PREFIX, True)
-AHEAD = Ahead(ID, 1, 9, Encoding.TEXT, "alpha", 0.001, b"body", PREFIX)
 MESSAGES: list[AnyMessage] = [
     HELLO,
     WELCOME,
     Refusal("no"),
     Entries([ENTRY, msgspec.structs.replace(ENTRY, position=4, body=None)]),
-    AHEAD,
     Committed([WirePlace(ID, 1, PREFIX)]),
     Settled(ID, PayloadState.LANDED, "0x1"),
     Closed(ID, 2, {"a": "log"}),
@@ -72,11 +69,6 @@ def test_a_message_comes_as_it_went(message: AnyMessage) -> None:
         (Entries([msgspec.structs.replace(ENTRY, block_number=-5)]), "block_number: -5, expected"),
         (Entries([msgspec.structs.replace(ENTRY, prefix=b"short")]), "prefix: 5 bytes, expected 32"),
         (Entries([msgspec.structs.replace(ENTRY, age_s=math.nan)]), "age_s: nan, expected a number of seconds"),
-        (msgspec.structs.replace(AHEAD, index=-1), "index: -1, expected"),
-        (msgspec.structs.replace(AHEAD, block_number=2**63), "block_number: 9223372036854775808, expected"),
-        (msgspec.structs.replace(AHEAD, builder="b" * 1025), "builder: 1025 characters, at most"),
-        (msgspec.structs.replace(AHEAD, age_s=-1.0), "age_s: -1.0, expected a number of seconds"),
-        (msgspec.structs.replace(AHEAD, prefix=b""), "prefix: 0 bytes, expected 32"),
         (Committed([WirePlace(ID, 0, b"")]), "prefix: 0 bytes, expected 32"),
         (msgspec.structs.replace(HELLO, nonce=b"1"), "nonce: 1 bytes, expected 16"),
         (msgspec.structs.replace(HELLO, cursor=-1), "cursor: -1, expected"),

@@ -2,12 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadId
-from appliance.domain.replicas import Receipt, Record, Replica, extend_prefix
+from appliance.domain.replicas import Receipt, Record, Replica
 from appliance.replication.commands import (
     Close,
     Command,
@@ -24,7 +23,6 @@ from appliance.replication.commands import (
     SetRecovered,
     ShowThrough,
     Store,
-    Take,
 )
 from appliance.replication.core import Core
 from appliance.replication.membership import Membership, Restored
@@ -44,7 +42,6 @@ class Job:
     transaction: Callable[[], object]
     answer: Callable[[object], None]
     entries: tuple[Replica, ...] = ()
-    is_own: bool = False
 
 
 class Observer(Protocol):
@@ -200,17 +197,6 @@ class SimHost:
         known = self._branches.get(payload_id)
         after = known[1] if known is not None and known[0] == index - 1 else None
         received_at = self.clock.now + self.wall_offset
-        before = b"" if index == 0 else after
-        is_next = not any(job.is_own for job in (*self._waiting, *self._writing))
-        if is_next and before is not None and (payload_id, index) not in self.disk.position_of:
-            prefix = extend_prefix(before, body, Encoding.TEXT)
-            self._observer.originated(prefix)  # others may store it from now on
-            self._core().coming(
-                Record(0, payload_id, index, number, Encoding.TEXT, builder, received_at, body, prefix),
-                self.disk.last,
-                self.clock.now,
-            )
-            self._carry_out()
 
         def write() -> bool:
             done = self.disk.append(payload_id, index, number, builder, body, received_at, after)
@@ -224,7 +210,7 @@ class SimHost:
                 self._branches[payload_id] = index, held.prefix
             self.clock.note("%s originates %s/%s %s: %s", self.name, payload_id, index, body.decode(), done)
 
-        self._waiting.append(replace(self._job(write, written), is_own=True))
+        self._waiting.append(self._job(write, written))
         self._work()
 
     def _change(
@@ -333,16 +319,13 @@ class SimHost:
         self._core().read(command, records, self.clock.now)
         self._carry_out()
 
-    def _do_later(self, command: Store | Take | Replace | Close | Requeue | SaveCursor | SetRecovered) -> None:
+    def _do_later(self, command: Store | Replace | Close | Requeue | SaveCursor | SetRecovered) -> None:
         disk, core = self.disk, self._core()
         match command:
             case Store():
                 self._change(
                     lambda: self._store(command), lambda receipts: self._stored(command, receipts), command.entries
                 )
-            case Take():
-                entries = (command.entry,)
-                self._change(lambda: disk.append_from(entries, frozenset()), lambda _: self._taken(command), entries)
             case Replace():
                 self._attempt(lambda: disk.replace(command.payload_id, command.from_index), core.removed, command)
             case Close():
@@ -377,9 +360,6 @@ class SimHost:
             self._core().stored(store, receipts, self.clock.now)
         else:
             self._core().store_failed(store, "the disk is full", self.clock.now)
-
-    def _taken(self, take: Take) -> None:
-        self._core().taken(take, self.clock.now)
 
     # --- time ---
 

@@ -10,7 +10,6 @@ from appliance.replication.membership import Membership, Restored
 from appliance.replication.order import CommitOrder, Waiting
 from appliance.replication.places import Place
 from appliance.replication.votes import Votes
-from appliance.wire.replication import Ahead, AnyMessage
 from tests.replication.simulation.disk import DiskLog
 from tests.replication.simulation.host import SimHost
 
@@ -40,16 +39,6 @@ class _CarelessDisk(DiskLog):
         if self.at(entry.payload_id, entry.index) is None and entry.index == self.lengths.get(entry.payload_id, 0):
             return Receipt(Verdict.NEW, self._insert(entry))
         return super()._take(entry, is_late=is_late)
-
-
-class TakesAheadForAVote(SimHost):
-    """Counts what is on its way to a peer's disk as if it were there."""
-
-    def received(self, link: int, message: AnyMessage) -> None:
-        super().received(link, message)
-        peer = self._links.get(link)
-        if isinstance(message, Ahead) and peer is not None and self.core is not None:
-            self.core._votes.voted(peer, Place(message.payload_id, message.index, message.prefix), fixed=True)
 
 
 class SkipsThePrefix(SimHost):
@@ -136,7 +125,6 @@ class HearsNoWord(_MutatedCore):
 FEW = range(40)
 MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (AcknowledgesBeforeTheFsync, FEW),
-    (TakesAheadForAVote, FEW),
     (SkipsThePrefix, FEW),
     (CountsOneVoteLess, FEW),
     (CountsLearners, FEW),
