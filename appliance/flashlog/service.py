@@ -278,10 +278,6 @@ class FlashLog:
         """Call ``on_state`` after each change of a payload's state, while the block runs."""
         return self._state.watch_states(on_state)
 
-    def watch_appends(self, on_append: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call ``on_append`` when the log got more, before anybody else learns of it, while the block runs."""
-        return self._state.watch_appends(on_append)
-
     def keep_for(self, awaited: Callable[[], int | None]) -> None:
         """Let retention wait, within its bound, for whoever needs what is after ``awaited()``."""
         self._housekeeping.awaited = awaited

@@ -49,7 +49,6 @@ class LogState:
         self.commit_on_append = commit_on_append
         self._metrics = metrics
         self._state_watchers: list[OnState] = []
-        self._append_watchers: list[Callable[[], None]] = []
         self._places: dict[tuple[PayloadId, int], tuple[bytes, int]] = {}
         self.show()
 
@@ -62,24 +61,8 @@ class LogState:
         finally:
             self._state_watchers.remove(on_state)
 
-    @contextlib.contextmanager
-    def watch_appends(self, on_append: Callable[[], None]) -> Iterator[None]:
-        """Call ``on_append`` whenever the log got more, whoever brought it, while the block runs; it must not raise."""
-        self._append_watchers.append(on_append)
-        try:
-            yield
-        finally:
-            self._append_watchers.remove(on_append)
-
     def note_outcomes(self, outcomes: Sequence[object]) -> None:
         """Take what one transaction did: entries first, then the position that makes them visible."""
-        before = self.point.appended
-        self._note(outcomes)
-        if self.point.appended > before:
-            for on_append in list(self._append_watchers):
-                on_append()
-
-    def _note(self, outcomes: Sequence[object]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Appended) and outcome.new:
                 self._note_record(outcome.record)

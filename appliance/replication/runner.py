@@ -106,36 +106,15 @@ class Runner:
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)
-            with self.flashlog.watch_appends(self._appended):
-                task_status.started()
-                await self._feed_for_ever()
-
-    async def _feed_for_ever(self) -> None:
-        while True:
-            await self.flashlog.wait_appended_past(self.core.seen)
-            before = self.core.seen
-            await self.tell(lambda now: None)
-            if self.core.seen == before:  # no room to count more, or what was there lost its place
-                await trio.sleep(TICK_S)
+            task_status.started()
+            while True:
+                await self.flashlog.wait_appended_past(self.core.seen)
+                before = self.core.seen
+                await self.tell(lambda now: None)
+                if self.core.seen == before:  # no room to count more, or what was there lost its place
+                    await trio.sleep(TICK_S)
 
     # --- inputs ---
-
-    def _appended(self) -> None:
-        """The log got something: what follows from it goes out now, not in the next turn of the loop.
-
-        A bug here is not the log's, which calls this, but this plane's.
-        """
-        records = self.flashlog.recent_records(self.core.seen, FEED_ENTRIES)
-        if not records:
-            return
-        try:
-            self.core.set_clock(time.time() - trio.current_time())
-            self.core.feed(records, records[-1].position, trio.current_time())
-            self._carry_out()
-        except Exception as error:
-            if self._nursery is None:
-                raise
-            self._nursery.start_soon(_fail, error)
 
     async def tell(self, what: Callable[[float], None]) -> None:
         """Give the core an input, after what is in the log, and carry out what follows."""
@@ -357,10 +336,6 @@ class Runner:
         """How long the oldest entry that is not committed has been waiting; 0 when there is none."""
         since = self.core.oldest_open_since
         return 0.0 if since is None else trio.current_time() - since
-
-
-async def _fail(error: Exception) -> None:
-    raise error
 
 
 def _within(records: Sequence[Record], asked: commands.Read) -> list[Record]:

@@ -243,28 +243,6 @@ async def test_a_disk_that_refuses_leaves_neither_entries_nor_cursor(log: FlashL
     assert await log.append_from("b", replicas([flashblock(1, 0)]), Cursor("x", 1)) == [Receipt(Verdict.NEW, 1)]
 
 
-async def test_whatever_the_log_gets_is_told_before_anybody_else_learns_of_it(log: FlashLog) -> None:
-    told: list[int] = []
-    woken: list[int] = []
-
-    async def wait() -> None:
-        await log.wait_appended_past(0)
-        woken.append(len(told))
-
-    sent = replicas([flashblock(1, 0), flashblock(1, 1)])
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        with log.watch_appends(lambda: told.append(log.appended)):
-            await log.append(flashblock(2, 0), "a")
-            await log.append(flashblock(2, 0), "a")  # again: nothing new
-            await log.append_from("b", sent, Cursor("x", 2))
-            await log.append_from("b", sent, Cursor("x", 3))
-            await log.set_recovering(recovering=False)
-    await log.append(flashblock(3, 0), "a")
-    assert told == [1, 3]
-    assert woken == [1]
-
-
 async def test_what_memory_knows_to_be_held_costs_no_transaction(tmp_path: Path) -> None:
     sent = replicas([flashblock(1, 0), flashblock(1, 1)])
     async with opened(tmp_path) as log:

@@ -19,7 +19,6 @@ from appliance.flashlog.comparison import compare
 from appliance.flashlog.maintenance import verify
 from appliance.lifecycle import OnCrash, Plane
 from appliance.net.listening import open_listener
-from appliance.replication.core import Core
 from appliance.replication.following import Following
 from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.security import TlsFiles
@@ -523,25 +522,6 @@ async def test_a_plane_that_crashes_loses_nothing_and_commits_again_after_its_re
         async with running(a):
             assert a.replication is not plane
             await committed(a, b, c, entries=5)
-
-
-async def test_a_bug_in_this_plane_ends_it_and_not_the_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("a bug")
-
-    a = make_hosts(tmp_path, "abc")["a"]
-
-    async def append_until_it_ends() -> None:
-        async with running(a):
-            await eventually(lambda: bool(a.log._state._append_watchers))
-            monkeypatch.setattr(Core, "feed", fail)
-            (entry,) = await a.append(1, 1)
-            assert entry.position == 1
-            await trio.sleep_forever()
-
-    with pytest.raises(ExceptionGroup) as found:
-        await append_until_it_ends()
-    assert found.group_contains(RuntimeError, match="a bug")
 
 
 async def test_the_status_shows_each_peer_in_both_directions(tmp_path: Path) -> None:
