@@ -6,6 +6,7 @@ tells of the end of the *thread* that started us, and Trio starts processes in t
 """
 
 import os
+import select
 import sys
 
 import trio
@@ -29,5 +30,11 @@ async def stop_at_end_of_input(appliance: Appliance) -> None:
 
 def _read_to_the_end(descriptor: int) -> None:
     """`os.read`, because at the interpreter's end nobody may hold the lock of `sys.stdin`."""
-    while os.read(descriptor, 4096):
-        pass
+    is_open = True
+    while is_open:
+        try:
+            is_open = bool(os.read(descriptor, 4096))
+        except BlockingIOError:  # who shares it has made it so
+            select.select([descriptor], [], [])
+        except OSError:  # a terminal that is gone
+            is_open = False

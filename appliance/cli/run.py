@@ -33,7 +33,7 @@ StopWatch = Callable[[Appliance], Awaitable[None]]
 def run(arguments: argparse.Namespace) -> int:
     """Run the configured planes until SIGTERM or SIGINT; the second signal does not wait for the drain.
 
-    SIGHUP reads the file again. With `--stop-at-eof` the end of standard input is as a first signal.
+    SIGHUP reads the file again. With `--stop-at-eof` the end of standard input begins the stop in order, too.
     """
     stops = (stop_at_end_of_input,) if arguments.stop_at_eof else ()
     if arguments.mock_node:

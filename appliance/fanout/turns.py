@@ -3,7 +3,7 @@
 After an outage thousands come back at once: there is a handshake to answer, a backlog to send and a broadcast
 under way at any moment, each in tasks of its own. Were they all let loose, each pass of the event loop would be as
 long as all of them together, and a request to the engine takes several passes. So all of it is done in
-*turns*: a turn ends with its slice (0.5 ms), then `Pace.give_way` lets the rest of the process run until it is idle,
+*turns*: a turn ends with its slice (0.5 ms, or less: pacing.py), then `Pace.give_way` lets the rest of the process run until it is idle,
 and only then comes the next turn. A turn that ends early hands the rest of its slice on.
 
 Who delivers a broadcast comes first, because those at the head have lost nothing and ask for nothing; but of
@@ -50,10 +50,10 @@ class Turns:
         """What `take` does, for `Turn`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._taken:
-            await lot.park()
+            await lot.park()  # and in the pass between, others may have worked for longer than a short slice
         else:
             self._taken = True
-            self.pace.renew()
+        self.pace.renew()
 
     async def end(self) -> None:
         """Give way, if the slice is over, and hand the turn on."""

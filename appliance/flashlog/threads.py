@@ -2,8 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, Protocol, Self, TypeVar, TypeVarTuple, Unpack, cast
+from collections.abc import Callable
+from typing import Generic, Protocol, Self, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
 
@@ -12,10 +12,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class RunSync(Protocol):
-    """`trio.to_thread.run_sync`, or the call itself under a virtual clock (which would jump meanwhile).
-
-    A thread may begin before what this returns is awaited.
-    """
+    """`trio.to_thread.run_sync`, or the call itself under a virtual clock (which would jump meanwhile)."""
 
     async def __call__(self, sync_fn: Callable[[Unpack[Ts]], T], *args: *Ts) -> T: ...
 
@@ -32,13 +29,12 @@ class OwnThreads:
 
 
 class _Call(Generic[T]):
-    """One call on its way through a thread and back to the task that waits for it, now or later."""
+    """One call on its way through a thread and back to the task that waits for it."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
+        self._task = trio.lowlevel.current_task()
         self._token = trio.lowlevel.current_trio_token()
-        self._waiter: trio.lowlevel.Task | None = None
-        self._is_done = False
         self._result: T | None = None
         self._error: BaseException | None = None
 
@@ -49,20 +45,13 @@ class _Call(Generic[T]):
         except BaseException as error:  # noqa: BLE001 it is raised in the task that waits
             self._error = error
         try:
-            self._token.run_sync_soon(self._done)
+            self._token.run_sync_soon(trio.lowlevel.reschedule, self._task)
         except trio.RunFinishedError:
             return  # the loop crashed
 
-    def _done(self) -> None:
-        self._is_done = True
-        if self._waiter is not None:
-            trio.lowlevel.reschedule(self._waiter)
-
     async def wait(self) -> T:
         """Until it is done, also when cancelled."""
-        if not self._is_done:
-            self._waiter = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
         if self._error is None:
             return cast("T", self._result)
         try:
@@ -78,20 +67,18 @@ class OwnThread:
     """
 
     def __init__(self, name: str) -> None:
-        # Bounded by who calls: the log's writer has one call in it at a time.
+        # Bounded by the tasks that wait: each has one call in it.
         self._calls: queue.SimpleQueue[_Call[object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
-    def __call__(self, sync_fn: Callable[[Unpack[Ts]], T], *args: *Ts) -> Coroutine[Any, Any, T]:
-        """Run ``sync_fn`` in the thread, which has it when this returns.
-
-        What is returned waits for it, also when cancelled: a commit is never abandoned.
-        """
+    async def __call__(self, sync_fn: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        """Run ``sync_fn`` in the thread and wait for it, also when cancelled: a commit is never abandoned."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if not self._thread.ident:
             self._thread.start()
         call = _Call(lambda: sync_fn(*args))
         self._calls.put(cast("_Call[object]", call))
-        return call.wait()
+        return await call.wait()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

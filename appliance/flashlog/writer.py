@@ -7,8 +7,8 @@ While a transaction runs (0.2 ms, or what the disk needs) further jobs gather: g
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, cast
 
 import trio
 
@@ -62,8 +62,6 @@ class Writer:
         self._on_done = on_done
         self._queue: deque[_Ticket[object]] = deque()
         self._in_flight: list[_Ticket[object]] = []
-        self._begun: Coroutine[Any, Any, list[object]] | None = None
-        self._is_idle = False
         self._waiting_bytes = 0
         self._wake = trio.Event()
         self._closing = False
@@ -103,9 +101,7 @@ class Writer:
             raise LogError(f"the disk does not keep up: {len(self._queue)} writes are waiting")
         self._queue.append(ticket)
         self._waiting_bytes += ticket.size
-        if self._is_idle:
-            self._begin_batch()
-            self._wake.set()
+        self._wake.set()
 
     def close(self) -> None:
         """Refuse new jobs; `run` returns when those that wait are done."""
@@ -117,28 +113,17 @@ class Writer:
         try:
             with trio.CancelScope(shield=True):
                 while await self._wait_for_work():
-                    await self._end_batch()
+                    await self._write(self._take())
                     await self._checkpoint_when_idle()
         finally:
             self._closing = True
             self._refuse([*self._in_flight, *self._queue], "the flashblock log is closed")
 
     async def _wait_for_work(self) -> bool:
-        """Whether a transaction has begun: at once when something comes, not only in the next turn of the loop."""
-        if self._queue:
-            self._begin_batch()
-        self._is_idle = self._begun is None
-        while self._begun is None and not self._closing:
+        while not self._queue and not self._closing:
             self._wake = trio.Event()
             await self._wake.wait()
-        self._is_idle = False
-        return self._begun is not None
-
-    def _begin_batch(self) -> None:
-        self._is_idle = False
-        self._in_flight = self._take()
-        self._metrics.batch_size.observe(len(self._in_flight))
-        self._begun = self._run_sync(self._store.apply, [ticket.work for ticket in self._in_flight])
+        return bool(self._queue)
 
     def _take(self) -> list[_Ticket[object]]:
         taken: list[_Ticket[object]] = []
@@ -150,13 +135,11 @@ class Writer:
         self._waiting_bytes -= size
         return taken
 
-    async def _end_batch(self) -> None:
-        batch, begun = self._in_flight, self._begun
-        self._begun = None
-        if begun is None:
-            return
+    async def _write(self, batch: list[_Ticket[object]]) -> None:
+        self._in_flight = batch
+        self._metrics.batch_size.observe(len(batch))
         try:
-            outcomes = await begun
+            outcomes = await self._run_sync(self._store.apply, [ticket.work for ticket in batch])
         except LogError as error:
             self._note_failure("write failed", error)
             self._refuse(batch, str(error))

@@ -42,7 +42,7 @@ class Gap(RemoteError):
 
 
 class BodyMissing(RemoteError):
-    """An entry came without its body, and is not here: the disk refused it. On another link it comes whole."""
+    """An entry came without its body, and is not here any more: it lost its place. On another link it comes whole."""
 
 
 @dataclass(frozen=True, slots=True)

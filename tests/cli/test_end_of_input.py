@@ -1,13 +1,16 @@
 """`appliance run --stop-at-eof`, as a program starts it that must not leave it behind."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import trio
 
+from appliance.cli.end_of_input import _read_to_the_end
 from tests.support.lines import LineReader
 
 CONFIG = '[store]\nfolder = "data"\n[fanout]\nlisten = "127.0.0.1:0"\n[log]\nformat = "json"\n'
@@ -57,6 +60,29 @@ def test_an_input_that_has_ended_before_it_started_ends_it_when_it_has_started(
     assert done.returncode == 0, done.stderr
     assert stops(done.stderr) == ["end of input"]
     assert json.loads(done.stderr.splitlines()[-1])["message"] == "stopped"
+
+
+def test_an_input_that_gives_nothing_at_once_is_waited_for() -> None:
+    """It is so where another process that shares it has made it so."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    thread = threading.Thread(target=_read_to_the_end, args=(reading,))
+    thread.start()
+    try:
+        thread.join(0.05)
+        assert thread.is_alive()
+    finally:
+        os.close(writing)
+        thread.join(30)
+    assert not thread.is_alive()
+    os.close(reading)
+
+
+def test_an_input_that_cannot_be_read_has_ended() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.close(writing)
+    _read_to_the_end(writing)
 
 
 async def test_without_the_option_the_end_of_input_is_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from appliance.domain.modes import ExecutionMode
 from appliance.engine.metrics import EngineMetrics
 from appliance.engine.service import Engine, EngineSettings
 from appliance.engine.upstream import Upstream
+from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from tests.engine import messages as m
 from tests.engine.fakes import BrokenStream, RecordingStream, answers, gated, hangs
@@ -221,6 +222,17 @@ async def test_stopping_drains_what_is_being_answered() -> None:
             it.stopping.set()
             gate.set()
         assert answers_seen == [m.result("done")]
+
+
+async def test_it_is_not_busy_with_a_request_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: object) -> HttpResponse:
+        raise RuntimeError("a bug")
+
+    async with rig() as it:
+        monkeypatch.setattr(it.engine._frontend, "handle", fail)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await it.engine.handle(HttpRequest("POST", "/", Headers()))
+        assert not it.engine.is_busy()
 
 
 async def test_it_is_busy_as_long_as_a_request_is_in_hand() -> None:

@@ -12,7 +12,7 @@ from appliance.domain.errors import LogError
 from appliance.flashlog import writer as writer_module
 from appliance.flashlog.metrics import FlashlogMetrics
 from appliance.flashlog.store import Store, Work
-from appliance.flashlog.threads import OwnThread, run_inline
+from appliance.flashlog.threads import run_inline
 from appliance.flashlog.writer import Writer
 
 T = TypeVar("T")
@@ -95,17 +95,6 @@ async def test_a_job_returns_its_result_and_the_report_comes_first() -> None:
         nursery.start_soon(bench.writer.run)
         assert await bench.writer.submit(answer(42)) == 42
         assert bench.done == [42]
-
-
-async def test_a_transaction_begins_at_once_when_there_is_none() -> None:
-    with OwnThread("test") as thread:
-        bench = Bench(thread)
-        async with bench.nursery() as nursery:
-            nursery.start_soon(bench.writer.run)
-            await trio.testing.wait_all_tasks_blocked()
-            begun = threading.Event()
-            bench.writer.post(lambda _: begun.set())
-            assert begun.wait(30)  # the loop has had no turn since
 
 
 async def test_everything_that_waits_goes_into_one_transaction() -> None:
