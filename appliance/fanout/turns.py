@@ -3,8 +3,8 @@
 After an outage thousands come back at once: there is a handshake to answer, a backlog to send and a broadcast
 under way at any moment, each in tasks of its own. Were they all let loose, each pass of the event loop would be as
 long as all of them together, and a request to the engine takes several passes. So all of it is done in
-*turns*: a turn ends with its slice (0.5 ms, or less: pacing.py), then `Pace.give_way` lets the rest of the process run until it is idle,
-and only then comes the next turn. A turn that ends early hands the rest of its slice on.
+*turns*: a turn ends with its slice (0.5 ms, or less: see pacing.py), then `Pace.give_way` lets the rest of the process
+run until it is idle, and only then comes the next turn. A turn that ends early hands the rest of its slice on.
 
 Who delivers a broadcast comes first, because those at the head have lost nothing and ask for nothing; but of
 `URGENT_IN_A_ROW` + 1 turns one is for the others, so that they get on when one broadcast follows another.
