@@ -109,13 +109,20 @@ class NodeSet:
         return [node.explain(now) for node in self._nodes.values()] + refused
 
     async def run(
-        self, declared: Iterable[DeclaredNode], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        declared: Callable[[], Iterable[DeclaredNode]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Take up the nodes and check them until cancelled. Raises `NodeUriError` for a declared URL that is none."""
+        """Take up the nodes and check them until cancelled. Raises `NodeUriError` for a declared URL that is none.
+
+        ``declared`` are those of the configuration when it is asked: what `declare` brought before the start counts.
+        """
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with trio.open_nursery() as nursery:
                 async with self._changing:
-                    for node in declared:
+                    self._nursery = nursery
+                    for node in declared():
                         self._start(self._make(parse_node_uri(node.url), "file", node.workers))
                     await self._load()
                 task_status.started()
@@ -141,6 +148,7 @@ class NodeSet:
                 await self._adopt(self._nodes[uri.url], workers or uri.workers or self._settings.default_workers)
             for node in [each for url, each in self._nodes.items() if each.source == "file" and url not in wanted]:
                 self._take_out(node, _CONFIGURATION)
+                await self._forget(node.uri.url)  # it may have been added once, and the disk full when it was adopted
             self._nodes = {url: self._nodes[url] for url in wanted} | self._nodes  # the configuration's first
 
     async def _adopt(self, node: Node, workers: int) -> None:
@@ -277,20 +285,20 @@ class NodeSet:
 
     async def _keep(self, node: AddedNode) -> None:
         if self._store is not None:
-            await self._write(self._store.keep_lb_node, node)
+            await self._write(self._store.keep_lb_node, node, "a restart forgets it")
 
     async def _forget(self, url: str) -> None:
         if self._store is not None:
-            await self._write(self._store.forget_lb_node, url)
+            await self._write(self._store.forget_lb_node, url, "a restart may bring it back")
 
-    async def _write(self, write: Callable[..., None], what: object) -> None:
+    async def _write(self, write: Callable[..., None], what: object, else_: str) -> None:
         """The node set is what counts now; a disk that refuses is said, and makes nothing undone."""
         with trio.CancelScope(shield=True):  # who hangs up does not take the change back
             try:
                 await trio.to_thread.run_sync(write, what)
             except LogError as error:
-                self.problem = f"not kept, a restart forgets it: {error}"
-                log.error("change of nodes not kept: a restart forgets it", reason=str(error))
+                self.problem = f"not kept, {else_}: {error}"
+                log.error("change of nodes not kept", then=else_, reason=str(error))
             else:
                 self.problem = None
 

@@ -131,7 +131,7 @@ class LoadBalancer:
             nursery.start_soon(self._readiness.run)
             await nursery.start(self._relay.run)
             nursery.start_soon(self._log.run)
-            await nursery.start(self._nodes.run, self._declared)
+            await nursery.start(self._nodes.run, lambda: self._declared)
             await server.run(task_status=task_status)
             nursery.cancel_scope.cancel()
 

@@ -8,6 +8,7 @@ the time. Whose request comes later waits in the `Lobby`.
 import socket
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import Final
 
 from appliance.net import http_encoding
 from appliance.net.http import Headers, HttpRequest
@@ -16,6 +17,10 @@ from appliance.net.http_session import HandOver, HttpLimits
 
 Greet = Callable[[HttpRequest], HandOver | None]
 """What to answer a websocket's request with, if that is known without waiting; None leaves it to the handler."""
+
+
+# Half a head is parsed anew with all that comes; a longer one by a session, which goes on where it was.
+_LONG_HALF: Final = 1024
 
 
 class Unanswered(Enum):
@@ -50,6 +55,8 @@ def greet(accepted: socket.socket, peer: str, limits: HttpLimits, answer: Greet)
 def _parse(data: bytes, peer: str, limits: HttpLimits) -> tuple[HttpRequest, bytes] | Unanswered:
     """One whole request for a websocket and what follows it; anything else, bad or good, is not for us."""
     if not data.startswith(b"GET ") or len(data) > limits.max_header_bytes:
+        return Unanswered.NOT_AT_ONCE
+    if len(data) > _LONG_HALF and b"\r\n\r\n" not in data:
         return Unanswered.NOT_AT_ONCE
     parser = RequestParser(
         max_header_bytes=limits.max_header_bytes,

@@ -154,17 +154,17 @@ class HttpLane:
             return
         try:
             is_over, answer = connection.take_now()
+            if is_over:
+                self._on_answer = None
+            if answer is not None:
+                self._end(connection)
         except Exception:  # whoever asked must not wait for it: to him the connection is broken
             log.exception("reading an answer failed", origin=self._endpoint.origin)
             self.close()
             on_answer(None)
             return
-        if not is_over:
-            return
-        self._on_answer = None
-        if answer is not None:
-            self._end(connection)
-        on_answer(answer)
+        if is_over:
+            on_answer(answer)
 
     async def _finish_on(self, connection: "_PlainConnection | _SecureConnection") -> LaneAnswer:
         try:

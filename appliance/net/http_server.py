@@ -246,9 +246,17 @@ class HttpServer:
             return
         why = self._greet(accepted, peer, self._at_once)
         if why is Unanswered.NOT_YET:
-            self._lobby.enter(accepted, peer)
+            self._let_wait(self._lobby, accepted, peer)
         elif why is Unanswered.NOT_AT_ONCE:
             nursery.start_soon(self._serve, accepted, peer)
+
+    def _let_wait(self, lobby: Lobby, accepted: socket.socket, peer: str) -> None:
+        try:
+            lobby.enter(accepted, peer)
+        except OSError as error:  # out of watches, or of memory: that costs this client alone
+            log.error("a client cannot be waited for", server=self.name, error=repr(error))
+            self._ended()
+            accepted.close()
 
     def _look(self, nursery: trio.Nursery, at_once: Greet, guest: Guest, gone: bool) -> bool:
         """Something came from a guest of the lobby, or its end; whether it leaves."""
@@ -292,11 +300,7 @@ class HttpServer:
 
         It goes in the next turn of the loop: until then the limit is exceeded by a batch or two.
         """
-        guest = None if self._lobby is None else self._lobby.oldest
-        if self._lobby is not None and guest is not None and trio.current_time() - guest.since >= _NEWCOMER_S:
-            self._lobby.leave(guest)
-            self._counters.replaced += 1
-            self._dismiss(guest, http_encoding.BUSY)
+        if self._lobby is not None and self._dismiss_oldest(self._lobby):
             return True
         while self._silent:
             session = next(iter(self._silent))
@@ -362,6 +366,18 @@ class HttpServer:
         if self._hangups is not None:
             self._hangups.watch(accepted.fileno(), session.client_gone)
         return session
+
+    def _dismiss_oldest(self, lobby: Lobby) -> bool:
+        """Of the guests who are no newcomers, the first who has not asked in the meantime, among a few."""
+        for _ in range(_ACCEPT_BATCH):
+            looked_at, silent = lobby.expire(trio.current_time() - _NEWCOMER_S, 1)
+            if silent:
+                self._counters.replaced += 1
+                self._dismiss(silent[0], http_encoding.BUSY)
+                return True
+            if not looked_at:
+                break
+        return False
 
     async def _sweep_for_ever(self) -> None:
         """Close what is past its deadline, which is noticed up to an eighth of the shortest timeout late."""

@@ -104,7 +104,9 @@ class Lobby:
         """Look at some, at one at least, of whom something came."""
         for _ in range(_AT_A_TIME):
             for fd, events in self._epoll.poll(0, 1):
-                self._visit(self._guests[fd], gone=events & _GONE != 0)
+                guest = self._guests.get(fd)
+                if guest is not None:
+                    self._visit(guest, gone=events & _GONE != 0)
             if is_over():
                 break
 

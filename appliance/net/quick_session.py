@@ -114,7 +114,7 @@ class QuickSession(Session):
 
     def _begin(self, request: HttpRequest) -> bool:
         """Whether the quick handler has it now, or had it and has given it to the task."""
-        plain = request.keep_alive and not request.upgrade and request.method != "HEAD"
+        plain = request.keep_alive and self._limits.keep_alive and not request.upgrade and request.method != "HEAD"
         if not plain or self._client_gone or not self._parser.is_between():
             return False
         self._early.reset(usable=False, close=False)  # that is for handlers in tasks

@@ -34,32 +34,6 @@ async def test_only_one_has_a_turn_however_many_there_are() -> None:
     assert most == 1
 
 
-@pytest.mark.parametrize("hurried", [False, True])
-async def test_a_turn_that_was_waited_for_has_a_slice_though_others_worked_meanwhile(hurried: bool) -> None:
-    clock, begun_spent = Clock(), list[bool]()
-    turns = Turns(clock, lambda: hurried)
-
-    async def work() -> None:
-        for _ in range(50):
-            async with turns.take() as is_over:
-                begun_spent.append(is_over())
-                while not is_over():
-                    clock.now += 0.000_01
-
-    async def work_elsewhere() -> None:
-        while True:
-            clock.now += 0.000_2
-            await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as around:
-        around.start_soon(work_elsewhere)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(work)
-            nursery.start_soon(work)
-        around.cancel_scope.cancel()
-    assert begun_spent == [False] * 100
-
-
 async def test_a_broadcast_comes_first_and_the_others_get_every_fourth_turn() -> None:
     clock, order = Clock(), list[str]()
     turns = Turns(clock)

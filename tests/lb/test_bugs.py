@@ -140,6 +140,19 @@ async def test_where_an_answer_comes(bug: Bug, owner: type, name: str, after: bo
         await assert_well(w)
 
 
+async def test_a_bug_in_reading_a_nodes_answer_is_a_failed_try(bug: Bug) -> None:
+    node = FakeNode()
+    async with world(node, settings=replaced(nodes=ONE_WORKER)) as w:
+        await warm(w)
+        with capture_logs() as logs:
+            bug.put(HttpLane, "_end", after=False)
+            with trio.fail_after(30):
+                answer = await w.call()
+        assert (answer.status, bug.met) == (200, 1)
+        assert "reading an answer failed" in {line["event"] for line in logs}
+        await assert_well(w)
+
+
 @pytest.mark.parametrize("name", ["reply", "_encode"])
 async def test_where_an_answer_is_sent(bug: Bug, name: str) -> None:
     async with world(FakeNode(), settings=replaced(nodes=ONE_WORKER)) as w:

@@ -51,6 +51,44 @@ async def test_nodes_are_listed_added_and_removed_over_http() -> None:
         assert (await w.call()).status == 503
 
 
+async def test_a_reload_in_the_turn_in_which_the_nodes_are_taken_up_is_not_lost_nor_are_there_two_of_one() -> None:
+    async with fake_node() as a, fake_node() as b:
+        for _ in range(20):  # trio shuffles who comes first
+            lb = LoadBalancer(LbSettings(), (DeclaredNode(a.url),), LbMetrics.create(CollectorRegistry()))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lb._nodes.run, lambda lb=lb: lb._declared)
+                nursery.start_soon(lb.reload, (DeclaredNode(a.url), DeclaredNode(b.url)))
+                await trio.testing.wait_all_tasks_blocked()
+                assert sorted(node.name for node in lb._dispatcher.nodes) == sorted([a.url, b.url])
+                assert sorted(node.name for node in lb._nodes.nodes) == sorted([a.url, b.url])
+                nursery.cancel_scope.cancel()
+
+
+class FullStore(MemoryStore):
+    """Forgets nothing while the disk is full."""
+
+    is_full = True
+
+    def forget_lb_node(self, url: str) -> None:
+        if self.is_full:
+            raise LogError("the disk is full")
+        super().forget_lb_node(url)
+
+
+async def test_a_node_that_the_configuration_took_over_and_dropped_does_not_come_back() -> None:
+    store = FullStore()
+    async with fake_node() as a, fake_node() as b:
+        declared = DeclaredNode(a.url)
+        async with world(declared, store=store) as w:
+            await w.lb.add_node(b.url, None, "admin")
+            await w.lb.reload((declared, DeclaredNode(b.url)))
+            assert w.lb.explain_nodes()["problem"] == "not kept, a restart may bring it back: the disk is full"
+            store.is_full = False
+            await w.lb.reload((declared,))
+        async with world(declared, store=store) as w:
+            assert [node.name for node in w.lb._nodes.nodes] == [a.url]
+
+
 async def test_a_number_of_workers_comes_with_the_uri_and_may_change() -> None:
     async with world() as w, fake_node() as node:
         await w.nodes("POST", f"{node.url}?_workers=2")

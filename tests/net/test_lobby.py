@@ -1,5 +1,6 @@
 """Clients that are there and have not asked yet."""
 
+import errno
 import itertools
 import math
 import socket
@@ -203,6 +204,48 @@ async def test_a_newcomer_takes_the_place_of_the_guest_who_waited_longest(autoju
         await asking(there).read_exactly(len(SWITCHED))
         assert await silent.rest() == b""
         assert (there.count("replaced"), there.count("connections")) == (2, 2)
+        taken.end()
+
+
+async def test_a_guest_who_has_asked_is_not_replaced_though_nobody_has_looked_yet(autojump_clock: MockClock) -> None:
+    taken = Taken()
+    async with greeting(taken.hand_over, refuse, HttpLimits(max_connections=3)) as there:
+        guests = [await come(there) for _ in range(3)]
+        await trio.sleep(2)
+        for guest in reversed(guests):
+            guest.send_now(REQUEST)
+        newcomer = await there.connect()
+        assert (await newcomer.answer()).status == 503
+        for guest in guests:
+            assert await guest.read_exactly(len(SWITCHED)) == SWITCHED
+        taken.end()
+
+
+async def test_a_guest_who_cannot_be_watched_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    enter, taken = Lobby.enter, Taken()
+
+    def fail_once(*_: object) -> None:
+        monkeypatch.setattr(Lobby, "enter", enter)
+        raise OSError(errno.ENOSPC, "no room for another watch")
+
+    async with greeting(taken.hand_over, refuse) as there:
+        monkeypatch.setattr(Lobby, "enter", fail_once)
+        assert await (await come(there)).rest() == b""
+        assert await asking(there).read_exactly(len(SWITCHED)) == SWITCHED
+        assert there.count("connections") == 1
+        taken.end()
+
+
+async def test_a_long_half_of_a_head_is_read_by_a_session_and_not_again_and_again() -> None:
+    taken = Taken()
+    async with greeting(taken.hand_over, taken.handle) as there:
+        peer = await come(there, REQUEST[:-2] + b"X: " + b"x" * 1100)
+        await wait_all_tasks_blocked()
+        assert len(there.server._lobby or ()) == 0
+        assert len(there.server._sessions) == 1
+        await peer.send(b"\r\n\r\n")
+        await wait_all_tasks_blocked()
+        assert there.count("requests") == 1
         taken.end()
 
 
