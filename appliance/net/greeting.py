@@ -18,7 +18,6 @@ from appliance.net.http_session import HandOver, HttpLimits
 Greet = Callable[[HttpRequest], HandOver | None]
 """What to answer a websocket's request with, if that is known without waiting; None leaves it to the handler."""
 
-
 # Half a head is parsed anew with all that comes; a longer one by a session, which goes on where it was.
 _LONG_HALF: Final = 1024
 

@@ -281,13 +281,7 @@ class _PlainConnection:
         if fresh and not self.stirred:
             return True
         self.stirred = False  # it may have been for what was read since
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return not socket_io.has_come(self._socket)
 
     def close(self) -> None:
         """At once; who waits on it gets `trio.ClosedResourceError`."""

@@ -189,7 +189,8 @@ class HttpServer:
                 if socket_io.has_come(guest.socket):
                     connections.start_soon(self._serve, guest.socket, guest.peer)
                 else:
-                    self._dismiss(guest, b"")
+                    self._ended()
+                    guest.socket.close()
             await trio.lowlevel.checkpoint()
 
     async def _visit_sessions(self, visit: Callable[[Session], None]) -> None:
@@ -284,13 +285,15 @@ class HttpServer:
         accepted.close()
         return None
 
-    def _dismiss(self, guest: Guest, answer: bytes) -> None:
-        """Close the connection of a guest who has left the lobby, with an answer if it has begun to ask."""
+    def _dismiss(self, guest: Guest, answer: bytes) -> bool:
+        """Close the connection of a guest who has left the lobby; whether it has begun to ask, and had an answer."""
         self._ended()
-        if answer and socket_io.has_come(guest.socket):
+        has_begun = socket_io.has_come(guest.socket)
+        if has_begun:
             accepted_sockets.refuse(guest.socket, answer)
         else:
             guest.socket.close()
+        return has_begun
 
     def _ended(self) -> None:
         self._connections -= 1
@@ -393,8 +396,7 @@ class HttpServer:
         while looked:
             looked, guests = lobby.expire(trio.current_time() - waited_s, _DISMISS_SLICE)
             for guest in guests:
-                self._counters.request_timeouts += socket_io.has_come(guest.socket)
-                self._dismiss(guest, http_encoding.TOO_LATE)
+                self._counters.request_timeouts += self._dismiss(guest, http_encoding.TOO_LATE)
             await trio.lowlevel.checkpoint()
 
 

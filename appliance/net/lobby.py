@@ -16,9 +16,10 @@ from typing import Final
 
 import trio
 
+from appliance.net.readiness import GONE
+
 # As many as are accepted in a turn: a handshake takes 0.1 ms.
 _AT_A_TIME: Final = 4
-_GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 # Edge-triggered, because nothing is read here: half a request would be reported for ever.
 _EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
@@ -55,11 +56,6 @@ class Lobby:
 
     def __len__(self) -> int:
         return len(self._guests)
-
-    @property
-    def oldest(self) -> Guest | None:
-        """Who has waited longest."""
-        return next(iter(self._guests.values()), None)
 
     def enter(self, accepted: socket.socket, peer: str) -> None:
         """Let a client wait here. What has come already counts as coming now."""
@@ -103,10 +99,13 @@ class Lobby:
     def visit(self, is_over: Callable[[], bool]) -> None:
         """Look at some, at one at least, of whom something came."""
         for _ in range(_AT_A_TIME):
-            for fd, events in self._epoll.poll(0, 1):
-                guest = self._guests.get(fd)
-                if guest is not None:
-                    self._visit(guest, gone=events & _GONE != 0)
+            told = self._epoll.poll(0, 1)
+            if not told:
+                break
+            ((fd, events),) = told
+            guest = self._guests.get(fd)
+            if guest is not None:
+                self._visit(guest, gone=events & GONE != 0)
             if is_over():
                 break
 

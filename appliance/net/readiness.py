@@ -18,7 +18,8 @@ log = get_logger("net")
 
 # Of 20 to 30 us each.
 _BATCH: Final = 32
-_GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+"""Of what epoll says of a socket: the other end stopped sending, or the connection broke."""
 
 OnEvent = Callable[[bool], None]
 """Told that bytes may have come, or the end; true when the other end stopped sending or the connection broke."""
@@ -63,6 +64,6 @@ class Readiness:
             if callback is None:
                 continue
             try:
-                callback(flags & _GONE != 0)
+                callback(flags & GONE != 0)
             except Exception:  # the boundary between connections: one that fails here must not stop the others
                 log.exception("callback of a connection failed")

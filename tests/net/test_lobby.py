@@ -123,8 +123,8 @@ async def test_those_who_waited_longest_leave_first_and_no_more_than_wanted(auto
             for ours, _ in found:
                 room.enter(ours, "")
                 await trio.sleep(1)
-            assert room.oldest is not None
-            assert room.oldest.socket is found[0][0]
+            (oldest,) = room._older(math.inf, 1)
+            assert oldest.socket is found[0][0]
             assert [guest.socket for guest in room.leave_older(2.0, 2)] == [found[0][0], found[1][0]]
             assert [guest.socket for guest in room.leave_older(2.0, 2)] == [found[2][0]]
             assert room.leave_older(2.0, 2) == []
