@@ -12,6 +12,7 @@ import trio
 
 from appliance.cli.end_of_input import _read_to_the_end
 from tests.support.lines import LineReader
+from tests.support.process import killed_at_the_end
 
 CONFIG = '[store]\nfolder = "data"\n[fanout]\nlisten = "127.0.0.1:0"\n[log]\nformat = "json"\n'
 
@@ -35,7 +36,7 @@ async def test_input_is_read_and_means_nothing_and_its_end_is_an_orderly_stop(tm
         )
         assert process.stdin is not None
         assert process.stderr is not None
-        try:
+        async with killed_at_the_end(process):
             lines = LineReader(process.stderr)
             await lines.wait_for('"ready"')
             await process.stdin.send_all(b"x" * 100_000)  # more than a pipe holds: it is read
@@ -43,11 +44,6 @@ async def test_input_is_read_and_means_nothing_and_its_end_is_an_orderly_stop(tm
             await process.stdin.aclose()
             await lines.wait_for('"stopped"')
             assert await process.wait() == 0
-        finally:
-            if process.poll() is None:
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
     assert stops("\n".join(lines.lines)) == ["end of input"]
 
 

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from appliance.cli.hangup import Hangup
+from tests.support.process import killed_at_the_end
 
 CONFIG = '[store]\nfolder = "data"\n[fanout]\nlisten = "127.0.0.1:0"\nmax_per_ip = {limit}\n[log]\nformat = "json"\n'
 
@@ -50,7 +51,7 @@ async def test_a_reload_while_the_process_starts_is_done_when_it_has_started_and
     command = [sys.executable, "-m", "appliance", "run", "--config", str(pipe)]
     with trio.fail_after(60), lines.open("wb") as log:
         process = await trio.lowlevel.open_process(command, stderr=log)
-        try:
+        async with killed_at_the_end(process):
             await until(lambda: process.poll() is not None or has_a_handler(process.pid))
             process.send_signal(signal.SIGHUP)  # it has not read its file yet
             await give(pipe, CONFIG.format(limit=5))
@@ -59,11 +60,6 @@ async def test_a_reload_while_the_process_starts_is_done_when_it_has_started_and
             await until(lambda: '"configuration reloaded"' in lines.read_text())
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
-        finally:
-            if process.poll() is None:
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
     assert '"fanout.max_per_ip"' in lines.read_text()
 
 

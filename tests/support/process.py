@@ -75,6 +75,18 @@ class ApplianceProcess:
 
 
 @asynccontextmanager
+async def killed_at_the_end(process: trio.Process) -> AsyncIterator[None]:
+    """Whatever becomes of the block, the process does not outlive it."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+@asynccontextmanager
 async def running(
     write_config: Callable[[], Path], env: Mapping[str, str] | None = None
 ) -> AsyncIterator[ApplianceProcess]:
@@ -84,12 +96,7 @@ async def running(
         process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env)
         appliance = ApplianceProcess(process)
         nursery.start_soon(appliance.read_log)
-        try:
+        async with killed_at_the_end(process):
             ready = await appliance.wait_for_event("ready")
             appliance.addresses = ready["listening"]
             yield appliance
-        finally:
-            if process.poll() is None:
-                process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()

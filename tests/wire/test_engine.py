@@ -1,7 +1,6 @@
 """What op-node asks for: what a decision needs is read, everything else stays the bytes that came."""
 
 import json
-import pathlib
 from typing import Any
 
 import pytest
@@ -18,10 +17,8 @@ from appliance.wire.engine import (
     decode_call,
 )
 from appliance.wire.jsonrpc import decode_request
+from tests.wire.real_payload import DATA, REAL_NEW_PAYLOAD, REAL_ROOT
 
-DATA = pathlib.Path(__file__).parents[1] / "data" / "engine"
-REAL_NEW_PAYLOAD: dict[str, Any] = json.loads((DATA / "unichain-sepolia-35535698-newPayloadV4.json").read_text())
-REAL_PAYLOAD, _, REAL_ROOT, REAL_REQUESTS = REAL_NEW_PAYLOAD["params"]
 HEAD = "0x" + "aB" * 32
 
 

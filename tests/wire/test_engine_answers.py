@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,10 +19,7 @@ from appliance.wire.engine_answers import (
     decode_verdict,
     refuse_error,
 )
-
-DATA = pathlib.Path(__file__).parents[1] / "data" / "engine"
-REAL_NEW_PAYLOAD: dict[str, Any] = json.loads((DATA / "unichain-sepolia-35535698-newPayloadV4.json").read_text())
-REAL_PAYLOAD, _, REAL_ROOT, REAL_REQUESTS = REAL_NEW_PAYLOAD["params"]
+from tests.wire.real_payload import REAL_PAYLOAD, REAL_REQUESTS, REAL_ROOT
 
 
 def get_payload_answer(version: int = 4, identifier: object = 1, **more: object) -> bytes:

@@ -23,7 +23,8 @@ from appliance.wire.engine_bodies import (
     payload_answer,
 )
 from appliance.wire.jsonrpc import decode_request
-from tests.wire.test_engine_answers import REAL_NEW_PAYLOAD, REAL_PAYLOAD, REAL_ROOT, get_payload_answer
+from tests.wire.real_payload import REAL_NEW_PAYLOAD, REAL_PAYLOAD, REAL_ROOT
+from tests.wire.test_engine_answers import get_payload_answer
 
 
 @pytest.mark.parametrize(("version", "method"), [(3, "V3"), (4, "V4"), (5, "V4")])
