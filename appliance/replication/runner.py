@@ -108,6 +108,7 @@ class Runner:
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)
+            nursery.start_soon(self._live_for_ever)
             task_status.started()
             while True:
                 await self.flashlog.wait_appended_past(self.core.seen)
@@ -323,6 +324,13 @@ class Runner:
             log.error("second bodies refused, kept as evidence", peer=peer, entries=refused)
 
     # --- time ---
+
+    async def _live_for_ever(self) -> None:
+        """A task of its own: a tick may wait for the disk, which is no standstill of the loop."""
+        while True:
+            await trio.sleep(TICK_S)
+            self.core.alive(trio.current_time())
+            self._carry_out()
 
     async def _tick_for_ever(self) -> None:
         while True:

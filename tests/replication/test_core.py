@@ -91,10 +91,25 @@ class Played:
             known_logs or {},
             recovering,
         )
-        self.now = 100.0
+        self._now = 100.0
         self.core = Core(self.membership, restored, self.now, 0.0)
         self.done: list[Command] = []
         self.play()
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        """Time passes, and the loop runs meanwhile."""
+        while self._now < now:
+            self._now = min(now, self._now + 0.25)
+            self.core.alive(self._now)
+
+    def stand_still(self, seconds: float) -> None:
+        """Time passes, and nothing runs."""
+        self._now += seconds
 
     def play(self) -> None:
         while commands := self.core.take_commands():
@@ -302,6 +317,32 @@ def test_what_comes_on_a_link_that_was_ended_is_ignored() -> None:
     host = Played()
     host.hear("nobody", Ack(0, [], []))
     assert host.done == []
+
+
+def test_after_a_standstill_what_came_meanwhile_is_fetched_anew() -> None:
+    """Its age is that at which it was sent: taken now it would count as younger than what is fetched after it."""
+    host = Played()
+    links, served = [host.follow(peer) for peer in "bc"], host.serve("b")
+    host.stand_still(8.0)
+    host.hear(links[0], log_of("b", (P, 0, "x"), born=100.0))
+    ended = host.taken(End)
+    assert [end.link for end in ended] == links
+    assert ended[0].reason == "this host stood still for 8.0 s"
+    assert not host.disk.entries
+    assert host.core.serving(served) is not None
+    again = host.follow("b")
+    host.hear(again, log_of("b", (P, 0, "x"), (Q, 0, "x"), born=100.0))
+    assert [record.payload_id for record in host.disk.after(0, 10)] == [P, Q]
+
+
+def test_a_loop_that_runs_does_not_stand_still_however_long_nothing_comes() -> None:
+    host = Played()
+    link = host.follow("b")
+    host.now += 600.0
+    host.stand_still(0.4)
+    host.hear(link, log_of("b", (P, 0, "x")))
+    assert not host.taken(End)
+    assert len(host.disk.entries) == 1
 
 
 def test_of_two_links_of_one_follower_the_new_one_stays() -> None:

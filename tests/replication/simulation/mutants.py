@@ -122,6 +122,13 @@ class HearsNoWord(_MutatedCore):
         core._votes.__class__ = _DeafVotes
 
 
+class TakesWhatIsOld(_MutatedCore):
+    """Takes what came while it stood still for as young as it was when it was sent."""
+
+    def break_rule(self, core: Core) -> None:
+        core.alive = lambda now: None  # type: ignore[method-assign]
+
+
 FEW = range(40)
 MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (AcknowledgesBeforeTheFsync, FEW),
@@ -132,6 +139,7 @@ MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (ChangesItsMind, range(400)),
     (ForgetsWhatIsUnsettled, range(400)),
     (HearsNoWord, FEW),
+    (TakesWhatIsOld, range(1560, 1580)),
 )
 """Each with the seeds of which one at least must show it. Two rules (a lost log has no vote; a vote on a branch that
 parted earlier is none) show in a few seeds of ten thousand only: `test_recovery` and `test_votes` hold them.
