@@ -360,7 +360,9 @@ async def test_a_peer_that_does_not_read_ends_its_connection_only() -> None:
 
     limits = DuplexLimits(send_timeout_s=0.1, pong_timeout_s=60)
     async with serving(pour, limits=limits) as there:
-        async with await raw(there.address):
+        host, _, port = there.address.rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(HANDSHAKE)
             await eventually(lambda: bool(there.errors))
         assert "does not read" in str(there.errors[0])
         assert sent < 100
