@@ -230,6 +230,7 @@ async def test_where_the_time_in_the_queue_is_up(
 
         async def break_when_one_waits() -> None:
             await eventually(lambda: sum(w.sizes()) == 1)
+            await trio.testing.wait_all_tasks_blocked()  # its task waits, too
             bug.put(owner, name)
             mock_clock.jump(10.0)
 
