@@ -121,7 +121,7 @@ async def test_a_node_that_hangs_counts_as_failing_and_its_requests_go_elsewhere
             await eventually(lambda: (hanging.running, good.running) == (3, 3))
             good.behaviour = None
             gate.open_all()
-            await eventually(lambda: good.running == 0)
+            await eventually(lambda: sum(node.in_flight for node in w.lb._nodes.nodes) == 3)
             mock_clock.jump(10.0)
         assert w.state(0) == "ejected"
         assert "no answer" in str(w.lb.explain_nodes())
