@@ -48,13 +48,14 @@ def engine_host(folder: Path) -> Config:
     secret = folder / "a.jwt"
     secret.write_text("11" * 32)
     el = L2Config(url="http://127.0.0.1:9", jwt_secret_file=str(secret))
-    return Config(engine=EngineConfig(listen=ANY, jwt_secret_file=str(secret), l2=el), admin=AdminConfig(listen=ANY))
+    engine = EngineConfig(listen=ANY, debug_listen=ANY, jwt_secret_file=str(secret), l2=el)
+    return Config(engine=engine, admin=AdminConfig(listen=ANY))
 
 
 def refuses(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=1).close()
+        socket.create_connection((host, int(port)), timeout=30).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -62,21 +63,22 @@ def refuses(address: str) -> bool:
 
 def connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=5)
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 class CrashesOnce:
-    """Wraps a plane's `run`: it crashes when `crash` is set, the first time only."""
+    """Wraps a plane's `run`: it crashes when `crash` is set, the first time only, and is down until `again` is."""
 
     def __init__(self, run: Callable[..., Awaitable[None]]) -> None:
         self.run = run
-        self.crash = trio.Event()
+        self.crash, self.again = trio.Event(), trio.Event()
         self.starts = 0
 
     def method(self) -> Callable[..., Awaitable[None]]:
         async def run(plane: Any, *args: Any, **kwargs: Any) -> None:
             self.starts += 1
             if self.starts > 1:
+                await self.again.wait()
                 return await self.run(plane, *args, **kwargs)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_and_crash)
@@ -100,7 +102,7 @@ async def test_nothing_listens_any_more_while_the_last_subscribers_leave(nursery
         appliance.stop()
         await eventually(lambda: refuses(listening["fanout"]))
         assert appliance.statistics()["planes"]["fanout"]["state"] == "running"  # type: ignore[index]
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await appliance.wait_stopped()
 
 
@@ -110,7 +112,7 @@ async def test_the_deadline_of_the_stop_leaves_room_for_the_drain(nursery: trio.
     await nursery.start(appliance.run)
     assert appliance._stop_deadlines_s["fanout"] > 40 + 3
     appliance.stop()
-    with trio.fail_after(10):  # there is nobody to send away
+    with trio.fail_after(60):  # there is nobody to send away
         await appliance.wait_stopped()
 
 
@@ -145,14 +147,20 @@ async def test_a_fan_out_that_crashes_restarts_alone_and_who_connects_meanwhile_
     listening = await nursery.start(appliance.run)
     crashing.crash.set()
     await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
-    async with HttpClient(f"http://{listening['fanout']}") as client:
-        assert (await client.request("GET", "/healthz", timeout_s=5)).status == 200
+    async with HttpClient(f"http://{listening['fanout']}") as client, trio.open_nursery() as asking:
+        asking.start_soon(expect_well, client)
+        await eventually(lambda: client.statistics()["opened"] == 1)
+        crashing.again.set()
     planes: Any = appliance.statistics()["planes"]
     assert (planes["fanout"]["state"], planes["fanout"]["restarts"]) == ("running", 1)
     assert planes["admin"]["restarts"] == 0
     assert appliance.registry.get_sample_value("appliance_plane_restarts_total", {"plane": "fanout"}) == 1
     appliance.stop()
     await appliance.wait_stopped()
+
+
+async def expect_well(client: HttpClient) -> None:
+    assert (await client.request("GET", "/healthz", timeout_s=60)).status == 200
 
 
 async def test_an_engine_that_crashes_ends_the_process_in_order(
@@ -172,7 +180,7 @@ async def test_an_engine_that_crashes_ends_the_process_in_order(
     async with trio.open_nursery() as nursery:
         listening = await nursery.start(run)
         crashing.crash.set()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await appliance.wait_stopped()
     assert ["the plane engine crashed" in str(error) for error in errors] == [True]
     assert refuses(listening["engine"])
@@ -236,6 +244,7 @@ async def test_while_replication_is_down_nothing_is_lost_and_then_commits_go_on(
     await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
     assert log.appended == 1
     await log.append(flashblock(1, 1), "a")  # nobody waits for the plane
+    crashing.again.set()
     await eventually(lambda: log.head == logs[0].head == 2)
     planes: Any = appliance.statistics()["planes"]
     assert (planes["replication"]["restarts"], planes["fanout"]["restarts"]) == (1, 0)

@@ -91,7 +91,7 @@ def subscribe(address: str, query: str = "") -> AbstractAsyncContextManager[Inbo
     )
 
 
-async def take(inbox: Inbox, count: int, timeout_s: float = 20.0) -> list[bytes]:
+async def take(inbox: Inbox, count: int, timeout_s: float = 60.0) -> list[bytes]:
     """The next ``count`` messages."""
     taken: list[bytes] = []
     with trio.fail_after(timeout_s):
