@@ -41,4 +41,4 @@ async def main(folder: Path, run: int, keep: int, most: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    trio.run(main, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
