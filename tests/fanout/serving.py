@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 from prometheus_client import CollectorRegistry
+from trio.testing import MockClock
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from appliance.fanout.metrics import FanoutMetrics
@@ -85,6 +86,15 @@ async def serving(
             nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def time_at_the_end(clock: MockClock) -> AsyncIterator[None]:
+    """Subscribers are closed one after the other in time, so it goes on when a test is over."""
+    try:
+        yield
+    finally:
+        clock.rate = 1.0
+
+
 class RawClient:
     """A client on a bare socket: it reads when it is told to and writes whatever it is told to."""
 
@@ -137,7 +147,7 @@ class RawClient:
         return status, headers, rest
 
     async def _read(self, size: int) -> bytes:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             data = await self.stream.receive_some(size)
         if not data:
             raise EOFError
@@ -148,6 +158,12 @@ class RawClient:
         while len(found := parse_frames(self.received)[0]) < count:
             self.received += await self._read(1 << 20)
         return found
+
+    async def close_frame(self) -> ParsedFrame:
+        """The first one that closes the connection, which may stay open for a while."""
+        while not (found := [frame for frame in parse_frames(self.received)[0] if frame.opcode == 0x8]):
+            self.received += await self._read(1 << 20)
+        return found[0]
 
     async def all_frames(self) -> list[ParsedFrame]:
         """Everything until the server ends the connection; the last frame must be whole."""

@@ -1,7 +1,8 @@
 """One host's core as a playbook: what comes in, what it asks for."""
 
+import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -406,6 +407,15 @@ def test_a_wall_clock_that_is_set_makes_nothing_older(step_s: float) -> None:
     assert [entry.age_s for entry in sent.entries] == [2.0]
 
 
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """It would take as long as what all other tests of this process have left is large."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_a_long_log_of_which_retention_removes_much_is_no_long_work() -> None:
     host = Played()
     for number in range(3000):
