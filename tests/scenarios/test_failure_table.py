@@ -102,7 +102,7 @@ async def test_builder_makes_bad_empty_blocks_and_the_switch_turns_builders_off(
                     host.devnet.set_fault("builder-empty", on=False)
                 async with HttpClient(f"http://{host.appliance.listening['admin']}") as client:
                     body = msgspec.json.encode({"execution_mode": mode})
-                    assert (await client.request("PUT", "/api/v1/mode", body=body, timeout_s=20)).status == 200
+                    assert (await client.request("PUT", "/api/v1/mode", body=body, timeout_s=60)).status == 200
                 thrown_at.append(host.node.head_number)
 
         reports = await host.run_slots(throw, until=lambda reports: sources(reports)[-10:].count("el") <= 5)
@@ -131,7 +131,7 @@ async def test_the_builders_streams_fail(
                 if not facts or facts[-1].healthy is not found.healthy:
                     facts.append(found)
                     async with HttpClient(f"http://{host.appliance.listening['engine']}") as client:
-                        assert (await client.request("GET", "/healthz", timeout_s=20)).status == 200
+                        assert (await client.request("GET", "/healthz", timeout_s=60)).status == 200
                 await trio.sleep(0.02)
 
         watching.start_soon(watch)
