@@ -661,6 +661,18 @@ def test_a_cursor_is_saved_when_its_link_ends() -> None:
     assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
 
 
+def test_what_a_peer_did_not_hold_any_more_is_not_missed_again_when_links_begin_anew_with_a_vote() -> None:
+    host = Played(recovering=True)
+    host.core.follower_opened("link", "b", NONCE, None, host.now)
+    host.core.received("link", host.welcome("b", "log-b", appended=9), host.now)
+    host.core.received("link", Pruned(7), host.now)  # before the disk has the vote
+    host.play()
+    assert [end.reason for end in host.taken(End)] == ["this host has its vote"]
+    assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 7))]
+    host.hear(host.follow("b", cursor=Cursor("log-b", 7), appended=9), Pruned(7))
+    assert host.notices().count("pruned") == 1
+
+
 def test_a_log_that_was_set_back_becomes_another_one() -> None:
     host = Played()
     link = host.serve("b", cursor_log_id="log-a", cursor=5)
