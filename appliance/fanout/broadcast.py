@@ -122,10 +122,6 @@ class Broadcast:
                     done = delivery.run(pace.clock, pace.until)
 
 
-async def _at_once() -> None:
-    pass
-
-
 class Sweeper:
     """One task for the pings, pong deadlines, closing deadlines and bounds of lag of all.
 
@@ -133,9 +129,7 @@ class Sweeper:
     returns when no broadcast is under way, and half a tick of patience is as much as a sweep has.
     """
 
-    def __init__(
-        self, hub: Hub, tick_s: float, clock: Clock, wait_idle: Callable[[], Awaitable[None]] = _at_once
-    ) -> None:
+    def __init__(self, hub: Hub, tick_s: float, clock: Clock, wait_idle: Callable[[], Awaitable[None]]) -> None:
         self._hub = hub
         self._tick_s = tick_s
         self._pace = Pace(clock)

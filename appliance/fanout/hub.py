@@ -20,6 +20,7 @@ from appliance.fanout.marks import Mark, describe
 from appliance.fanout.metrics import FanoutMetrics
 from appliance.fanout.notices import Board
 from appliance.fanout.session import Due, Session, Stage
+from appliance.fanout.waiting import Waiting
 
 # RFC 6455 7.4.1 and the IANA registry.
 GOING_AWAY = 1001
@@ -57,7 +58,7 @@ class Hub:
         self.filters = FilterIndex()
         self.board = Board()
         self.listeners: set[Session] = set()  # who asked for control messages
-        self._waiting: set[Session] = set()
+        self._waiting = Waiting()
         self._catching_up: set[Session] = set()
 
     def attach(self, session: Session) -> None:
@@ -100,27 +101,13 @@ class Hub:
         broadcast.
         """
         before, self.mark = self.mark, batch[-1].mark
-        for session in list(self._waiting):
-            self._advance_waiting(session, batch, before)
+        for session in self._waiting.begin(batch, before):
+            if session.mark is before:
+                self._enter_head(session)
+            else:
+                # The batch is one frame to the round, and this session wants only its end.
+                self._fall_behind(session, full=False)
         return self.heads.everything()
-
-    def _advance_waiting(self, session: Session, batch: Sequence[FrameSet], before: Mark) -> None:
-        if session.mark.position <= before.position:
-            session.mark = before
-        for item in batch:
-            if item.mark.position <= session.mark.position:
-                continue
-            if not session.skips(item.entry.key):
-                break
-            session.mark = item.mark
-        else:
-            return
-        self._waiting.discard(session)
-        if session.mark is before:
-            self._enter_head(session)
-        else:
-            # The batch is one frame to the round, and this session wants only its end.
-            self._fall_behind(session, full=False)
 
     def rejoin(self, session: Session) -> bool:
         """End a session's catching up, if it has nothing half sent and is as far as the hub.
@@ -142,7 +129,7 @@ class Hub:
             self._enter_head(session)
         else:
             session.stage = Stage.WAITING
-            self._waiting.add(session)
+            self._waiting.add(session, self.mark)
         return True
 
     def _enter_head(self, session: Session) -> None:
@@ -175,6 +162,7 @@ class Hub:
         """Send control frames that were queued, unless a writer task does it."""
         if session.has_writer or session.stage is Stage.GONE:
             return
+        self._waiting.note_mark(session)
         try:
             done = session.flush()
         except OSError:

@@ -154,5 +154,3 @@ Command = (
     | FollowState
     | Notice
 )
-STORAGE = Store | Replace | Close | Requeue | SaveCursor | SetRecovered
-"""To be carried out one after another, in this order, each answered before the next begins."""

@@ -48,6 +48,8 @@ Change = (
     | commands.FollowState
     | commands.Renew
 )
+"""Carried out one after another, in the order in which the core asked, each answered before the next begins."""
+
 Asked = TypeVar("Asked", commands.Replace, commands.Close, commands.Requeue, commands.SetRecovered)
 
 

@@ -114,7 +114,7 @@ async def test_pings_go_to_each_at_its_time(autojump_clock: trio.testing.MockClo
     stand.now = 5.0
     second = stand.connect()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Sweeper(stand.hub, 1.0, perf_counter).run)
+        nursery.start_soon(Sweeper(stand.hub, 1.0, perf_counter, trio.lowlevel.checkpoint).run)
         pings = []
         for now in (14.5, 16.5, 19.5, 21.5):
             await trio.sleep_until(now)
@@ -127,7 +127,7 @@ async def test_who_does_not_answer_is_dropped_in_time(autojump_clock: trio.testi
     stand = Stand()
     silent, alive = stand.connect(), stand.connect()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Sweeper(stand.hub, 1.0, perf_counter).run)
+        nursery.start_soon(Sweeper(stand.hub, 1.0, perf_counter, trio.lowlevel.checkpoint).run)
         for _ in range(50):
             await trio.sleep(1)
             alive.session.heard()
@@ -193,7 +193,7 @@ async def test_thousands_who_lag_out_at_once_are_closed_in_slices() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        await Sweeper(stand.hub, 1.0, lambda: float(next(steps))).sweep(now=0)
+        await Sweeper(stand.hub, 1.0, lambda: float(next(steps)), trio.lowlevel.checkpoint).sweep(now=0)
         done.set()
     assert all(subscriber.at(Stage.CLOSING) for subscriber in slow)
     assert max(after - before for before, after in itertools.pairwise(seen)) < 10
@@ -220,7 +220,7 @@ async def test_thousands_who_want_to_know_that_they_lag_are_told_in_slices() -> 
     assert len(stand.hub.half_behind()) == 50
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        await Sweeper(stand.hub, 1.0, lambda: float(next(steps))).sweep(now=0)
+        await Sweeper(stand.hub, 1.0, lambda: float(next(steps)), trio.lowlevel.checkpoint).sweep(now=0)
         done.set()
     assert told() == 50
     assert max(after - before for before, after in itertools.pairwise(seen)) < 10

@@ -319,6 +319,19 @@ def test_one_that_does_not_answer_is_dropped_and_counted_once() -> None:
     assert stand.metrics.client_pong_disconnects.value == 1
 
 
+def test_a_turn_of_catching_up_that_begins_late_still_does_one_step() -> None:
+    """While the engine is busy a turn may begin when its time is over already: all of them would wait for ever."""
+    stand = Stand()
+    stand.publish(*((1, index) for index in range(30)))
+    late = stand.connect(AfterBlock(1, -1))
+    for received in range(3, 31, 3):
+        stand.write(late, until=-1)  # finds that it needs entries, and gets three
+        stand.write(late, until=-1)
+        assert len(late.received) == received
+    stand.write(late, until=-1)
+    assert late.at(Stage.HEAD)
+
+
 def test_a_ping_to_a_stalled_reader_waits_its_turn() -> None:
     stand = Stand()
     subscriber = stand.connect(choose=lambda size: 3)

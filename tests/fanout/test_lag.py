@@ -59,7 +59,7 @@ async def test_each_sweep_takes_a_picture() -> None:
         stand.connect()
     slow = stand.connect(choose=lambda size: 0)
     stand.publish(*((1, index) for index in range(5)))
-    sweeper = Sweeper(stand.hub, 1.0, perf_counter)
+    sweeper = Sweeper(stand.hub, 1.0, perf_counter, trio.lowlevel.checkpoint)
     await sweeper.sweep(trio.current_time())
     assert stand.hub.statistics()["lag"] == {"p50": 0, "p90": 0, "p99": 5, "max": 5}
     slow.wire.choose = lambda size: size

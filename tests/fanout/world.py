@@ -187,7 +187,7 @@ class World:
             self._check_writer(session)
         assert sorted(map(id, hub.heads)) == sorted(map(id, heads))
         assert hub.filters.items == sum(item.items for item in {each.filter for each in hub.sessions} if item)
-        assert heads | hub._waiting | hub._catching_up <= hub.sessions
+        assert heads | set(hub._waiting) | hub._catching_up <= hub.sessions
         assert self.stand.delivering or all(session.mark is hub.mark for session in heads)
 
     def _check_writer(self, session: Session) -> None:
