@@ -17,6 +17,7 @@ from appliance.net.listening import open_listener
 from tests.fanout.fakes import ParsedFrame, parse_frames
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+QUIET = FanoutSettings(ping_interval_s=3600, pong_timeout_s=3600)
 
 
 @dataclass
@@ -63,9 +64,12 @@ class Serving:
 async def serving(
     log: LogView, settings: FanoutSettings | None = None, *, states: StateSource | None = None
 ) -> AsyncIterator[Serving]:
-    """Run the plane on a free port; the end stops it by its own way and waits for it."""
+    """Run the plane on a free port; the end stops it by its own way and waits for it.
+
+    Without settings it does not ping: a test that takes long on a busy machine would find pings among its frames.
+    """
     metrics = FanoutMetrics.create(CollectorRegistry())
-    fanout = Fanout(settings or FanoutSettings(), log, metrics, states=states, jitter=lambda: 1.0)
+    fanout = Fanout(settings or QUIET, log, metrics, states=states, jitter=lambda: 1.0)
     listener = open_listener("127.0.0.1:0")
     running = Serving(fanout, metrics, listener.getsockname()[1])
 

@@ -10,6 +10,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from statistics import median
 from time import perf_counter
 
@@ -17,9 +18,8 @@ import pytest
 import trio
 
 from appliance.fanout.connect_rate import BURST_OF_PLACES, LEAST_PLACES
-from appliance.fanout.service import FanoutSettings
 from tests.fanout.fakes import MemoryLog
-from tests.fanout.serving import KEY, RawClient, Serving, close_of, masked, serving, time_at_the_end
+from tests.fanout.serving import KEY, QUIET, RawClient, Serving, close_of, masked, serving, time_at_the_end
 
 OTHERS = 15
 FLASHBLOCKS = 40
@@ -38,7 +38,7 @@ Attack = Callable[[Serving], Awaitable[None]]
 @asynccontextmanager
 async def host(**settings: object) -> AsyncIterator[tuple[Serving, MemoryLog]]:
     log = MemoryLog()
-    chosen = FanoutSettings(close_timeout_s=1.0, **settings)  # type: ignore[arg-type]  # the test names them
+    chosen = replace(QUIET, close_timeout_s=1.0, **settings)  # type: ignore[arg-type]  # the test names them
     async with serving(log, chosen) as server:
         yield server, log
 
