@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.domain.replicas import Cursor
+from appliance.domain.replicas import Cursor, Record
 from appliance.replication import core as core_module
 from appliance.replication import ledger
 from appliance.replication.commands import (
@@ -95,6 +95,8 @@ class Played:
         self.now = 100.0
         self.core = Core(self.membership, restored, self.now, 0.0)
         self.done: list[Command] = []
+        self.slow_reads: list[tuple[Read, list[Record]]] | None = None
+        """What reads found whose answers are on their way, where reading is slow."""
         self.play()
 
     def play(self) -> None:
@@ -114,6 +116,8 @@ class Played:
         elif isinstance(command, Close):
             self.disk.close(command.payload_id, command.at)
             self.core.closed(command, self.now)
+        elif isinstance(command, Read) and self.slow_reads is not None:
+            self.slow_reads.append((command, self.disk.after(command.after, command.limit, command.through)))
         elif isinstance(command, Read):
             self.core.read(command, self.disk.after(command.after, command.limit, command.through), self.now)
         elif isinstance(command, SetRecovered):
@@ -447,6 +451,24 @@ def test_followers_are_told_of_commits_after_what_they_were_sent() -> None:
     assert [(place.payload_id, place.index) for place in told.places] == [(P, 0)]
     later = host.serve("l")
     assert [entry.committed for message in host.sent(later, Entries) for entry in message.entries] == [True]
+
+
+def test_what_was_read_where_it_stood_before_it_gave_way_is_not_said_to_be_committed() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(Q, 0)
+    host.slow_reads = []
+    follower = host.serve("c")
+    host.hear(host.follow("b"), log_of("b", (P, 0, "y"), (Q, 0, "x")))
+    assert host.taken(Requeue) == [Requeue(P, 0)]
+    host.disk.requeue(P, 0)
+    host.feed()  # before the answer to the requeue
+    assert host.core.committed == 2
+    for command, records in host.slow_reads:
+        host.core.read(command, records, host.now)
+    host.play()
+    sent = [entry for message in host.sent(follower, Entries) for entry in message.entries]
+    assert [(entry.payload_id, entry.position, entry.committed) for entry in sent] == [(P, 1, False), (Q, 2, True)]
 
 
 def test_who_brought_an_entry_is_not_sent_its_body_again() -> None:
