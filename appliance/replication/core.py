@@ -20,6 +20,7 @@ from appliance.replication.commands import (
     Replace,
     SaveCursor,
     Send,
+    SetRecovered,
     Store,
 )
 from appliance.replication.follower_link import SAVE_CURSOR_S, BodyMissing, FollowerLink, Gap, Heard
@@ -275,6 +276,11 @@ class Core(Sourcing):
             # Perhaps nobody has it any more, and a learner is asked by nobody. What somebody has is fetched again.
             self._change(Replace(payload_id, at))
 
+    def recovered(self, command: SetRecovered, now: float) -> None:
+        """The links begin again from where they are: what a peer had not held any more is not missed a second time."""
+        self._save_cursors()
+        super().recovered(command, now)
+
     # --- time ---
 
     def tick(self, now: float) -> None:
@@ -283,10 +289,13 @@ class Core(Sourcing):
         self._end_overdue(now)
         self._order.give_up_waiting(now)
         if now - self._stored_at >= SAVE_CURSOR_S:
-            for following in self._followings.values():
-                if following.core is not None:
-                    self._save_cursor(following.core)
+            self._save_cursors()
         self._settle(now)
+
+    def _save_cursors(self) -> None:
+        for following in self._followings.values():
+            if following.core is not None:
+                self._save_cursor(following.core)
 
     def _save_cursor(self, core: FollowerLink) -> None:
         cursor = core.unsaved()

@@ -1,14 +1,15 @@
 """One host's core as a playbook: what comes in, what it asks for."""
 
+import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pytest
 from msgspec import structs
 
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.domain.replicas import Cursor
+from appliance.domain.replicas import Cursor, Record
 from appliance.replication import core as core_module
 from appliance.replication import ledger
 from appliance.replication.commands import (
@@ -94,6 +95,8 @@ class Played:
         self._now = 100.0
         self.core = Core(self.membership, restored, self.now, 0.0)
         self.done: list[Command] = []
+        self.slow_reads: list[tuple[Read, list[Record]]] | None = None
+        """What reads found whose answers are on their way, where reading is slow."""
         self.play()
 
     @property
@@ -128,6 +131,8 @@ class Played:
         elif isinstance(command, Close):
             self.disk.close(command.payload_id, command.at)
             self.core.closed(command, self.now)
+        elif isinstance(command, Read) and self.slow_reads is not None:
+            self.slow_reads.append((command, self.disk.after(command.after, command.limit, command.through)))
         elif isinstance(command, Read):
             self.core.read(command, self.disk.after(command.after, command.limit, command.through), self.now)
         elif isinstance(command, SetRecovered):
@@ -447,6 +452,15 @@ def test_a_wall_clock_that_is_set_makes_nothing_older(step_s: float) -> None:
     assert [entry.age_s for entry in sent.entries] == [2.0]
 
 
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """It would take as long as what all other tests of this process have left is large."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_a_long_log_of_which_retention_removes_much_is_no_long_work() -> None:
     host = Played()
     for number in range(3000):
@@ -478,6 +492,24 @@ def test_followers_are_told_of_commits_after_what_they_were_sent() -> None:
     assert [(place.payload_id, place.index) for place in told.places] == [(P, 0)]
     later = host.serve("l")
     assert [entry.committed for message in host.sent(later, Entries) for entry in message.entries] == [True]
+
+
+def test_what_was_read_where_it_stood_before_it_gave_way_is_not_said_to_be_committed() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(Q, 0)
+    host.slow_reads = []
+    follower = host.serve("c")
+    host.hear(host.follow("b"), log_of("b", (P, 0, "y"), (Q, 0, "x")))
+    assert host.taken(Requeue) == [Requeue(P, 0)]
+    host.disk.requeue(P, 0)
+    host.feed()  # before the answer to the requeue
+    assert host.core.committed == 2
+    for command, records in host.slow_reads:
+        host.core.read(command, records, host.now)
+    host.play()
+    sent = [entry for message in host.sent(follower, Entries) for entry in message.entries]
+    assert [(entry.payload_id, entry.position, entry.committed) for entry in sent] == [(P, 1, False), (Q, 2, True)]
 
 
 def test_who_brought_an_entry_is_not_sent_its_body_again() -> None:
@@ -690,6 +722,18 @@ def test_a_cursor_is_saved_when_its_link_ends() -> None:
     host.core.ended(link, 100.5)
     host.play()
     assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
+
+
+def test_what_a_peer_did_not_hold_any_more_is_not_missed_again_when_links_begin_anew_with_a_vote() -> None:
+    host = Played(recovering=True)
+    host.core.follower_opened("link", "b", NONCE, None, host.now)
+    host.core.received("link", host.welcome("b", "log-b", appended=9), host.now)
+    host.core.received("link", Pruned(7), host.now)  # before the disk has the vote
+    host.play()
+    assert [end.reason for end in host.taken(End)] == ["this host has its vote"]
+    assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 7))]
+    host.hear(host.follow("b", cursor=Cursor("log-b", 7), appended=9), Pruned(7))
+    assert host.notices().count("pruned") == 1
 
 
 def test_a_log_that_was_set_back_becomes_another_one() -> None:

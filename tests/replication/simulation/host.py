@@ -277,6 +277,14 @@ class SimHost:
     def _finish(self, jobs: list[Job]) -> None:
         outcomes = [job.transaction() for job in jobs]
         self._feed()
+        if self.clock.random.random() < 0.4:  # another input comes before the answer, and what the log has before that
+            self._carry_out()
+            self._later(self.clock.random.uniform(0.0, 0.03), lambda: self._answer(jobs, outcomes))
+        else:
+            self._answer(jobs, outcomes)
+
+    def _answer(self, jobs: list[Job], outcomes: list[object]) -> None:
+        self._feed()
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job is self._changing:
                 self._changing = None
@@ -328,7 +336,7 @@ class SimHost:
 
     def _read(self, command: Read) -> None:
         records = self.disk.after(command.after, command.limit, command.through)
-        if self.clock.random.random() < 0.1:  # from the disk: meanwhile things happen
+        if self.clock.random.random() < 0.5:  # from the disk: meanwhile things happen
             self._later(self.clock.random.uniform(0.0, 0.02), lambda: self._answer_read(command, records))
         else:
             self._core().read(command, records, self.clock.now)

@@ -8,7 +8,7 @@ from appliance.domain.replicas import Receipt, Replica, Verdict
 from appliance.replication.core import Core
 from appliance.replication.membership import Membership, Restored
 from appliance.replication.order import CommitOrder, Waiting
-from appliance.replication.places import Place
+from appliance.replication.places import Key, Place
 from appliance.replication.votes import Votes
 from tests.replication.simulation.disk import DiskLog
 from tests.replication.simulation.host import SimHost
@@ -129,9 +129,22 @@ class TakesWhatIsOld(_MutatedCore):
         core.alive = lambda now: None  # type: ignore[method-assign]
 
 
+class _BlindOrder(CommitOrder):
+    def is_committed(self, position: int, key: Key) -> bool:
+        return position <= self.committed or key in self._decided
+
+
+class LooksWhereItStood(_MutatedCore):
+    """Takes what gave way since it was read for what is committed there now."""
+
+    def break_rule(self, core: Core) -> None:
+        core._order.__class__ = _BlindOrder
+
+
 FEW = range(40)
 MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (AcknowledgesBeforeTheFsync, FEW),
+    (LooksWhereItStood, range(3755, 3760)),
     (SkipsThePrefix, FEW),
     (CountsOneVoteLess, FEW),
     (CountsLearners, FEW),
