@@ -63,12 +63,12 @@ def log_import(arguments: argparse.Namespace) -> int:
     """From a file, or from standard input."""
     if arguments.log.name != _DATABASE:
         raise ConfigError(f"--log {arguments.log}: a log that entries are added to must be named {_DATABASE}")
-    folder = arguments.log.parent
-    if arguments.file == _STANDARD:
-        imported = maintenance.import_from(folder, sys.stdin.buffer)
+    log, source = arguments.log, arguments.file
+    if source == _STANDARD:
+        imported = maintenance.import_from(log, sys.stdin.buffer)
     else:
-        imported = _with_progress("importing", lambda progress: maintenance.import_(folder, arguments.file, progress))
-    print(f"{arguments.log}: {imported.added:,} entries added, {imported.known:,} were there already")
+        imported = _with_progress("importing", lambda progress: maintenance.import_(log, source, progress))
+    print(f"{log}: {imported.added:,} entries added, {imported.known:,} were there already")
     return 0
 
 

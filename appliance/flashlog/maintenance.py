@@ -94,7 +94,7 @@ def import_(path: Path, source: Path, progress: Progress = silent) -> Imported:
 
 def import_from(path: Path, stream: BinaryIO, progress: Progress = silent) -> Imported:
     """Like `import_`, from a stream; the total of ``progress`` is 0 because it is not known."""
-    files = open_files(_folder_of(path), TailLimits(max_entries=0)).files
+    files = open_files(_database_to_fill(path).parent, TailLimits(max_entries=0)).files
     try:
         _refuse_where_peers_are_awaited(files.store)
         return _Import(files.store, progress).run(stream)
@@ -110,12 +110,14 @@ def _refuse_where_peers_are_awaited(store: Store) -> None:
         raise LogError(f"{text} and stop it when `appliance status` says that 0 are held")
 
 
-def _folder_of(path: Path) -> Path:
-    if path.name == DATABASE_NAME:
-        return path.parent
-    if path.is_file():
+def _database_to_fill(path: Path) -> Path:
+    """The file, there or not, where a link leads: the lock that counts is in its folder."""
+    with translated("open", path):
+        is_folder = path.is_dir() or (path.name != DATABASE_NAME and not path.exists())
+    database = Path(os.path.realpath(path / DATABASE_NAME if is_folder else path))
+    if database.name != DATABASE_NAME:
         raise LogError(f"cannot import into {path}: a log is a folder with {DATABASE_NAME} in it")
-    return path
+    return database
 
 
 class _Import:

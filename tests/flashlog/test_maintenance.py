@@ -11,6 +11,7 @@ from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadState
 from appliance.domain.positions import AfterBlock
 from appliance.flashlog import maintenance, open_flashlog
+from appliance.flashlog.connection import FolderLock
 from appliance.flashlog.files import DATABASE_NAME
 from appliance.flashlog.maintenance import Imported, backup, export, export_to, import_, import_from, verify
 from appliance.flashlog.reader import Reader
@@ -290,3 +291,33 @@ def test_an_export_that_fails_leaves_nothing(folder: Path, tmp_path: Path, monke
     with pytest.raises(LogError, match=r"cannot write .*out.*: No space left on device"):
         export(folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_an_import_goes_where_a_link_leads_and_so_does_its_lock(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "log.jsonl")
+    elsewhere, made = tmp_path / "elsewhere", tmp_path / "made"
+    elsewhere.mkdir()
+    made.mkdir()
+    (elsewhere / DATABASE_NAME).symlink_to(made / DATABASE_NAME)
+    lock = FolderLock(made)
+    with pytest.raises(LogError, match=f"^the flashblock log in {made} is in use by another process"):
+        import_(elsewhere / DATABASE_NAME, tmp_path / "log.jsonl")
+    lock.release()
+    assert import_(elsewhere, tmp_path / "log.jsonl").added == 8
+    assert bodies(made) == bodies(folder)
+    assert [path.name for path in elsewhere.iterdir()] == [DATABASE_NAME]
+    copy = tmp_path / "copy.db"
+    backup(folder, copy)
+    (elsewhere / DATABASE_NAME).unlink()
+    (elsewhere / DATABASE_NAME).symlink_to(copy)
+    with pytest.raises(LogError, match=r"^cannot import into .*: a log is a folder with flashlog\.db in it$"):
+        import_(elsewhere / DATABASE_NAME, tmp_path / "log.jsonl")
+
+
+def test_a_folder_that_is_named_as_a_log_is_a_folder(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "log.jsonl")
+    inner = tmp_path / "outer" / DATABASE_NAME
+    inner.mkdir(parents=True)
+    assert import_(inner, tmp_path / "log.jsonl").added == 8
+    assert bodies(inner) == bodies(folder)
+    assert [path.name for path in inner.parent.iterdir()] == [DATABASE_NAME]
