@@ -221,12 +221,15 @@ def _copy(source: sqlite3.Connection, to: Path, progress: Progress) -> None:
 @contextlib.contextmanager
 def _appears_when_complete(out: Path) -> Iterator[Path]:
     """A name to write under; ``out`` is there, on disk, when the block ends well, and else nothing is left."""
-    if out.exists():
-        raise LogError(f"{out} exists already")
-    if not out.parent.is_dir():
-        raise LogError(f"there is no folder {out.parent}")
+    with translated("write", out):
+        if out.exists():
+            raise LogError(f"{out} exists already")
+        if not out.parent.is_dir():
+            raise LogError(f"there is no folder {out.parent}")
     partial = out.with_name(f"{out.name}.partial")
-    partial.unlink(missing_ok=True)
+    with translated("write", partial):
+        partial.unlink(missing_ok=True)
+        partial.touch()  # SQLite would not say why it cannot
     try:
         yield partial
         with translated("write", partial):
@@ -235,7 +238,8 @@ def _appears_when_complete(out: Path) -> Iterator[Path]:
             sync_folder(out.parent)
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
-            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what made the block fail is the better reason
+                partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 
 def _sync_file(path: Path) -> None:

@@ -1,6 +1,7 @@
 """One unchanging view of a log file for the maintenance commands, while others may write to it."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,14 @@ from appliance.flashlog.schema import check
 
 
 def database_path(path: Path) -> Path:
-    """The file itself, given it or its folder; LogError where there is none."""
-    database = path / DATABASE_NAME if path.is_dir() else path
-    if not database.is_file():
-        raise LogError(f"there is no flashblock log at {database}")
+    """The file itself, given it or its folder; LogError where there is none, or none that one may read."""
+    with translated("open", path):
+        database = path / DATABASE_NAME if path.is_dir() else path
+        if not database.is_file():
+            raise LogError(f"there is no flashblock log at {database}")
+    # Opening it to see would do harm: closing any descriptor of a file ends all locks that this process has on it.
+    if not os.access(database, os.R_OK):
+        raise LogError(f"cannot open {database}: Permission denied")
     return database
 
 
