@@ -210,6 +210,8 @@ def _copy(source: sqlite3.Connection, to: Path, progress: Progress) -> None:
             pages=BACKUP_PAGES,  # in steps, for the progress; the snapshot is what keeps them together
             progress=lambda _status, remaining, total: progress(total - remaining, total),
         )
+        # Out of WAL mode it is one file, which is read without making others beside it; a start puts it back.
+        target.execute("PRAGMA journal_mode = DELETE")
         # It goes on by itself from here: to peers it is another log, whose positions mean something else. What its host
         # votes after this moment it does not know, so it must not vote before it has caught up.
         target.execute("UPDATE replication SET log_id = lower(hex(randomblob(16))), recovering = 1")
@@ -222,8 +224,9 @@ def _copy(source: sqlite3.Connection, to: Path, progress: Progress) -> None:
 def _appears_when_complete(out: Path) -> Iterator[Path]:
     """A name to write under; ``out`` is there, on disk, when the block ends well, and else nothing is left."""
     with translated("write", out):
-        if out.exists():
-            raise LogError(f"{out} exists already")
+        for taken in _with_side_files(out):  # SQLite would take an older log's WAL for this one's
+            if taken.exists():
+                raise LogError(f"{taken} exists already")
         if not out.parent.is_dir():
             raise LogError(f"there is no folder {out.parent}")
     partial = out.with_name(f"{out.name}.partial")
@@ -237,9 +240,13 @@ def _appears_when_complete(out: Path) -> Iterator[Path]:
             partial.replace(out)
             sync_folder(out.parent)
     finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for left in _with_side_files(partial):
             with contextlib.suppress(OSError):  # what made the block fail is the better reason
-                partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+                left.unlink(missing_ok=True)
+
+
+def _with_side_files(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
 
 
 def _sync_file(path: Path) -> None:

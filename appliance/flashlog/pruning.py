@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,11 @@ def _held(database: Path) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         if database.name == DATABASE_NAME:
             stack.callback(FolderLock(database.parent).release)
-        yield stack.enter_context(contextlib.closing(Store(database)))
+        store = stack.enter_context(contextlib.closing(Store(database)))
+        yield store
+        if database.name != DATABASE_NAME:
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads it: then it stays in WAL mode
+                store.connection.execute("PRAGMA journal_mode = DELETE")  # one file, as `backup` made it
 
 
 def _remove(store: Store, reader: Reader, limits: RetentionLimits, now: float) -> Removed:

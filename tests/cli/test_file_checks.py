@@ -87,7 +87,7 @@ def test_a_folder_that_a_start_may_not_enter_is_named(tmp_path: Path, mode: int)
         written(tmp_path, "providers.toml", "data", PROVIDERS),  # it opens nothing there
     ]
     data.chmod(mode)
-    *refused, well = run_unprivileged(*(["check-config", file] for file in files))
+    *refused, well = run_unprivileged(*(("check-config", str(file)) for file in files))
     data.chmod(0o755)
     assert [(outcome.code, outcome.err) for outcome in refused] == [
         (2, f"appliance: store.folder: {data}: Permission denied\n"),

@@ -221,6 +221,7 @@ def test_a_backup_is_a_log(folder: Path, tmp_path: Path) -> None:
     report = verify(to)
     assert report.ok
     assert bodies(restored) == bodies(folder)
+    assert [path.name for path in restored.iterdir()] == [DATABASE_NAME]  # reading made nothing beside it
     with closing(Store(to)) as store:
         assert store_append(store, flashblock(9, 0)).entry.position == 10
 
@@ -321,3 +322,13 @@ def test_a_folder_that_is_named_as_a_log_is_a_folder(folder: Path, tmp_path: Pat
     assert import_(inner, tmp_path / "log.jsonl").added == 8
     assert bodies(inner) == bodies(folder)
     assert [path.name for path in inner.parent.iterdir()] == [DATABASE_NAME]
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_backup_never_lies_beside_what_another_log_left(folder: Path, tmp_path: Path, suffix: str) -> None:
+    left = tmp_path / f"copy.db{suffix}"
+    left.write_bytes(b"of another log")
+    with pytest.raises(LogError, match=f"^{left} exists already$"):
+        backup(folder, tmp_path / "copy.db")
+    assert left.read_bytes() == b"of another log"
+    assert not (tmp_path / "copy.db").exists()

@@ -1,6 +1,7 @@
 """Retention by hand."""
 
 import io
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from appliance.flashlog.files import DATABASE_NAME
 from appliance.flashlog.maintenance import backup, export_to, verify
 from appliance.flashlog.pruning import prune
 from appliance.flashlog.replica_jobs import begin
+from appliance.flashlog.snapshot import count_entries, open_snapshot
 from appliance.flashlog.store import Removed, Store
 from tests.flashlog.support import flashblock, store_append
 
@@ -102,7 +104,23 @@ def test_pruning_a_copy_makes_nothing_beside_it(folder: Path, tmp_path: Path) ->
     alone.mkdir()
     backup(folder, alone / "copy.db")
     assert prune(alone / "copy.db", hours(0.01), now=PAYLOADS).payloads == PAYLOADS - 36
+    assert verify(alone / "copy.db").ok
     assert [path.name for path in alone.iterdir()] == ["copy.db"]
+
+
+def test_a_copy_that_is_being_read_is_pruned_and_stays_in_wal_mode(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.flashlog.connection.BUSY_TIMEOUT_S", 0.01)
+    copy = tmp_path / "copy.db"
+    with closing(Store(folder / DATABASE_NAME)) as store:
+        store.connection.execute("VACUUM INTO ?", (str(copy),))
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    with open_snapshot(copy) as reading:
+        assert prune(copy, hours(0.01), now=PAYLOADS).payloads == PAYLOADS - 36
+        assert count_entries(reading, copy) == 2 * PAYLOADS
+    assert verify(copy).entries == 2 * 36
 
 
 def test_a_link_is_the_log_that_it_leads_to_and_so_is_its_lock(folder: Path, tmp_path: Path) -> None:
