@@ -31,8 +31,9 @@ def log_verify(arguments: argparse.Namespace) -> int:
     for problem in report.problems:
         print(problem)
     verdict = "whole" if report.ok else "NOT whole"
+    of = f"of {report.payloads:,} payloads" if report.complete else f"read, up to position {report.last_position:,}"
     refused = f"; {report.refused:,} refused second bodies: see `appliance log evidence`" if report.refused else ""
-    print(f"{arguments.log}: {verdict}; {report.entries:,} entries of {report.payloads:,} payloads{refused}")
+    print(f"{arguments.log}: {verdict}; {report.entries:,} entries {of}{refused}")
     return 0 if report.ok else 1
 
 

@@ -7,9 +7,9 @@ one line; a file that is written appears under its name only when it is complete
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,12 +17,13 @@ from appliance.domain.errors import DecodeError, LogError
 from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.flashlog.connection import translated
+from appliance.flashlog.contiguity import admit
 from appliance.flashlog.files import DATABASE_NAME, open_files, sync_folder
 from appliance.flashlog.jsonl import ExportedEntry, from_line, to_line
 from appliance.flashlog.replica_jobs import commit_imported, uncommitted
 from appliance.flashlog.rows import Arrival
 from appliance.flashlog.snapshot import count_entries, database_path, open_snapshot
-from appliance.flashlog.store import Store
+from appliance.flashlog.store import Appended, Store
 from appliance.flashlog.tail import TailLimits
 from appliance.flashlog.verification import PROGRESS_EVERY, Progress, Report, silent, verify
 from appliance.wire.flashblock import decode
@@ -84,8 +85,8 @@ def import_(path: Path, source: Path, progress: Progress = silent) -> Imported:
 
     Entries that the log holds already are passed over, so an import that broke off can be repeated. An entry
     keeps its position where that is after the log's last one. Imported payloads are `sealed`: what became of
-    them is not in the file. ``progress`` counts bytes. LogError names the line that is wrong; what is before
-    it is in the log then. The appliance must not run on the folder.
+    them is not in the file. ``progress`` counts bytes. LogError names the line that is wrong, and how
+    much of what is before it was added. The appliance must not run on the folder.
     """
     with translated("read", source), source.open("rb") as stream:
         size = source.stat().st_size
@@ -94,12 +95,26 @@ def import_(path: Path, source: Path, progress: Progress = silent) -> Imported:
 
 def import_from(path: Path, stream: BinaryIO, progress: Progress = silent) -> Imported:
     """Like `import_`, from a stream; the total of ``progress`` is 0 because it is not known."""
-    files = open_files(_database_to_fill(path).parent, TailLimits(max_entries=0)).files
+    database = _database_to_fill(path)
+    lines = enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), b""), start=1)
+    first = list(islice(lines, 1))
+    if not database.exists():
+        _check_that_a_log_may_begin_with(first)
+    files = open_files(database.parent, TailLimits(max_entries=0)).files
     try:
         _refuse_where_peers_are_awaited(files.store)
-        return _Import(files.store, progress).run(stream)
+        return _Import(files.store, progress).run(chain(first, lines))
     finally:
         files.close()
+
+
+def _check_that_a_log_may_begin_with(lines: list[tuple[int, bytes]]) -> None:
+    """A log is not made for a file of something else."""
+    for number, line in lines:
+        try:
+            admit(None, arrival_of(from_line(line)).flashblock)
+        except LogError as error:
+            raise LogError(f"line {number}: {error}; no log was made") from error
 
 
 def _refuse_where_peers_are_awaited(store: Store) -> None:
@@ -131,14 +146,15 @@ class _Import:
         self._known = 0
         self._bytes = 0
 
-    def run(self, stream: BinaryIO) -> Imported:
-        for number in count(1):
-            line = stream.readline(MAX_LINE_BYTES)
-            if not line:
-                break
-            self._bytes += len(line)
-            self._take(number, line)
-        self._flush()
+    def run(self, lines: Iterable[tuple[int, bytes]]) -> Imported:
+        try:
+            for number, line in lines:
+                self._bytes += len(line)
+                self._take(number, line)
+            self._flush()
+        except LogError as error:
+            before = f"before that {self._added:,} entries were added, {self._known:,} were there already"
+            raise LogError(f"{error}; {before}") from error
         return Imported(self._added, self._known)
 
     def _take(self, number: int, line: bytes) -> None:
@@ -153,27 +169,30 @@ class _Import:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
-        (outcome,) = self._store.apply([lambda store: self._append_all(store, batch)])
+        done: list[Appended] = []
+        (outcome,) = self._store.apply([lambda store: self._append_all(store, batch, done)])
+        self._added += sum(each.new for each in done)  # only now: a transaction that fails takes all of them along
+        self._known += sum(not each.new for each in done)
         if self._store.checkpoint_is_due:
             self._store.checkpoint()
         self._progress(self._bytes, 0)
         if isinstance(outcome, LogError):
             raise outcome
 
-    def _append_all(self, store: Store, batch: list[tuple[int, Arrival]]) -> None:
+    def _append_all(self, store: Store, batch: list[tuple[int, Arrival]], done: list[Appended]) -> None:
         for number, arrival in batch:
             try:
-                self._append(store, arrival)
+                done.append(self._append(store, arrival))
             except LogError as error:
+                commit_imported(store)  # what is before the line stays
                 raise LogError(f"line {number}: {error}") from error
         commit_imported(store)
 
-    def _append(self, store: Store, arrival: Arrival) -> None:
+    def _append(self, store: Store, arrival: Arrival) -> Appended:
         appended = store.append(arrival)
-        self._added += appended.new
-        self._known += not appended.new
         if appended.new and appended.entry.index == 0:
             store.set_state(appended.entry.payload_id, PayloadState.SEALED, None, arrival.received_at)
+        return appended
 
 
 def arrival_of(exported: ExportedEntry) -> Arrival:

@@ -138,3 +138,38 @@ def test_what_a_copy_refused_is_not_what_the_log_beside_it_refused(
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["log", "evidence", "--log", str(log)]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_log_that_cannot_be_read_to_its_end_says_how_far_it_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make(tmp_path / "log", 1, 2, 3)
+    with closing(Store(path)) as store:
+        store.connection.execute("PRAGMA ignore_check_constraints = ON")
+        store.connection.execute("UPDATE entries SET encoding = 'gzip' WHERE position = 3")
+    assert main(["log", "verify", "--log", str(path)]) == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "reading the entries stopped: 'gzip' is not a valid Encoding",
+        f"{path}: NOT whole; 2 entries read, up to position 2",
+    ]
+
+
+def test_an_import_that_fails_says_what_it_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = exported(make(tmp_path / "log", 1, 2, 3), capsys).splitlines(keepends=True)
+    source, into = tmp_path / "in.jsonl", make(tmp_path / "into", 1)
+    source.write_text("".join([*lines[:2], "nonsense\n", lines[2]]))
+    for added, known in ((1, 1), (0, 2)):
+        assert main(["log", "import", "--log", str(into), str(source)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("appliance: line 3: not an exported entry: ")
+        assert error.endswith(f"; before that {added} entries were added, {known} were there already\n")
+
+
+def test_an_import_whose_first_line_is_wrong_makes_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("nonsense\n")
+    assert main(["log", "import", "--log", str(tmp_path / "new" / "flashlog.db"), str(source)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("appliance: line 1: not an exported entry: ")
+    assert error.endswith("; no log was made\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

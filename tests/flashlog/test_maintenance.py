@@ -15,6 +15,7 @@ from appliance.flashlog.connection import FolderLock
 from appliance.flashlog.files import DATABASE_NAME
 from appliance.flashlog.maintenance import Imported, backup, export, export_to, import_, import_from, verify
 from appliance.flashlog.reader import Reader
+from appliance.flashlog.replica_jobs import commit_imported
 from appliance.flashlog.store import Store
 from tests.flashlog.support import flashblock, payload_id, real_flashblocks, store_append
 
@@ -130,7 +131,10 @@ def test_an_import_with_a_gap_stops_there(folder: Path, tmp_path: Path) -> None:
     export_to(folder, stream)
     lines = stream.getvalue().splitlines(keepends=True)
     del lines[1]
-    with pytest.raises(LogError, match=r"^line 2: flashblock 2 of payload 0x.*: expected index 1$"):
+    with pytest.raises(
+        LogError,
+        match=r"^line 2: flashblock 2 of payload 0x.*: expected index 1; before that 1 entries were added, 0 w",
+    ):
         import_from(tmp_path / "new", io.BytesIO(b"".join(lines)))
     assert len(bodies(tmp_path / "new")) == 1
 
@@ -332,3 +336,55 @@ def test_a_backup_never_lies_beside_what_another_log_left(folder: Path, tmp_path
         backup(folder, tmp_path / "copy.db")
     assert left.read_bytes() == b"of another log"
     assert not (tmp_path / "copy.db").exists()
+
+
+def test_a_new_log_does_not_begin_within_a_payload(folder: Path, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    export_to(folder, stream)
+    _, rest = stream.getvalue().split(b"\n", 1)
+    with pytest.raises(LogError, match=r"^line 1: flashblock 1 of payload 0x.*: expected index 0; no log was made$"):
+        import_from(tmp_path / "new", io.BytesIO(rest))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(LogError, match=r"^line 1: .* expected index 0; before that 0 entries were added, 0 were"):
+        import_from(made_with(tmp_path / "other", 10), io.BytesIO(rest))
+
+
+def made_with(folder: Path, payload: int) -> Path:
+    folder.mkdir()
+    with closing(Store(folder / DATABASE_NAME)) as store:
+        store_append(store, flashblock(payload, 0))
+    return folder
+
+
+def test_what_a_failed_transaction_took_along_is_not_said_to_be_added(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of three; the disk is full when the second is committed."""
+    export(folder, tmp_path / "log.jsonl")
+    monkeypatch.setattr(maintenance, "IMPORT_BATCH", 3)
+    calls = iter(range(9))
+
+    def full_at_the_second(store: Store) -> None:
+        commit_imported(store)
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("appliance.flashlog.maintenance.commit_imported", full_at_the_second)
+    with pytest.raises(
+        LogError, match=r"No space left on device; before that 3 entries were added, 0 were there already$"
+    ):
+        import_(tmp_path / "new", tmp_path / "log.jsonl")
+    assert len(bodies(tmp_path / "new")) == 3
+
+
+async def test_what_came_before_a_line_that_is_wrong_is_committed_in_a_replicated_log_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    stream = io.BytesIO()
+    export_to(folder, stream)
+    lines = stream.getvalue().splitlines(keepends=True)
+    other = tmp_path / "other"
+    await replicated(other, 10, committed=True)
+    with pytest.raises(LogError, match=r"^line 2: .* before that 1 entries were added"):
+        import_from(other, io.BytesIO(lines[0] + b"".join(lines[2:])))
+    assert import_from(other, io.BytesIO(b"".join(lines))) == Imported(added=7, known=1)
