@@ -14,6 +14,7 @@ from appliance.net.backoff import Backoff
 from appliance.net.duplex import Duplex, DuplexLimits, dial
 from appliance.replication.connection import Connection
 from appliance.replication.follower_link import FollowerLink
+from appliance.replication.reach import PeerLink
 from appliance.replication.runner import Runner
 from appliance.replication.security import TARGET, authorization
 from appliance.telemetry.logging import get_logger
@@ -104,6 +105,11 @@ class Following:
         self._note_up(link)
         if link is not None:
             self._lag.set(link.behind)
+
+    def reached(self) -> PeerLink:
+        """What the link is worth to who counts votes."""
+        link = self.link
+        return PeerLink(self.peer, link is not None, link is not None and link.votes, self.last_error)
 
     def statistics(self) -> dict[str, object]:
         """Where this host stands in the peer's log."""

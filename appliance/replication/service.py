@@ -22,6 +22,7 @@ from appliance.replication.held import Held, HeldWatch
 from appliance.replication.membership import Membership
 from appliance.replication.metrics import LEARNERS, ReplicationMetrics
 from appliance.replication.ports import ReplicatedLog
+from appliance.replication.reach import Reach
 from appliance.replication.runner import Runner
 from appliance.replication.security import authorizer
 from appliance.replication.serving import Serving
@@ -30,7 +31,7 @@ from appliance.telemetry.logging import get_logger
 
 log = get_logger("replication")
 
-HELD_LOOK_S = 0.2
+LOOK_S = 0.2
 LAST_COMMIT_S = 1.0
 """At a stop: for the acknowledgements of what was appended last. What stays open is counted after the next start."""
 
@@ -49,6 +50,7 @@ class Replication:
         self._followings: list[Following] = []
         self._acked: dict[str, int] = {}
         self._server: DuplexServer | None = None
+        self._reach = Reach(settings)
         flashlog.keep_for(self.awaited)
         self._measure_lag_when_asked()
 
@@ -67,6 +69,7 @@ class Replication:
         with listener:
             runner = self._runner = await self._create_runner()
             self._followings = [self._create_following(runner, peer) for peer in self._settings.peers]
+            self._reach = Reach(self._settings)
             # Peers can connect. A flashblock that is damaged may keep this plane from running, not the process.
             task_status.started()
             await self._replicate(runner, listener, stopping)
@@ -79,6 +82,7 @@ class Replication:
             for following in self._followings:
                 nursery.start_soon(following.run)
             nursery.start_soon(self._say_when_held, runner)
+            nursery.start_soon(self._say_when_cut_off, runner)
             await stopping.wait()
             await self._commit_the_last(runner)
             nursery.cancel_scope.cancel()
@@ -96,13 +100,27 @@ class Replication:
         """Nothing else in the log would tell why subscribers see nothing while blocks go on."""
         watch = HeldWatch(self._settings.timeout_s)
         while True:
-            await trio.sleep(HELD_LOOK_S)
+            await trio.sleep(LOOK_S)
             said = watch.look(runner.held_s())
             if said is Held.BEGINS:
                 following = [each.peer for each in self._followings if each.link is not None]
                 log.error("no majority has the flashblocks yet", entries=runner.core.open, connected=following)
             elif said is Held.ENDS:
                 log.info("a majority has the flashblocks again", longest_wait_s=round(watch.longest_s, 3))
+
+    async def _say_when_cut_off(self, runner: Runner) -> None:
+        """Where nothing is originated, nothing waits either: an edge without its voters is silent, and looks well."""
+        watch = HeldWatch(self._settings.reach_grace_s)
+        while True:
+            now = trio.current_time()
+            links = [following.reached() for following in self._followings]
+            votes = not (self._settings.follow_only or runner.core.recovering)
+            said = watch.look(self._reach.look(links, now, votes=votes))
+            if said is Held.BEGINS:
+                log.error("too few voters are followed", reason=self._reach.trouble(now))
+            elif said is Held.ENDS:
+                log.info("enough voters are followed again", after_s=round(watch.longest_s, 3))
+            await trio.sleep(LOOK_S)
 
     async def _create_runner(self) -> Runner:
         settings = self._settings
@@ -172,13 +190,20 @@ class Replication:
         return self._runner is not None and self._runner.held_s() > self._settings.timeout_s
 
     def facts(self) -> list[HealthFact]:
-        """Whether the stream is held for want of acknowledgements."""
+        """What is wrong: the stream is held for want of acknowledgements, or too few voters are followed to see it."""
+        return [*self._held_facts(), *self._reach_facts()]
+
+    def _held_facts(self) -> list[HealthFact]:
         runner = self._runner
         if runner is None or not self._is_held:
             return []
         waiting = f"{runner.core.open} flashblocks wait for a majority, for {runner.held_s():.1f} s"
         shown = "shown all the same" if self._settings.publish_on_timeout else "the stream is held, blocks go on"
         return [HealthFact("replication", healthy=False, reason=f"{waiting}: {shown}")]
+
+    def _reach_facts(self) -> list[HealthFact]:
+        reason = self._reach.trouble(trio.current_time()) if self._runner else None
+        return [HealthFact("peers", healthy=False, reason=reason)] if reason else []
 
     def statistics(self) -> dict[str, object]:
         """For the status: the votes, and each peer in both directions."""
