@@ -28,33 +28,37 @@ class PeerLink:
 
 
 class Reach:
-    """Told now and then how the links are; ``now`` in seconds, monotonic."""
+    """Told now and then how the links are; ``now`` in seconds, monotonic.
+
+    ``short_s`` is how long too few have been followed, as of the last look; 0 while they are enough.
+    """
 
     def __init__(self, settings: ReplicationSettings) -> None:
         self._settings = settings
         self._needed = 1 if settings.follow_only else max(settings.quorum, 2)
+        self.short_s = 0.0
         self._short_since: float | None = None
         self._reason = ""
 
-    def look(self, links: Sequence[PeerLink], now: float, *, votes: bool) -> float:
-        """How long too few have been followed, in seconds; 0 while they are enough. ``votes``: this host does."""
+    def look(self, links: Sequence[PeerLink], now: float, *, votes: bool) -> None:
+        """Judge the links. ``votes``: this host does."""
         missing = [link for link in links if not self._counts(link)]
         reached = len(links) - len(missing) + votes
         if reached >= self._needed:
-            self._short_since = None
-            return 0.0
+            self._short_since, self.short_s = None, 0.0
+            return
         self._short_since = now if self._short_since is None else self._short_since
+        self.short_s = now - self._short_since
         troubles = [_trouble(link) for link in missing]
         if not votes and not self._settings.follow_only:
             troubles.append(f"{self._settings.host_id}: no vote yet")
         voters = f"{reached} of {len(self._settings.voters)} voters reached, {self._needed} needed"
         self._reason = f"{voters} ({'; '.join(troubles)}): {self._consequence(links)}"
-        return now - self._short_since
 
-    def trouble(self, now: float) -> str | None:
+    @property
+    def trouble(self) -> str | None:
         """Who is missing and why, once it has been so for the grace; None while all is well."""
-        since = self._short_since
-        return self._reason if since is not None and now - since > self._settings.reach_grace_s else None
+        return self._reason if self.short_s > self._settings.reach_grace_s else None
 
     def _counts(self, link: PeerLink) -> bool:
         return link.followed and (link.votes or self._settings.follow_only)

@@ -112,12 +112,12 @@ class Replication:
         """Where nothing is originated, nothing waits either: an edge without its voters is silent, and looks well."""
         watch = HeldWatch(self._settings.reach_grace_s)
         while True:
-            now = trio.current_time()
             links = [following.reached() for following in self._followings]
             votes = not (self._settings.follow_only or runner.core.recovering)
-            said = watch.look(self._reach.look(links, now, votes=votes))
+            self._reach.look(links, trio.current_time(), votes=votes)
+            said = watch.look(self._reach.short_s)
             if said is Held.BEGINS:
-                log.error("too few voters are followed", reason=self._reach.trouble(now))
+                log.error("too few voters are followed", reason=self._reach.trouble)
             elif said is Held.ENDS:
                 log.info("enough voters are followed again", after_s=round(watch.longest_s, 3))
             await trio.sleep(LOOK_S)
@@ -202,7 +202,7 @@ class Replication:
         return [HealthFact("replication", healthy=False, reason=f"{waiting}: {shown}")]
 
     def _reach_facts(self) -> list[HealthFact]:
-        reason = self._reach.trouble(trio.current_time()) if self._runner else None
+        reason = self._reach.trouble
         return [HealthFact("peers", healthy=False, reason=reason)] if reason else []
 
     def statistics(self) -> dict[str, object]:

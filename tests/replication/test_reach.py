@@ -29,7 +29,9 @@ def links(text: str) -> list[PeerLink]:
 
 def is_enough(own: ReplicationSettings, text: str, *, votes: bool = True) -> bool:
     reach = Reach(own)
-    return [reach.look(links(text), now, votes=votes and not own.follow_only) for now in (0.0, 9.0)] == [0.0, 0.0]
+    for now in (0.0, 9.0):
+        reach.look(links(text), now, votes=votes and not own.follow_only)
+    return reach.short_s == 0.0
 
 
 @pytest.mark.parametrize(
@@ -69,26 +71,25 @@ def test_a_learner_needs_one_voter_whose_word_it_takes() -> None:
 
 def test_nothing_is_said_before_the_grace_is_over_and_nothing_after_the_return() -> None:
     reach = Reach(settings("bc"))
-    assert reach.look(links("Bc"), 10.0, votes=True) == 0.0
-    lasted = [reach.look(links("bc"), now, votes=True) for now in (11.0, 12.5, 14.5)]
-    assert lasted == [0.0, 1.5, 3.5]
-    assert reach.trouble(14.0) is None
-    assert reach.trouble(14.5) is not None
-    assert reach.look(links("Bc"), 15.0, votes=True) == 0.0
-    assert reach.trouble(100.0) is None
+    lasted = []
+    for now, text in [(10.0, "Bc"), (11.0, "bc"), (12.5, "bc"), (14.0, "bc"), (14.5, "bc"), (15.0, "Bc")]:
+        reach.look(links(text), now, votes=True)
+        lasted.append((reach.short_s, reach.trouble is not None))
+    assert lasted == [(0.0, False), (0.0, False), (1.5, False), (3.0, False), (3.5, True), (0.0, False)]
 
 
 def test_a_redial_begins_the_grace_anew() -> None:
     reach = Reach(settings("bc"))
     for now, text in enumerate(["bc", "bc", "Bc", "bc", "bc", "bc", "bC"] * 20):
         reach.look(links(text), float(now), votes=True)
-        assert reach.trouble(float(now)) is None
+        assert reach.trouble is None
 
 
 def trouble(own: ReplicationSettings, *found: PeerLink, votes: bool = True) -> str | None:
     reach = Reach(own)
-    reach.look(found, 0.0, votes=votes and not own.follow_only)
-    return reach.trouble(GRACE_S + 1)
+    for now in (0.0, GRACE_S + 1):
+        reach.look(found, now, votes=votes and not own.follow_only)
+    return reach.trouble
 
 
 def test_it_says_who_is_missing_and_why() -> None:
@@ -136,4 +137,4 @@ def test_it_is_said_exactly_where_every_look_of_the_grace_found_too_few(looks: l
     for now, text in enumerate(looks):
         reach.look(links(text), float(now), votes=not learner)
         short = 0 if is_enough(own, text) else short + 1
-        assert (reach.trouble(float(now)) is not None) is (short - 1 > GRACE_S)
+        assert (reach.trouble is not None) is (short - 1 > GRACE_S)
