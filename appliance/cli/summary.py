@@ -89,7 +89,7 @@ def _builders(of: Numbers) -> Iterator[Line]:
 
 def _flashblocks(of: Numbers) -> Iterator[Line]:
     paused = f", paused: {of('stream.paused')}" if of.raw("stream.paused") else ""
-    place = f"block {of('stream.block_number')} by {of('stream.builder')}, {of('stream.published')} shown{paused}"
+    place = f"block {of('stream.block_number')} by {of('stream.builder')}, {of('stream.published')} logged{paused}"
     yield "flashblocks", f"{place}; {of('stream.landed')} payloads landed, {of('stream.dropped')} dropped"
     for name, source in of.each("sources"):
         if source.raw("connected"):
