@@ -28,6 +28,7 @@ from appliance.replication.security import authorizer
 from appliance.replication.serving import Serving
 from appliance.replication.settings import Peer, ReplicationSettings
 from appliance.telemetry.logging import get_logger
+from appliance.telemetry.seldom import Seldom
 
 log = get_logger("replication")
 
@@ -140,8 +141,10 @@ class Replication:
         return Following(runner, peer.host_id, dialer(peer.url, self._settings.secret, self._client_tls))
 
     def _create_server(self, runner: Runner, listener: socket.socket) -> DuplexServer:
+        seldom = Seldom()
+
         async def serve(duplex: Duplex) -> None:
-            await Serving(runner, duplex).run()
+            await Serving(runner, duplex, seldom).run()
 
         judge = authorizer(self._settings.secret)
         return DuplexServer(serve, listener, judge, ssl_context=self._server_tls, limits=LIMITS)
@@ -215,7 +218,8 @@ class Replication:
             "waits_for": list(runner.core.missing) if runner else [],
             "quorum": f"{self._settings.quorum} of {len(self._settings.voters)}",
             "committed": self._log.committed,
-            "held": runner.core.open if runner else None,
+            "held": runner.core.open - runner.shown_uncommitted if runner else None,
+            "shown_uncommitted": runner.shown_uncommitted if runner else 0,
             "held_s": round(runner.held_s(), 3) if runner else None,
             "commit_ms": runner.latency.statistics() if runner else None,
             "contradictions": runner.core.conflicts if runner else 0,
