@@ -33,12 +33,13 @@ class Following:
 
     def __init__(self, runner: Runner, peer: str, dial_peer: Dial) -> None:
         self.peer = peer
-        self.failures = 0
+        self.failures = 0  # each attempt; in an outage of a minute there are thirty
+        self.outages = 0
         self.last_error: str | None = None
         self._runner = runner
         self._dial = dial_peer
         self._connection: Connection | None = None
-        self._is_up = False
+        self._is_up = self._is_out = False
         self._backoff = Backoff(initial_s=0.02, maximum_s=2.0)
         metrics = runner.metrics
         self._lag = metrics.lag.labels(peer)
@@ -86,6 +87,8 @@ class Following:
 
     def _note_failure(self, reason: str) -> None:
         self.failures += 1
+        self.outages += not self._is_out
+        self._is_out = True
         self._reconnects.inc()
         if reason != self.last_error:  # a peer that stays away is said once
             log.warning("a peer is not followed", peer=self.peer, reason=reason)
@@ -93,7 +96,7 @@ class Following:
 
     def _note_up(self, link: FollowerLink | None) -> None:
         if link is not None and not self._is_up:
-            self.last_error = None
+            self.last_error, self._is_out = None, False
             self._backoff.reset()
             log.info("following a peer", peer=self.peer, position=link.position, behind=link.behind)
         self._is_up = link is not None
@@ -118,6 +121,7 @@ class Following:
             "following": link is not None,
             "position": link.position if link else None,
             "behind": link.behind if link else None,
+            "outages": self.outages,
             "failures": self.failures,
             "last_error": None if link else self.last_error,
         }
