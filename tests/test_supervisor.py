@@ -189,7 +189,7 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
             store=StoreConfig(folder=str(tmp_path / "data")),
             fanout=FanoutConfig(listen=f"127.0.0.1:{taken.getsockname()[1]}"),
         )
-        with pytest.raises(ConfigError, match=r"cannot listen on .*: Address already in use"):
+        with pytest.raises(ConfigError, match=r"^fanout.listen: cannot listen on .*: Address already in use"):
             await Appliance(config).run()
     assert not (tmp_path / "data").exists()
 
@@ -267,7 +267,6 @@ async def test_an_edge_that_reaches_no_voter_says_so_and_goes_on_serving(
     learner = msgspec.structs.replace(edge.replication, host_id="edge", follow_only=True)
     appliance = Appliance(msgspec.structs.replace(edge, replication=learner, admin=AdminConfig(listen=ANY)))
     listening = await nursery.start(appliance.run)
-    assert appliance.health() == (Health.OK, [])
     await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
     async with HttpClient(f"http://{listening['admin']}") as client:
         answer = await client.request("GET", "/healthz", timeout_s=5)
