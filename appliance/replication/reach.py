@@ -52,7 +52,8 @@ class Reach:
         troubles = [_trouble(link) for link in missing]
         if not votes and not self._settings.follow_only:
             troubles.append(f"{self._settings.host_id}: no vote yet")
-        voters = f"{reached} of {len(self._settings.voters)} voters reached, {self._needed} needed"
+        counted = "with this host" if votes else "reached"
+        voters = f"{reached} of {len(self._settings.voters)} voters {counted}, {self._needed} needed"
         self._reason = f"{voters} ({'; '.join(troubles)}): {self._consequence(links)}"
 
     @property

@@ -49,7 +49,7 @@ async def test_a_voter_whose_links_are_cut_says_so_until_one_is_back(tmp_path: P
                 await a.append(2, 2)
                 await committed(a, b, entries=4)
                 assert c.log.head == 2
-                assert told(c).startswith("1 of 3 voters reached, 2 needed (a: ")
+                assert told(c).startswith("1 of 3 voters with this host, 2 needed (a: ")
                 assert "; b: " in told(c)
                 assert told(c).endswith("): subscribers see nothing new")
                 links[0].heal()
