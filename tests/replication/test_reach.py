@@ -95,7 +95,8 @@ def trouble(own: ReplicationSettings, *found: PeerLink, votes: bool = True) -> s
 def test_it_says_who_is_missing_and_why() -> None:
     refused = PeerLink("b", followed=False, last_error="refused: host_id own is not among the peers here")
     assert trouble(settings("bc"), refused, PeerLink("c", followed=False)) == (
-        "1 of 3 voters with this host, 2 needed (b: refused: host_id own is not among the peers here; c: no answer yet): "
+        "1 of 3 voters with this host, 2 needed ("
+        "b: refused: host_id own is not among the peers here; c: no answer yet): "
         "subscribers see nothing new"
     )
     assert trouble(settings("bc", follow_only=True), refused, PeerLink("c", followed=False)) == (
