@@ -2,6 +2,8 @@
 
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from appliance import supervisor
 from appliance.config.model import (
     AdminConfig,
     Config,
@@ -27,6 +30,7 @@ from appliance.fanout.service import Fanout
 from appliance.flashlog.service import FlashLog
 from appliance.net.http_client import HttpClient
 from appliance.replication.service import Replication
+from appliance.replication.settings import replication_settings
 from appliance.supervisor import Appliance
 from tests.flashlog.support import flashblock
 from tests.support.eventually import eventually
@@ -193,7 +197,7 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
             store=StoreConfig(folder=str(tmp_path / "data")),
             fanout=FanoutConfig(listen=f"127.0.0.1:{taken.getsockname()[1]}"),
         )
-        with pytest.raises(ConfigError, match=r"cannot listen on .*: Address already in use"):
+        with pytest.raises(ConfigError, match=r"^fanout.listen: cannot listen on .*: Address already in use"):
             await Appliance(config).run()
     assert not (tmp_path / "data").exists()
 
@@ -257,6 +261,29 @@ async def test_while_replication_is_down_nothing_is_lost_and_then_commits_go_on(
     await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
     assert "1 flashblocks wait for a majority" in appliance.health()[1][0].reason
     assert log.head == 2
+    appliance.stop()
+    await appliance.wait_stopped()
+
+
+async def test_an_edge_that_reaches_no_voter_says_so_and_goes_on_serving(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """206 and not 503: what it has it serves."""
+    hasty = partial(replace, reach_grace_s=0.2)
+    monkeypatch.setattr(supervisor, "replication_settings", lambda *given: hasty(replication_settings(*given)))
+    edge = replicated_hosts(tmp_path)[0]
+    assert edge.replication is not None
+    learner = msgspec.structs.replace(edge.replication, host_id="edge", follow_only=True)
+    appliance = Appliance(msgspec.structs.replace(edge, replication=learner, admin=AdminConfig(listen=ANY)))
+    listening = await nursery.start(appliance.run)
+    await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
+    async with HttpClient(f"http://{listening['admin']}") as client:
+        answer = await client.request("GET", "/healthz", timeout_s=5)
+    assert answer.status == 206
+    (fact,) = msgspec.json.decode(answer.body)["facts"]
+    assert (fact["name"], fact["healthy"]) == ("peers", False)
+    assert fact["reason"].startswith("0 of 1 voters reached, 1 needed (b: ")
+    assert fact["reason"].endswith("): subscribers see nothing new")
     appliance.stop()
     await appliance.wait_stopped()
 

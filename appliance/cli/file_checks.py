@@ -23,6 +23,14 @@ def check_files(config: Config) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def check_folder(config: Config) -> None:
+    """The same of the folder alone, for `run`: with its key. What cannot be looked at is said where it is opened."""
+    try:
+        _folder(config)
+    except OSError:
+        return
+
+
 def _lines_of(check: Callable[[Config], object], config: Config) -> Iterator[str]:
     try:
         check(config)

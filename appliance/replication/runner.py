@@ -23,6 +23,7 @@ from appliance.replication.membership import Membership, Restored
 from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.notices import log_notice
 from appliance.replication.ports import ReplicatedLog
+from appliance.replication.uncommitted import Uncommitted
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("replication")
@@ -68,6 +69,7 @@ class Runner:
         self.flashlog = flashlog
         self.metrics = metrics
         self.latency = Latency()
+        self._uncommitted = Uncommitted()
         self.connections: dict[commands.Link, Connection] = {}
         # Bounded by the links' windows, by one change for each payload, and for states by MAX_CHANGES.
         self._changes: deque[Change] = deque()
@@ -188,9 +190,10 @@ class Runner:
             self.metrics.commit_seconds.observe(waited_s)
 
     def _show(self, command: commands.ShowThrough) -> None:
-        count = command.position - max(self.flashlog.head, self.flashlog.committed)
-        log.error("shown without a majority", entries=count, position=command.position, on_timeout="publish")
-        self.metrics.published_uncommitted.inc(max(0, count))
+        count = max(0, command.position - max(self.flashlog.head, self.flashlog.committed))
+        if self._uncommitted.shown(command.position, count, trio.current_time()):
+            log.error("flashblocks are shown without a majority", position=command.position, on_timeout="publish")
+        self.metrics.published_uncommitted.inc(count)
         self.flashlog.show_through(command.position)
 
     def _notice(self, notice: commands.Notice) -> None:
@@ -341,6 +344,13 @@ class Runner:
             self.metrics.held_seconds.set(self.held_s())
             for connection in self.connections.values():
                 connection.measure()
+            if self._uncommitted.ends(self.flashlog.committed, trio.current_time()):
+                log.info("nothing is shown without a majority any more", entries=self._uncommitted.count)
+
+    @property
+    def shown_uncommitted(self) -> int:
+        """Entries that are not committed and shown all the same (`on_timeout = "publish"`)."""
+        return min(self.core.open, self.flashlog.head - self.flashlog.committed)
 
     def held_s(self) -> float:
         """How long the oldest entry that is not committed has been waiting; 0 when there is none."""

@@ -27,3 +27,16 @@ async def test_a_builder_that_falls_ill_while_builders_are_switched_off_ends_not
             await eventually(lambda: "builder is healthy again" in [line["event"] for line in lines])
         assert (await host.get("/healthz")).status == 200
         assert json.loads(await host.ask(m.build()))["result"]["payloadId"] == EL_ID
+
+
+async def test_a_reason_does_not_say_again_whose_it_is() -> None:
+    """The line was "alpha: not well, alpha http://...: ..."."""
+    settings = EngineSettings(SECRET, health_check_interval_s=0.02)
+    async with rig("alpha", settings=settings) as host:
+        await host.healthy()
+        host.builders["alpha"].behaviours["eth_getBlockByNumber"] = answers(m.error(), status=500)
+        with trio.fail_after(10):
+            await eventually(lambda: not all(fact.healthy for fact in host.engine.facts()))
+        (reason,) = [fact.reason for fact in host.engine.facts() if fact.name == "alpha"]
+        assert "HTTP 500" in reason
+        assert "alpha" not in reason

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request
 
@@ -511,6 +512,33 @@ def mutual(*, server: bool) -> ssl.SSLContext:
     context.load_verify_locations(TLS_FILES / "certificate.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+async def test_who_is_refused_again_and_again_is_said_once_by_each_reason() -> None:
+    def judge(target: str, _headers: Mapping[str, str]) -> Refusal:
+        return Refusal(404, "not here") if target == "/other" else Refusal(401, f"token {time.monotonic()}")
+
+    with capture_logs() as lines:
+        async with serving(authorize=judge) as there:
+            for target in ("/replication", "/other", "/replication", "/replication"):
+                with pytest.raises(WebsocketRefused):
+                    async with dial(f"ws://{there.address}{target}"):
+                        pass
+            assert there.server.refused == 4
+    said = [(line["event"], line["peer_address"], line["status"], line["attempts"]) for line in lines]
+    assert said == [("a peer is refused", "127.0.0.1", status, 1) for status in (401, 404)]
+    assert lines[1]["reason"] == "not here"
+
+
+async def test_tls_that_does_not_come_up_is_said_once() -> None:
+    with capture_logs() as lines:
+        async with serving(tls=server_tls()) as there:
+            for _ in range(4):
+                with pytest.raises(ConnectFailed):
+                    async with dial(there.url):
+                        pass
+            await eventually(lambda: there.server.refused == 4)
+    assert [(line["event"], line["log_level"]) for line in lines] == [("no TLS with a peer", "warning")]
 
 
 async def test_over_tls_it_is_the_same() -> None:

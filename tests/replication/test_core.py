@@ -275,6 +275,14 @@ def test_a_refusal_ends_the_link() -> None:
     assert host.taken(End) == [End("link", "refused: you are a stranger", True)]
 
 
+def test_a_follower_that_refuses_this_host_ends_the_link_with_its_reason() -> None:
+    host = Played()
+    link = host.serve("b")
+    host.hear(link, Refusal("host_id a answered, expected z"))
+    assert host.taken(End) == [End(link, "refused by the other side: host_id a answered, expected z", True)]
+    assert host.core.serving(link) is None
+
+
 @pytest.mark.parametrize("message", [Ack(0, [], []), Refusal("?"), Pruned(1)])
 def test_what_does_not_belong_on_a_link_ends_it(message: AnyMessage) -> None:
     host = Played()

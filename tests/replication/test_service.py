@@ -19,6 +19,7 @@ from appliance.flashlog.comparison import compare
 from appliance.flashlog.maintenance import verify
 from appliance.lifecycle import OnCrash, Plane
 from appliance.net.listening import open_listener
+from appliance.replication import uncommitted
 from appliance.replication.following import Following
 from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.security import TlsFiles
@@ -121,9 +122,51 @@ async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp
         assert (a.log.head, a.log.committed) == (3, 0)
         assert a.metric("published_uncommitted_entries_total") == 3
         assert "shown all the same" in a.replication.facts()[0].reason
+        status = a.replication.statistics()
+        assert (status["held"], status["shown_uncommitted"]) == (0, 3)
         async with running(b):
             await committed(a, b, entries=3)
             await eventually(lambda: a.log.committed == 3)
+            assert a.replication.statistics()["shown_uncommitted"] == 0
+
+
+async def test_that_the_stream_is_shown_without_a_majority_is_said_once_and_its_end_with_how_many_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uncommitted, "QUIET_S", 0.1)
+    a, b, _ = make_hosts(tmp_path, "abc", publish_on_timeout=True, timeout_s=0.2).values()
+    b.settings = replace(b.settings, timeout_s=60)
+    with capture_logs() as lines:
+        async with running(a):
+            for payload in range(1, 5):
+                await a.append(payload, 2)
+                await a.log.wait_past(2 * payload - 1)
+            async with running(b):
+                await committed(a, b, entries=8)
+                await eventually(lambda: lines[-1]["event"] == "nothing is shown without a majority any more")
+    said = [(line["event"], line["log_level"]) for line in lines if "shown without" in line["event"]]
+    assert said == [
+        ("flashblocks are shown without a majority", "error"),
+        ("nothing is shown without a majority any more", "info"),
+    ]
+    (end,) = [line for line in lines if line["event"] == said[1][0]]
+    assert end["entries"] == a.metric("published_uncommitted_entries_total") == 8
+
+
+async def test_a_host_that_is_refused_again_and_again_is_said_once_and_never_was_a_follower(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    b.settings = replace(b.settings, host_id="z")
+    with capture_logs() as lines:
+        async with running(a, b):
+            await eventually(lambda: followed(b, "a")["failures"] > 3 < followed(a, "b")["failures"])  # type: ignore[operator]
+    refused = {line["reason"]: line for line in lines if line["event"] == "a link is refused"}
+    assert len(refused) == len([line for line in lines if line["event"] == "a link is refused"]) == 2
+    assert {(line["log_level"], line["attempts"]) for line in refused.values()} == {("warning", 1)}
+    assert set(refused) == {
+        "host_id z is not among the peers here, and does not say follow_only",  # what a says
+        "refused by the other side: host_id z answered, expected b",  # what z hears
+    }
+    assert not any(line["event"] == "a follower has gone" for line in lines)
 
 
 async def test_when_the_origin_is_lost_the_followers_show_what_they_hold(tmp_path: Path) -> None:
