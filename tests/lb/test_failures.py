@@ -185,8 +185,7 @@ async def test_without_nodes_the_answer_is_immediate() -> None:
 
 
 async def test_when_all_nodes_are_out_requests_fail_fast_and_those_that_wait_hear_of_it() -> None:
-    node = FakeNode()
-    gate = Gate()
+    node, gate = FakeNode(), Gate()
     nodes = NodeSettings(default_workers=1, health=HealthRules(max_fails=1, check_interval_s=600.0, ejection_s=600.0))
     async with world(node, settings=replaced(nodes=nodes, relay=RelayRules(tries=1, queue_timeout_s=30.0))) as w:
         node.behaviour = gate
@@ -199,8 +198,11 @@ async def test_when_all_nodes_are_out_requests_fail_fast_and_those_that_wait_hea
             for _ in range(4):
                 nursery.start_soon(call)
             await eventually(lambda: sum(w.sizes()) == 3 and node.running == 1)
-            await fail_running(w)
-        assert sorted(results) == [502, 503, 503, 503]
+            node.check_status = 500
+            await fail_running(w)  # so it is checked at once, and serves as a last resort until then
+            await eventually(lambda: len(results) == 3)
+            gate.open_all()
+        assert sorted(results) == [200, 502, 503, 503]
         assert (await w.call()).body == b"no healthy nodes available\n"
         assert w.lb.facts()[0].healthy is False
 
