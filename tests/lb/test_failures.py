@@ -319,6 +319,26 @@ async def test_when_no_worker_becomes_free_at_all_the_next_in_line_is_told() -> 
         nursery.cancel_scope.cancel()
 
 
+async def test_those_behind_the_one_that_is_told_are_served_when_the_worker_is_free_again() -> None:
+    node, gate = FakeNode(), Gate()
+    node.behaviour = gate
+    rules = RelayRules(queue_timeout_s=60.0, handover_timeout_s=1.0, proxy_timeout_s=60.0)
+    nodes = NodeSettings(default_workers=1, health=HealthRules(check_interval_s=600.0))
+    results: list[bytes] = []
+
+    async def call(w: World) -> None:
+        results.append((await w.call()).body)
+
+    async with world(node, settings=replaced(nodes=nodes, relay=rules)) as w, trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(call, w)
+        await eventually(lambda: bool(results))
+        node.behaviour = None
+        gate.open_all()
+        await eventually(lambda: len(results) == 4)
+    assert results == [b"node timeout\n", COOL, COOL, COOL]
+
+
 async def test_the_order_of_priorities_holds_on_the_wire() -> None:
     node, gate = FakeNode(), Gate()
     node.behaviour = gate
