@@ -9,9 +9,6 @@ import trio
 from appliance.domain.errors import UnavailableError
 from appliance.lb.node import Node
 from appliance.net.http_lane import HttpLane
-from appliance.telemetry.logging import get_logger
-
-log = get_logger("lb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,6 @@ class Checker:
             lane.close()
 
     async def _step(self, node: Node, lane: HttpLane, settle: Callable[[Node, float], None]) -> None:
-        state = node.health.state
         due = node.health.tick(trio.current_time())
         settle(node, trio.current_time())
         if due:
@@ -71,8 +67,6 @@ class Checker:
             else:
                 node.health.check_failed(problem, now)
             settle(node, now)
-        if node.health.state is not state:
-            log.info("node state", node_uri=node.name, state=str(node.health.state), reason=node.health.reason)
         node.nudge = trio.Event()
         with trio.move_on_at(node.health.next_event(trio.current_time())):
             await node.nudge.wait()

@@ -85,7 +85,7 @@ class Dispatcher(Generic[JobT, NodeT]):
         self._nodes: list[NodeT] = []
         self._reserve = fast_track_reserve
         self._turns = 0
-        self._last_taken = 0.0  # when a waiting request was last given a slot, or began to wait alone
+        self._offered = 0.0  # since when the first in order is first: the one before it went, or nobody waited
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.queue!r}, {len(self._nodes)} nodes>"
@@ -124,7 +124,7 @@ class Dispatcher(Generic[JobT, NodeT]):
         if refusal is not None:
             return refusal
         if not queue:
-            self._last_taken = now
+            self._offered = now
         return None if queue.push(job, job.priority, now) else Refusal.QUEUE_FULL
 
     def come_back(self, job: JobT, now: float) -> NodeT | Refusal | None:
@@ -136,7 +136,7 @@ class Dispatcher(Generic[JobT, NodeT]):
         if slots is not None:
             return self._taken(slots)
         if not self.queue:
-            self._last_taken = now
+            self._offered = now
         self.queue.push_back(job, job.priority, job.avoid, now)
         return None
 
@@ -161,7 +161,7 @@ class Dispatcher(Generic[JobT, NodeT]):
             slots = choose(self._nodes, job.avoid, self._reserve_for(job.priority))
         if slots is None:
             raise AssertionError(f"{job.priority!r} was taken from the queue without a slot")
-        self._last_taken = now
+        self._offered = now
         return job, self._taken(slots)
 
     def cancel(self, job: JobT) -> bool:
@@ -169,17 +169,23 @@ class Dispatcher(Generic[JobT, NodeT]):
         return self.queue.cancel(job, job.priority)
 
     def take_stuck(self, now: float, handover_s: float) -> JobT | None:
-        """The first that has waited for ``handover_s`` itself, when nobody was given a slot in that time."""
-        if now - self._last_taken < handover_s:
+        """The first that has waited for ``handover_s`` itself, when the queue has not moved in that time.
+
+        The next one's time begins with that: a queue that stands loses one request every ``handover_s``.
+        """
+        if now - self._offered < handover_s:
             return None
-        return self.queue.pop_older(now - handover_s)
+        job = self.queue.pop_older(now - handover_s)
+        if job is not None:
+            self._offered = now
+        return job
 
     def next_stuck_look(self, now: float, handover_s: float) -> float:
         """When to call `take_stuck` again."""
         oldest = self.queue.oldest_of_all()
         if oldest is None:
             return now + handover_s
-        return max(oldest, self._last_taken) + handover_s
+        return max(oldest, self._offered) + handover_s
 
     def take_hopeless(self) -> tuple[list[JobT], Refusal | None]:
         """All that wait, and why, when no node gets requests any more; nothing otherwise."""

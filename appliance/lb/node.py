@@ -29,7 +29,7 @@ class NodeSettings:
 class Node(Slots):
     """``source`` is "file" or "added". A worker's connection stays open for the next request on that worker."""
 
-    __slots__ = ("_connect", "_lanes", "head", "health", "nudge", "removed", "scope", "source", "uri")
+    __slots__ = ("_connect", "_lanes", "head", "health", "nudge", "removed", "scope", "source", "told", "uri")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Node(Slots):
         self.uri = uri
         self.source = source
         self.health = NodeHealth(settings.health, workers, now)
+        self.told = self.health.state  # what the log has of it
         self.removed = False
         self.nudge = trio.Event()  # its health changed, so that the next check may be due earlier
         self.scope = trio.CancelScope()  # of the task that checks it

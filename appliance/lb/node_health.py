@@ -9,12 +9,18 @@
                time, then more and more
 
 Failures of requests are transport errors, timeouts (a node that hangs) and statuses of 500 and above. A status of
-4xx is the request's own: it is no failure, and no success either. Requests and checks are counted apart, since a node
-that answers checks may still fail requests, and the other way round.
+4xx is the request's own: it is no failure, and no success either; nor is one that the node answered others beside: a
+node that hangs answers nobody. Requests and checks are counted apart, since a node that answers checks may still fail
+requests, and the other way round.
+
+A node that its requests alone took out is checked all the same, at once and while it is out. One client's requests may
+fail on every node, so that such nodes are a last resort for as long as no check fails (`settle_last_resort`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Final
 
 RETURN_CHECKS: Final = 2
@@ -58,7 +64,14 @@ class NodeHealth:
         self._until = 0.0  # of the pause, in EJECTED; of the slow return, in RETURNING
         self._next_check = now
         self._last_problem: tuple[float, str] | None = None
+        self._last_answer = now
         self.ejections = 0
+        self.held_back = False
+        """It gets less than its workers for its requests alone: no check has failed."""
+        self.proven = False
+        """The same, and it has passed a check since."""
+        self.last_resort = False
+        """It gets requests as if it were healthy: see `settle_last_resort`."""
 
     def __repr__(self) -> str:
         return f"<NodeHealth {self.state}: {self._reason}>"
@@ -70,12 +83,12 @@ class NodeHealth:
 
     @property
     def usable(self) -> bool:
-        """Whether it gets requests at all."""
+        """Whether its state lets it have requests."""
         return self.state is NodeState.HEALTHY or self.state is NodeState.RETURNING
 
     def capacity(self, now: float) -> int:
         """How many requests it may have at a time."""
-        if self.state is NodeState.HEALTHY:
+        if self.state is NodeState.HEALTHY or self.last_resort:
             return self.workers
         if self.state is not NodeState.RETURNING:
             return 0
@@ -86,7 +99,7 @@ class NodeHealth:
         """When `tick` has something to do, or a check is due."""
         if self.state is NodeState.RETURNING:
             return min(self._next_check, now + self._rules.slow_return_s / self.workers, self._until)
-        return self._until if self.state is NodeState.EJECTED else self._next_check
+        return self._next_check_at()
 
     def tick(self, now: float) -> bool:
         """Let time pass; whether a check is to be made now."""
@@ -97,26 +110,29 @@ class NodeHealth:
         elif self.state is NodeState.RETURNING and now >= self._until:
             self._enter(NodeState.HEALTHY, now, f"no failure for {self._rules.slow_return_s:g} s after its return")
             self._ejection_s = self._rules.ejection_s
-        return self.state is not NodeState.EJECTED and now >= self._next_check
+            self._hold_back(False)
+        return not self._is_left_alone and now >= self._next_check
 
-    def request_succeeded(self) -> None:
+    def request_succeeded(self, now: float) -> None:
         """A node's answer came."""
         self._fails = 0
+        self._last_answer = now
 
-    def request_failed(self, problem: str, now: float) -> None:
-        """A transport error, a timeout or a status of 500 and above."""
+    def request_failed(self, problem: str, began: float, now: float) -> None:
+        """A transport error, a timeout or a status of 500 and above, of a request that was sent at ``began``."""
         self._last_problem = (now, problem)
-        if not self.usable:
-            return  # sent before the ejection
+        if not self.usable or began < self._last_answer:
+            return  # sent before the ejection, or the node answered others meanwhile: it is the request's own
         self._fails += 1
         if self.state is NodeState.RETURNING:
-            self._eject(now, f"failed while it was returning: {problem}")
+            self._eject(now, f"failed while it was returning: {problem}", by_requests=True)
         elif self._fails >= self._rules.max_fails:
-            self._eject(now, f"{self._fails} requests in a row failed, the last one: {problem}")
+            self._eject(now, f"{self._fails} requests in a row failed, the last one: {problem}", by_requests=True)
 
     def check_passed(self, now: float) -> None:
         """The node answered a check."""
         self._check_fails = 0
+        self.proven = self.held_back
         self._plan_check(now)
         if self.state is not NodeState.PROBING:
             return
@@ -135,6 +151,9 @@ class NodeHealth:
             self._eject(now, f"a check failed: {problem}")
         elif self.state is NodeState.RETURNING or (self.usable and self._check_fails >= self._rules.max_fails):
             self._eject(now, f"{self._check_fails} checks in a row failed, the last one: {problem}")
+        elif self.held_back:
+            self._hold_back(False)
+            self._reason = f"{self._reason}; then a check failed: {problem}"
 
     def explain(self, now: float) -> dict[str, object]:
         """Why it stands where it stands, for the operator; ages in seconds."""
@@ -147,14 +166,22 @@ class NodeHealth:
             "checks_failed_in_a_row": self._check_fails,
             "ejected_after": self._rules.max_fails,
             "ejections": self.ejections,
+            "last_resort": self.last_resort,
             "capacity": self.capacity(now),
             "next_check_in_s": round(max(self._next_check_at() - now, 0.0), 3),
             "last_problem": None if problem is None else problem[1],
             "last_problem_age_s": None if problem is None else round(now - problem[0], 3),
         }
 
+    @property
+    def _is_left_alone(self) -> bool:
+        return self.state is NodeState.EJECTED and not self.held_back
+
     def _next_check_at(self) -> float:
-        return self._until if self.state is NodeState.EJECTED else self._next_check
+        return self._until if self._is_left_alone else min(self._next_check, self._pause_end())
+
+    def _pause_end(self) -> float:
+        return self._until if self.state is NodeState.EJECTED else inf
 
     def _plan_check(self, now: float) -> None:
         probing = self.state is NodeState.PROBING
@@ -162,13 +189,31 @@ class NodeHealth:
             min(PROBE_INTERVAL_S, self._rules.check_interval_s) if probing else self._rules.check_interval_s
         )
 
-    def _eject(self, now: float, reason: str) -> None:
+    def _eject(self, now: float, reason: str, *, by_requests: bool = False) -> None:
         if self.state is not NodeState.HEALTHY:
             self._ejection_s = min(self._ejection_s * 2, max(MAX_EJECTION_S, self._rules.ejection_s))
         self._enter(NodeState.EJECTED, now, reason)
         self._until = now + self._ejection_s
+        self._next_check = now
+        self._hold_back(by_requests and not self._check_fails)
         self._fails = self._check_fails = 0
         self.ejections += 1
 
+    def _hold_back(self, held_back: bool) -> None:
+        self.held_back, self.proven, self.last_resort = held_back, False, False
+
     def _enter(self, state: NodeState, now: float, reason: str) -> None:
         self.state, self._since, self._reason = state, now, reason
+
+
+def settle_last_resort(nodes: Sequence[NodeHealth]) -> None:
+    """Say to each of all the nodes whether it gets requests although its own held it back.
+
+    Those that have passed a check since do while they are more than half of the nodes that are well: then the requests
+    are to blame, and the rest would drown. Any that no check has spoken against do when there would be no node at all.
+    (Envoy's panic threshold does the same, and asks no checks.)
+    """
+    proven = sum(node.proven for node in nodes)
+    well = sum(node.proven or node.usable for node in nodes)
+    for node in nodes:
+        node.last_resort = node.proven if 2 * proven > well else (node.held_back and not well)

@@ -20,6 +20,7 @@ from appliance.lb.deadlines import Deadlines
 from appliance.lb.dispatch import Dispatcher, Job, Refusal
 from appliance.lb.metrics import LbMetrics
 from appliance.lb.node import Node
+from appliance.lb.node_health import NodeState, settle_last_resort
 from appliance.net.errors import AnswerTooLarge, TimedOut
 from appliance.net.http_lane import HttpLane, LaneAnswer
 from appliance.telemetry.logging import get_logger
@@ -174,15 +175,15 @@ class Relay:
 
     def settle(self, node: Node, now: float) -> None:
         """The health of ``node`` may have changed: what that means for its slots, and for who waits."""
-        before, node.capacity = node.capacity, 0 if node.removed else node.health.capacity(now)
-        if node.capacity == before:
-            return
-        if not node.capacity and not node.removed:
-            self._ejected(node)
+        self._tell(node)
         self.settle_all(now)
 
     def settle_all(self, now: float) -> None:
         """Slots came or went: serve who can be served, and tell the rest when nobody can be any more."""
+        nodes = self._dispatcher.nodes
+        settle_last_resort([node.health for node in nodes])
+        for node in nodes:
+            node.capacity = node.health.capacity(now)
         self.wake_ready(now)
         jobs, refusal = self._dispatcher.take_hopeless()
         for job in jobs:
@@ -193,7 +194,15 @@ class Relay:
         while (ready := self._dispatcher.next_ready(now)) is not None:
             self._wake(*ready)
 
-    def _ejected(self, node: Node) -> None:
+    def _tell(self, node: Node) -> None:
+        """Log a change of state, but for the probes of a node that is out: they may go on for days."""
+        state, before = node.health.state, node.told
+        if state is before or state is NodeState.PROBING or node.removed:
+            return
+        node.told = state
+        if state is not NodeState.EJECTED:
+            log.info("node state", node_uri=node.name, state=str(state), reason=node.health.reason)
+            return
         self._metrics.ejections.inc()
         log.warning("node ejected", node_uri=node.name, reason=node.health.reason)
         node.nudge.set()
@@ -237,7 +246,7 @@ class Relay:
     def _succeeded(self, job: Waiting, node: Node, response: LaneAnswer) -> Answer:
         now = trio.current_time()
         self._metrics.proxy_seconds.observe(job.priority, now - job.began)
-        node.health.request_succeeded()
+        node.health.request_succeeded(now)
         self._free(job, now)
         return _answer(job, node, response, None, now)
 
@@ -246,17 +255,21 @@ class Relay:
     ) -> tuple[Answer, bool]:
         now = trio.current_time()
         self._metrics.proxy_seconds.observe(job.priority, now - job.began)
-        self._judge(node, response, problem, now)
+        self._judge(node, response, problem, job.began, now)
         self._free(job, now)
         answer = _answer(job, node, response, problem, now)
         return answer, self._may_try_again(job, node, answer, problem, now)
 
-    def _judge(self, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, now: float) -> None:
+    def _judge(
+        self, node: Node, response: LaneAnswer | None, problem: UnavailableError | None, began: float, now: float
+    ) -> None:
         """Tell the node's health of a try that failed, unless that is the request's own doing."""
         if isinstance(problem, AnswerTooLarge) or (response is not None and response.status < 500):
             return
-        node.health.request_failed(str(problem) if response is None else f"status {response.status}", now)
-        self.settle(node, now)
+        ejections = node.health.ejections
+        node.health.request_failed(str(problem) if response is None else f"status {response.status}", began, now)
+        if node.health.ejections != ejections:
+            self.settle(node, now)
 
     def _free(self, job: Waiting, now: float) -> None:
         """Its try is over, however it ended: its worker is for who waits."""

@@ -161,8 +161,11 @@ class LoadBalancer:
         """Whether requests can be served."""
         refusal = self._dispatcher.refusal()
         nodes = self._nodes.nodes
-        usable = sum(node.health.usable for node in nodes)
-        reason = f"{usable} of {len(nodes)} nodes get requests" if refusal is None else refusal.value
+        used = sum(node.capacity > 0 for node in nodes)
+        last_resort = sum(node.health.last_resort for node in nodes)
+        reason = f"{used} of {len(nodes)} nodes get requests" if refusal is None else refusal.value
+        if last_resort:
+            reason += f", {last_resort} of them as a last resort"
         return [HealthFact("lb nodes", healthy=refusal is None, reason=reason)]
 
     def statistics(self) -> dict[str, object]:

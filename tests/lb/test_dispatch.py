@@ -190,7 +190,21 @@ def test_who_is_stuck_is_told_and_who_came_just_now_is_not() -> None:
     assert found.take_stuck(1.9, 2.0) is None
     assert found.take_stuck(2.0, 2.0) is old
     assert found.take_stuck(2.0, 2.0) is None
-    assert found.next_stuck_look(2.0, 2.0) == 3.5
+    assert found.next_stuck_look(2.0, 2.0) == 4.0
+
+
+def test_a_queue_that_stands_loses_one_request_at_a_time() -> None:
+    found = dispatcher(slots("a", 1, 1))
+    waiting = [job(L) for _ in range(3)]
+    for each in waiting:
+        found.submit(each, 0.0)
+    told = []
+    now = 0.0
+    while len(found.queue):
+        now = found.next_stuck_look(now, 2.0)
+        told.append((now, found.take_stuck(now, 2.0)))
+        assert found.take_stuck(now, 2.0) is None
+    assert told == [(2.0, waiting[0]), (4.0, waiting[1]), (6.0, waiting[2])]
 
 
 def test_nobody_is_stuck_while_slots_become_free() -> None:

@@ -194,8 +194,7 @@ async def test_without_nodes_the_answer_is_immediate() -> None:
 
 
 async def test_when_all_nodes_are_out_requests_fail_fast_and_those_that_wait_hear_of_it() -> None:
-    node = FakeNode()
-    gate = Gate()
+    node, gate = FakeNode(), Gate()
     nodes = NodeSettings(default_workers=1, health=HealthRules(max_fails=1, check_interval_s=600.0, ejection_s=600.0))
     async with world(node, settings=replaced(nodes=nodes, relay=RelayRules(tries=1, queue_timeout_s=30.0))) as w:
         node.behaviour = gate
@@ -208,8 +207,11 @@ async def test_when_all_nodes_are_out_requests_fail_fast_and_those_that_wait_hea
             for _ in range(4):
                 nursery.start_soon(call)
             await eventually(lambda: sum(w.sizes()) == 3 and node.running == 1)
-            await fail_running(w)
-        assert sorted(results) == [502, 503, 503, 503]
+            node.check_status = 500
+            await fail_running(w)  # so it is checked at once, and serves as a last resort until then
+            await eventually(lambda: len(results) == 3)
+            gate.open_all()
+        assert sorted(results) == [200, 502, 503, 503]
         assert (await w.call()).body == b"no healthy nodes available\n"
         assert w.lb.facts()[0].healthy is False
 
@@ -330,6 +332,26 @@ async def test_when_no_worker_becomes_free_at_all_the_next_in_line_is_told() -> 
         answer = await w.call()
         assert (answer.status, answer.body) == (503, b"node timeout\n")
         nursery.cancel_scope.cancel()
+
+
+async def test_those_behind_the_one_that_is_told_are_served_when_the_worker_is_free_again() -> None:
+    node, gate = FakeNode(), Gate()
+    node.behaviour = gate
+    rules = RelayRules(queue_timeout_s=60.0, handover_timeout_s=1.0, proxy_timeout_s=60.0)
+    nodes = NodeSettings(default_workers=1, health=HealthRules(check_interval_s=600.0))
+    results: list[bytes] = []
+
+    async def call(w: World) -> None:
+        results.append((await w.call()).body)
+
+    async with world(node, settings=replaced(nodes=nodes, relay=rules)) as w, trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(call, w)
+        await eventually(lambda: bool(results))
+        node.behaviour = None
+        gate.open_all()
+        await eventually(lambda: len(results) == 4)
+    assert results == [b"node timeout\n", COOL, COOL, COOL]
 
 
 async def test_the_order_of_priorities_holds_on_the_wire() -> None:
