@@ -13,6 +13,7 @@ from appliance.lb.relay import RelayRules
 from appliance.net.http import HttpRequest, HttpResponse
 from tests.lb.test_failures import replaced
 from tests.lb.world import CALL, COOL, Behaviour, FakeNode, World, world
+from tests.net.serving import unix_listener
 from tests.support.eventually import eventually
 
 LARGE = bytes(300_000)
@@ -20,7 +21,11 @@ LARGE = bytes(300_000)
 
 @dataclass
 class Crowd:
-    """Clients in a closed loop, each on its own connection, which note what became of each request."""
+    """Clients in a closed loop, each on its own connection, which note what became of each request.
+
+    What one has sent is there, as on sockets of the same host: over TCP it may be on its way at the stop, and nobody
+    could know.
+    """
 
     w: World
     chance: random.Random
@@ -30,10 +35,9 @@ class Crowd:
     wrong: list[str] = field(default_factory=list)
 
     async def client(self) -> None:
-        host, port = self.w.address.split(":")
         while not self.w.stopping.is_set():
             try:
-                connection = await trio.open_tcp_stream(host, int(port))
+                connection = await trio.open_unix_socket(self.w.address)
             except OSError:
                 return
             async with connection:
@@ -116,7 +120,7 @@ async def stop_under_load(
     made = [FakeNode(behaviour) for behaviour in behaviours]
     if bad:
         made.append(FakeNode(fails(chance)))
-    async with world(*made, settings=replaced(relay=RULES, nodes=nodes)) as w:
+    async with world(*made, settings=replaced(relay=RULES, nodes=nodes), listener=unix_listener()) as w:
         crowd = Crowd(w, chance, body, pieces)
         with trio.fail_after(120):
             async with trio.open_nursery() as nursery:

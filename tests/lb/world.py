@@ -1,5 +1,6 @@
 """The load balancer on real sockets, in front of nodes that do what a test says."""
 
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -192,8 +193,12 @@ async def world(
     settings: LbSettings = SETTINGS,
     store: NodeStore | None = None,
     verifiers: Verifiers = NO_VERIFIERS,
+    listener: socket.socket | None = None,
 ) -> AsyncGenerator[World, None]:
-    """Run one in front of ``nodes``: fake ones (served as well), URLs, or what the configuration would say."""
+    """Run one in front of ``nodes``: fake ones (served as well), URLs, or what the configuration would say.
+
+    Without a ``listener`` it is on TCP; ``client`` is for that alone.
+    """
     async with AsyncExitStack() as stack:
         declared = []
         for node in nodes:
@@ -202,7 +207,7 @@ async def world(
             declared.append(node if isinstance(node, DeclaredNode) else _declared(node))
         registry = CollectorRegistry()
         lb = LoadBalancer(settings, tuple(declared), LbMetrics.create(registry), store=store, verifiers=verifiers)
-        made = await stack.enter_async_context(_running(lb, registry))
+        made = await stack.enter_async_context(_running(lb, registry, listener or open_listener("127.0.0.1:0")))
         yield made
 
 
@@ -211,8 +216,10 @@ def _declared(node: FakeNode | str) -> DeclaredNode:
 
 
 @asynccontextmanager
-async def _running(lb: LoadBalancer, registry: CollectorRegistry) -> AsyncGenerator[World, None]:
-    listener = open_listener("127.0.0.1:0")
+async def _running(
+    lb: LoadBalancer, registry: CollectorRegistry, listener: socket.socket
+) -> AsyncGenerator[World, None]:
+    is_tcp = listener.family == socket.AF_INET
     stopping, ended = trio.Event(), trio.Event()
 
     async def run(*, task_status: trio.TaskStatus[object]) -> None:
@@ -221,8 +228,8 @@ async def _running(lb: LoadBalancer, registry: CollectorRegistry) -> AsyncGenera
 
     async with trio.open_nursery() as nursery:
         await nursery.start(run)
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-        async with HttpClient(f"http://{address}", max_connections=512) as client:
+        address = f"127.0.0.1:{listener.getsockname()[1]}" if is_tcp else listener.getsockname().decode()
+        async with HttpClient(f"http://{address if is_tcp else 'nobody'}", max_connections=512) as client:
             yield World(lb, address, client, stopping, registry, ended)
         stopping.set()
         with trio.move_on_after(60) as scope:
