@@ -341,12 +341,12 @@ async def test_health_follows_what_upstreams_do() -> None:
         body = (await it.get("/healthz")).body.decode().splitlines()
         assert body[0] == "Partial Content"
         assert body[1].startswith("l2: well, latest block is ")
-        assert body[2].startswith("alpha: not well, alpha: ")
+        assert body[2].startswith(f"alpha: not well, no connection to {it.builders['alpha'].url}: ")
         await it.el.stop()
         await it.ask(m.build(timestamp=m.TIMESTAMP + 2))
         await it.ask(m.get_payload(EL_ID))
         await until(it, 503)
-        assert (await it.get("/healthz")).body.startswith(b"Service Unavailable\nl2: not well, l2: ")
+        assert (await it.get("/healthz")).body.startswith(b"Service Unavailable\nl2: not well, no connection to ")
         assert [fact.healthy for fact in it.engine.facts()] == [False, False]
 
 
