@@ -123,7 +123,9 @@ async def test_the_builders_streams_fail(
 ) -> None:
     """Builders' blocks go on, op-conductor sees 200, and the fact says that subscribers see nothing."""
     # Slots of a quarter, in which a chain is caught up with after the machine stood still, say nothing here either.
-    monkeypatch.setattr(service, "StreamHealth", lambda names, _seconds: StreamHealth(names, min_building_s=0.3 * SLOT_S))
+    monkeypatch.setattr(
+        service, "StreamHealth", lambda names, _seconds: StreamHealth(names, min_building_s=0.3 * SLOT_S)
+    )
     facts: list[HealthFact] = []
     async with leader(nursery, tmp_path, "alpha", "beta") as host, trio.open_nursery() as watching:
 
