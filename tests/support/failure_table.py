@@ -19,7 +19,7 @@ from tests.support.in_process import hosted
 from tests.support.pulse import Pulse, measured
 
 SLOTS = 52
-MOST_SLOTS = 4 * SLOTS
+MOST_SLOTS = 8 * SLOTS
 SLOT_S = 0.2
 DEADLINE_S = 0.1
 BUILDER_TIMEOUT_MS = 1000
