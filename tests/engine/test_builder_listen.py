@@ -122,7 +122,7 @@ async def test_its_health_is_its_builders() -> None:
         assert (await it.until(200))[1].startswith("alpha: well, latest block is")
         await it.builders["alpha"].stop()
         lines = await it.until(206)
-        assert lines[1].startswith("alpha: not well, alpha: no connection to")
+        assert lines[1].startswith("alpha: not well, no connection to")
         assert lines[2].startswith("beta: well")
         await it.builders["beta"].stop()
         await it.until(503)
