@@ -1,5 +1,6 @@
 """What `appliance check-config` does with the files that a configuration names: open them, as `run` would."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,3 +39,10 @@ def _folder(config: Config) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise ConfigError(f"store.folder: {there} is not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except PermissionError:
+        return  # whoever checks the file may not be who runs the appliance
+    except OSError as error:
+        raise ConfigError(f"store.folder: nothing can be written to {there}: {error.strerror}") from error

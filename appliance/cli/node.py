@@ -1,6 +1,7 @@
 """`appliance node`: the load balancer's nodes from a terminal."""
 
 import argparse
+import sys
 from typing import Any
 
 import msgspec
@@ -31,15 +32,23 @@ def node_add(arguments: argparse.Namespace) -> int:
         wanted["workers"] = arguments.workers
     node = msgspec.json.decode(trio.run(_talk, arguments, "POST", msgspec.json.encode(wanted)))
     print(f"{node['uri']}: {node['workers']} workers, {node['explain']['state']}")
+    _warn(node["problem"])
     return 0
 
 
 def node_remove(arguments: argparse.Namespace) -> int:
     """Take one out; its running requests finish."""
     wanted = {"uri": arguments.uri, "via": "cli", "user": user_name()}
-    trio.run(_talk, arguments, "DELETE", msgspec.json.encode(wanted))
+    answer = msgspec.json.decode(trio.run(_talk, arguments, "DELETE", msgspec.json.encode(wanted)))
     print("removed")
+    _warn(answer["problem"])
     return 0
+
+
+def _warn(problem: str | None) -> None:
+    """The change counts in any case, as a throw of the switch does."""
+    if problem:
+        print(f"appliance: {problem}", file=sys.stderr)
 
 
 async def _talk(arguments: argparse.Namespace, method: str, body: bytes) -> bytes:

@@ -251,12 +251,12 @@ class Face:
         who = f"nodes api {request.peer}"
         try:
             if request.method == "POST":
-                await self._nodes.add(uri, None, who)
+                problem = (await self._nodes.add(uri, None, who)).unkept
             else:
-                await self._nodes.remove(uri, who)
+                problem = await self._nodes.remove(uri, who)
         except ApplianceError as error:
             return _text(400, str(error))
-        return HttpResponse(200)
+        return HttpResponse(200) if problem is None else _text(200, problem)
 
 
 def _is_proxied(request: HttpRequest) -> bool:

@@ -21,6 +21,8 @@ NODE = {
     "source": "added",
     "workers": 8,
     "in_flight": 2,
+    "kept": True,
+    "problem": None,
     "attested": None,
     "explain": {"state": "returning", "capacity": 3, "reason": "passed 2 checks in a row"},
 }
@@ -62,6 +64,13 @@ def test_list_shows_each_node_and_why(capsys: pytest.CaptureFixture[str]) -> Non
     for text in ("http://foo:8545", "added", "3/8", "returning", "passed 2 checks"):
         assert text in shown
     assert admin.asked == [("GET", "/api/v1/lb/nodes", None)]
+
+
+@pytest.mark.parametrize(("command", "problem"), [("add", "a restart forgets it"), ("remove", "may bring it back")])
+def test_a_change_that_is_not_kept_is_said(command: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    admin = Admin(200, NODE | {"kept": False, "problem": f"not kept, {problem}: the disk is full"})
+    assert admin.run(command, "http://foo:8545") == 0
+    assert capsys.readouterr().err == f"appliance: not kept, {problem}: the disk is full\n"
 
 
 def test_a_refused_node_has_no_workers_and_a_reason() -> None:
