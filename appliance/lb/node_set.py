@@ -174,7 +174,8 @@ class NodeSet:
     async def add(self, text: str, workers: int | None, who: str) -> Node:
         """Check a node and add it, then keep it; of one that is there already the workers may change.
 
-        Raises `NodeUriError` for its form, `NodeRefused` when it fails its check or there are too many.
+        Raises `NodeUriError` for its form, `NodeRefused` when it fails its check, there are too many, or the
+        configuration has another number of workers for it.
         """
         uri = parse_node_uri(text)
         verifier_for(uri, self._verifiers)
@@ -250,9 +251,12 @@ class NodeSet:
         return node
 
     def _resized(self, node: Node, workers: int | None) -> bool:
-        """Whether that changed anything. The configuration's number is the configuration's."""
-        if workers is None or workers == node.health.workers or node.source == "file":
+        """Whether that changed anything. Raises `NodeRefused`: the configuration's number is the configuration's."""
+        if workers is None or workers == node.health.workers:
             return False
+        if node.source == "file":
+            number = f"{node.name} is named by the configuration, with {node.health.workers} workers"
+            raise NodeRefused(f"{number}: change it there, and reload")
         self._resize(node, workers)
         return True
 

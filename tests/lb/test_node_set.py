@@ -189,7 +189,11 @@ async def test_the_configurations_nodes_are_declarative() -> None:
             answer = await w.nodes("DELETE", named.url)
             assert answer.status == 400
             assert answer.body == f"{named.url} is named by the configuration: remove it there, and reload\n".encode()
-            await w.nodes("POST", f"{named.url}?_workers=9")  # its number of workers is the configuration's
+            answer = await w.nodes("POST", f"{named.url}?_workers=9")  # its number of workers is the configuration's
+            reason = f"{named.url} is named by the configuration, with 2 workers: change it there, and reload\n"
+            assert (answer.status, answer.body) == (400, reason.encode())
+            for same in (named.url, f"{named.url}?_workers=2"):
+                assert (await w.nodes("POST", same)).status == 200
             assert await uris(w) == [f"{named.url}?_workers=2", added.url]
             assert list(store.kept) == [added.url]
         async with world(added.url, store=store) as w:  # the file names another one now
