@@ -56,7 +56,6 @@ class _Call(Waiting, kw_only=True):
     """A request that is to be relayed; ``turn`` is set while no task has it."""
 
     high: bool
-    request_id: str | None
     size_at_start: int = 0
     face: "Face"
     turn: Turn | None = None
@@ -215,12 +214,12 @@ class Face:
 
     def _cancelled(self, call: _Call) -> None:
         self._metrics.cancelled.inc()
-        log.info("Client closed the connection prematurely", reqID=call.request_id, requestTries=call.tries)
+        log.info("Client closed the connection prematurely", requestTries=call.tries, **call.log_facts())
 
     def _answer(self, call: _Call, answer: Answer | Refusal) -> HttpResponse:
         if isinstance(answer, Refusal):
             self._answers[5] += 1
-            log.warning("request refused", reason=answer.value, reqID=call.request_id)
+            self._log.refused(call, call.high, call.request_id, len(call.body), answer.value)
             return _text(503, answer.value, _RETRY_AFTER_S)
         total_s = answer.at - call.created
         sizes = self._dispatcher.queue.sizes()
