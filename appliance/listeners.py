@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from appliance.config.model import Config
+from appliance.domain.errors import ConfigError
 from appliance.net.http_server import open_listener
 
 RunOnListener = Callable[..., Awaitable[None]]
@@ -23,8 +24,8 @@ class Listeners:
     """
 
     def __init__(self, config: Config, stack: ExitStack) -> None:
-        """Raises ConfigError for an address that cannot be had. ``stack`` closes the sockets."""
-        self._sockets = {name: stack.enter_context(open_listener(address)) for name, address in _addresses(config)}
+        """Raises ConfigError, with the key, for an address that cannot be had. ``stack`` closes the sockets."""
+        self._sockets = {name: stack.enter_context(_open(key, address)) for name, key, address in _addresses(config)}
         self.addresses = {name: _address(listener) for name, listener in self._sockets.items()}
 
     def close(self, plane: str) -> None:
@@ -65,20 +66,27 @@ class Listeners:
         return {"".join(name[1:]): listener for name, listener in named.items() if name[0] == plane}
 
 
-def _addresses(config: Config) -> Iterator[tuple[str, str]]:
-    """Where the planes listen; a provider group's name is behind a point."""
+def _open(key: str, address: str) -> socket:
+    try:
+        return open_listener(address)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _addresses(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Where the planes listen: (plane, key, address); a provider group's name is behind the plane's and a point."""
     engine = config.engine
     if engine is not None and engine.l2 is not None:
-        yield "engine", engine.listen
-        yield "debug", engine.debug_listen
+        yield "engine", "engine.listen", engine.listen
+        yield "debug", "engine.debug_listen", engine.debug_listen
     if engine is not None and engine.builder_listen is not None:
-        yield "builder_listen", engine.builder_listen.listen
+        yield "builder_listen", "engine.builder_listen.listen", engine.builder_listen.listen
     for plane in _WITH_ONE_LISTENER:
         section = getattr(config, plane)
         if section is not None:
-            yield plane, section.listen
-    for group in config.providers:
-        yield f"providers.{group.name}", group.listen
+            yield plane, f"{plane}.listen", section.listen
+    for index, group in enumerate(config.providers):
+        yield f"providers.{group.name}", f"providers[{index}].listen", group.listen
 
 
 def _address(listener: socket) -> str:

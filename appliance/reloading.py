@@ -1,9 +1,10 @@
 """SIGHUP: what a running appliance takes over from its file. A bad one changes nothing; metric and status say so."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from typing import Final
 
 import trio
 from prometheus_client import CollectorRegistry, Gauge
@@ -12,6 +13,7 @@ from appliance import exposed_secrets
 from appliance.config.changes import changed_keys, take_over
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
+from appliance.fanout.api_keys import App
 from appliance.secrets import Secrets
 from appliance.telemetry.logging import get_logger
 
@@ -19,6 +21,17 @@ log = get_logger("supervisor")
 
 Apply = Callable[[Config, Secrets], Awaitable[None]]
 """Makes what can be reloaded true in the planes. Called with a configuration and secrets that have been checked."""
+
+
+_FILES: Final = {
+    "engine": "engine.jwt_secret_file",
+    "el": "engine.l2.jwt_secret_file",
+    "builder_listen": "engine.builder_listen.jwt_secret_file",
+    "builders": "engine.builders.jwt_secret_file",
+    "replication": "replication.secret_file",
+    "admin_token": "admin.token_file",
+}
+"""The keys that name the files, by the fields of `Secrets`."""
 
 
 class Reloader:
@@ -72,7 +85,7 @@ class Reloader:
             # Fan-out goes on until a restart, and without its keys it would be open to everybody.
             secrets = replace(secrets, apps=self._secrets.apps)
         if self._secrets is not None:
-            taken += ["secret apps"] if secrets.apps != self._secrets.apps else []
+            taken += _changed_keys(self._secrets.apps, secrets.apps)
             self._secrets = replace(self._secrets, apps=secrets.apps)
         self._waiting = [*changed_keys(self.config, config), *self._changed_secrets(secrets)]
         await apply(self.config, secrets)
@@ -84,7 +97,8 @@ class Reloader:
     def _changed_secrets(self, secrets: Secrets) -> list[str]:
         """Secrets whose files have another content now. What an app's key files say is taken over."""
         names = [field.name for field in fields(Secrets) if field.name != "apps"]
-        return [f"secret {name}" for name in names if getattr(secrets, name) != getattr(self._secrets, name)]
+        changed = [name for name in names if getattr(secrets, name) != getattr(self._secrets, name)]
+        return [f"{_FILES[name]} (content)" for name in changed]
 
     def _note(self, error: str | None) -> None:
         self._error = error
@@ -101,3 +115,13 @@ class Reloader:
             "error": self._error,
             "need_restart": list(self._waiting),
         }
+
+
+def _changed_keys(old: Sequence[App], new: Sequence[App]) -> list[str]:
+    """The key files with other keys than before. Apps that came, went or have another name are other entries."""
+    before = {app.name: app.digests for app in old}
+    return [
+        f"fanout.api_keys[{index}].key_file (content)"
+        for index, app in enumerate(new)
+        if app.digests != before.get(app.name, app.digests)
+    ]

@@ -46,7 +46,7 @@ from appliance.fanout.service import Fanout, FanoutSettings
 from appliance.flashblocks.ingest import BuilderSource
 from appliance.flashblocks.metrics import FlashblockMetrics
 from appliance.flashblocks.service import FlashblockService, FlashblockSettings
-from appliance.flashlog.configured import retention_limits
+from appliance.flashlog.configured import keeps_a_log, retention_limits
 from appliance.flashlog.metrics import FlashlogMetrics
 from appliance.flashlog.operator_state import OperatorState
 from appliance.flashlog.service import FlashLog, open_flashlog
@@ -205,15 +205,14 @@ class Appliance:
     @asynccontextmanager
     async def _open_log(self) -> AsyncIterator[FlashLog | None]:
         """The log, where a plane writes or reads it."""
-        replication = self._config.replication
-        if self._config.flashblocks is None and self._config.fanout is None and replication is None:
+        if not keeps_a_log(self._config):
             yield None
             return
         async with open_flashlog(
             Path(self._config.store.folder),
             retention=retention_limits(self._config),
             metrics=FlashlogMetrics.create(self.registry),
-            commit_on_append=replication is None,
+            commit_on_append=self._config.replication is None,
         ) as flashlog:
             self._statistics["flashlog"] = flashlog.statistics
             yield flashlog

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import pathlib
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -12,9 +11,12 @@ from collections.abc import Sequence
 from typing import Self
 
 from bench.children import ChildError
+from tests.support.ports import lasting_port
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+DEADLINE_MS = 10_000
+"""For builders that all answer at once: a machine that stands still for a second makes no block the EL's."""
 
 
 class ApplianceProcess:
@@ -30,9 +32,9 @@ class ApplianceProcess:
         builder_ports: Sequence[int],
         *,
         subscribers: int = 1,
-        builder_deadline_ms: int = 1000,
+        builder_deadline_ms: int = DEADLINE_MS,
     ) -> None:
-        self.engine_port, self.fanout_port = free_port(), free_port()
+        self.engine_port, self.fanout_port = lasting_port(), lasting_port()
         self.secret = secrets.token_bytes(32)
         secret_file = folder / "jwt.hex"
         secret_file.write_text(self.secret.hex())
@@ -117,13 +119,6 @@ jwt_secret_file = "{secret}"
         if number == 1:
             text += f'flashblocks_url = "ws://127.0.0.1:{port}/"\n'
     return text
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def _answers(port: int, path: str) -> bool:

@@ -6,7 +6,7 @@ import time
 import jwt
 
 BUFFER_BYTES = 1 << 20
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class CallError(Exception):

@@ -20,7 +20,7 @@ class ChildError(Exception):
 class Child:
     """`python -m MODULE arguments...`, which says ``ready`` (its first line) when it can be asked."""
 
-    def __init__(self, module: str, *arguments: str, start_timeout_s: float = 30.0) -> None:
+    def __init__(self, module: str, *arguments: str, start_timeout_s: float = 60.0) -> None:
         self.name = " ".join((module, *arguments))
         command = [sys.executable, "-m", module, *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -222,7 +222,7 @@ class Bench:
 
     def _collect(self, folder: pathlib.Path) -> tuple[Deliveries, int]:
         published: dict[int, float] = dict(self._builder.ask("published")["published"])
-        self._subscribers.wait(LOADED, len(published))
+        self._subscribers.wait(LOADED, max(published))
         arrivals = self._subscribers.finish(LOADED, published, folder)
         return arrivals.deliveries(published), len(published)
 

@@ -135,7 +135,7 @@ class Bench:
         """Publish, and wait until all of it has arrived."""
         numbers = server.publish(messages, self._settings.rate, self._settings.size)
         server.awaited += messages
-        self._subscribers.wait(server.name, server.awaited)
+        self._subscribers.wait(server.name, numbers[-1])
         return numbers
 
     def _run_round(self, server: Server) -> None:

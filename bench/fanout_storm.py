@@ -143,7 +143,7 @@ class Bench:
         published = {number: at for number, at in sent.items() if number in logged}
         arrived = {}
         for group in (STAYERS, MOVERS):
-            self._subscribers.wait(group, len(published))
+            self._subscribers.wait(group, max(published))
             arrived[group] = self._subscribers.finish(group, published, self._processes.folder)
         everybody = arrived[STAYERS] + arrived[MOVERS]
         movers, stayers = self._settings.movers, self._settings.subscribers - self._settings.stuck

@@ -53,13 +53,13 @@ class Load:
             self._poll.register(one.socket.fileno(), select.EPOLLIN)
 
     def run(self, seconds: float) -> float:
-        """Until the time is over; the seconds that it was."""
+        """Until the time is over and there was an answer; the seconds that it was."""
         began = time.perf_counter()
         end = began + seconds
         for one in self._connections.values():
             self._send(one)
-        while (now := time.perf_counter()) < end:
-            for descriptor, events in self._poll.poll(max(end - now, 0.0)):
+        while (now := time.perf_counter()) < end or not self.count:
+            for descriptor, events in self._poll.poll(max(end - now, 0.001)):
                 one = self._connections[descriptor]
                 if events & select.EPOLLOUT:
                     self._go_on(one)

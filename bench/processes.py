@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from bench import blocks
-from bench.appliance_process import ApplianceProcess
+from bench.appliance_process import DEADLINE_MS, ApplianceProcess
 from bench.caller import Caller
 from bench.children import Child
 
@@ -30,7 +30,7 @@ class Processes:
 
 
 @contextmanager
-def started(builders: int, *, subscribers: int = 0, builder_deadline_ms: int = 1000) -> Iterator[Processes]:
+def started(builders: int, *, subscribers: int = 0, builder_deadline_ms: int = DEADLINE_MS) -> Iterator[Processes]:
     """Start them, in a temporary folder, and end them; ChildError when one does not start."""
     with ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))

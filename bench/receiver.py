@@ -2,10 +2,11 @@
 
 Requests: ``connect`` (group, host, port, path, indices, encodings, count, stuck: how many read nothing),
 ``drop`` (groups): every connection breaks, ``reconnect`` (groups): all at once, each after its last message,
-``progress`` (group), ``finish`` (group, first, last, file). A group is the subscribers of one server, ``indices``
-the flashblocks of one payload in its stream. ``connect`` is answered when all are connected, ``reconnect`` when
-each has had a message, too. ``finish`` writes two arrays to the file, one entry a message received: numbers
-(unsigned 64 bit), then times (64-bit float, seconds of the monotonic clock, which all processes of a machine share).
+``progress`` (group, last): how many have had this message, ``finish`` (group, first, last, file). A group is the
+subscribers of one server, ``indices`` the flashblocks of one payload in its stream. ``connect`` is answered when all
+are connected, ``reconnect`` when each has had a message, too. ``finish`` writes two arrays to the file, one entry a
+message received: numbers (unsigned 64 bit), then times (64-bit float, seconds of the monotonic clock, which all
+processes of a machine share).
 """
 
 import errno
@@ -166,7 +167,7 @@ class Receiver:
             self._begin(self._readers(request["groups"]), hurry=True)
         elif request["do"] == "progress":
             group = self._groups[request["group"]]
-            say(received=len(group.numbers), closed=sum(one.closed for one in group.subscribers))
+            say(through=sum(one.has_had(request["last"]) for one in group.subscribers))
         elif request["do"] == "finish":
             group = self._groups[request["group"]]
             say(**group.finish(request["first"], request["last"], pathlib.Path(request["file"])))

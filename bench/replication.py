@@ -16,16 +16,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.appliance_process import free_port
 from bench.children import Child, ChildError
 from bench.machine import Machine, describe
 from bench.output import Check, Progress, checks_table, make_console, progress, write_json
 from bench.percentiles import Summary
+from tests.support.ports import lasting_port
 
 TARGET_RATIO = 5.0
 TARGET_STALLED_RATIO = 3.0
 NAMES = ("a", "b", "c")
-READY_S = 20.0
+READY_S = 60.0
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class Hosts:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
-        self._ports = {name: free_port() for name in NAMES}
+        self._ports = {name: lasting_port() for name in NAMES}
         self.children: dict[str, Child] = {}
 
     def start(self, name: str) -> None:

@@ -170,6 +170,10 @@ class Subscriber:
             self._gaps += sequence - self._next
             self._next = sequence + 1
 
+    def has_had(self, number: int) -> bool:
+        """Whether this message has come, or a later one."""
+        return self._first is not None and self._next > number
+
     def lost(self, first: int, last: int) -> int:
         """How many of ``first`` to ``last`` (both included) never came."""
         if self._first is None:

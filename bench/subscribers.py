@@ -80,12 +80,15 @@ class Subscribers:
             raise ChildError(f"{group} took {connected} of {count} subscribers: {refused[:3]}")
         return max(float(answer["answered_at"]) for answer in answers)
 
-    def wait(self, group: str, messages: int) -> None:
-        """Until every reader has had that many messages, or ten seconds: `finish` says what is missing."""
+    def wait(self, group: str, last: int) -> None:
+        """Until every reader has had the message ``last``, or ten seconds: `finish` says what is missing.
+
+        Not by their count: who came while some were on their way has had more of the earlier ones.
+        """
         deadline = time.monotonic() + ARRIVAL_TIMEOUT_S
         while time.monotonic() < deadline:
-            asked = [receiver.ask("progress", group=group) for receiver in self._receivers]
-            if sum(answer["received"] for answer in asked) >= messages * self._reading[group]:
+            asked = [receiver.ask("progress", group=group, last=last) for receiver in self._receivers]
+            if sum(answer["through"] for answer in asked) >= self._reading[group]:
                 return
             time.sleep(POLL_S)
 

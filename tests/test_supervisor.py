@@ -2,6 +2,8 @@
 
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from appliance import supervisor
 from appliance.config.model import (
     AdminConfig,
     Config,
@@ -27,6 +30,7 @@ from appliance.fanout.service import Fanout
 from appliance.flashlog.service import FlashLog
 from appliance.net.http_client import HttpClient
 from appliance.replication.service import Replication
+from appliance.replication.settings import replication_settings
 from appliance.supervisor import Appliance
 from tests.flashlog.support import flashblock
 from tests.support.eventually import eventually
@@ -48,13 +52,14 @@ def engine_host(folder: Path) -> Config:
     secret = folder / "a.jwt"
     secret.write_text("11" * 32)
     el = L2Config(url="http://127.0.0.1:9", jwt_secret_file=str(secret))
-    return Config(engine=EngineConfig(listen=ANY, jwt_secret_file=str(secret), l2=el), admin=AdminConfig(listen=ANY))
+    engine = EngineConfig(listen=ANY, debug_listen=ANY, jwt_secret_file=str(secret), l2=el)
+    return Config(engine=engine, admin=AdminConfig(listen=ANY))
 
 
 def refuses(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=1).close()
+        socket.create_connection((host, int(port)), timeout=30).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -62,21 +67,22 @@ def refuses(address: str) -> bool:
 
 def connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=5)
+    return socket.create_connection((host, int(port)), timeout=30)
 
 
 class CrashesOnce:
-    """Wraps a plane's `run`: it crashes when `crash` is set, the first time only."""
+    """Wraps a plane's `run`: it crashes when `crash` is set, the first time only, and is down until `again` is."""
 
     def __init__(self, run: Callable[..., Awaitable[None]]) -> None:
         self.run = run
-        self.crash = trio.Event()
+        self.crash, self.again = trio.Event(), trio.Event()
         self.starts = 0
 
     def method(self) -> Callable[..., Awaitable[None]]:
         async def run(plane: Any, *args: Any, **kwargs: Any) -> None:
             self.starts += 1
             if self.starts > 1:
+                await self.again.wait()
                 return await self.run(plane, *args, **kwargs)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_and_crash)
@@ -100,7 +106,7 @@ async def test_nothing_listens_any_more_while_the_last_subscribers_leave(nursery
         appliance.stop()
         await eventually(lambda: refuses(listening["fanout"]))
         assert appliance.statistics()["planes"]["fanout"]["state"] == "running"  # type: ignore[index]
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await appliance.wait_stopped()
 
 
@@ -110,7 +116,7 @@ async def test_the_deadline_of_the_stop_leaves_room_for_the_drain(nursery: trio.
     await nursery.start(appliance.run)
     assert appliance._stop_deadlines_s["fanout"] > 40 + 3
     appliance.stop()
-    with trio.fail_after(10):  # there is nobody to send away
+    with trio.fail_after(60):  # there is nobody to send away
         await appliance.wait_stopped()
 
 
@@ -145,14 +151,20 @@ async def test_a_fan_out_that_crashes_restarts_alone_and_who_connects_meanwhile_
     listening = await nursery.start(appliance.run)
     crashing.crash.set()
     await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
-    async with HttpClient(f"http://{listening['fanout']}") as client:
-        assert (await client.request("GET", "/healthz", timeout_s=5)).status == 200
+    async with HttpClient(f"http://{listening['fanout']}") as client, trio.open_nursery() as asking:
+        asking.start_soon(expect_well, client)
+        await eventually(lambda: client.statistics()["opened"] == 1)
+        crashing.again.set()
     planes: Any = appliance.statistics()["planes"]
     assert (planes["fanout"]["state"], planes["fanout"]["restarts"]) == ("running", 1)
     assert planes["admin"]["restarts"] == 0
     assert appliance.registry.get_sample_value("appliance_plane_restarts_total", {"plane": "fanout"}) == 1
     appliance.stop()
     await appliance.wait_stopped()
+
+
+async def expect_well(client: HttpClient) -> None:
+    assert (await client.request("GET", "/healthz", timeout_s=60)).status == 200
 
 
 async def test_an_engine_that_crashes_ends_the_process_in_order(
@@ -172,7 +184,7 @@ async def test_an_engine_that_crashes_ends_the_process_in_order(
     async with trio.open_nursery() as nursery:
         listening = await nursery.start(run)
         crashing.crash.set()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await appliance.wait_stopped()
     assert ["the plane engine crashed" in str(error) for error in errors] == [True]
     assert refuses(listening["engine"])
@@ -185,7 +197,7 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
             store=StoreConfig(folder=str(tmp_path / "data")),
             fanout=FanoutConfig(listen=f"127.0.0.1:{taken.getsockname()[1]}"),
         )
-        with pytest.raises(ConfigError, match=r"cannot listen on .*: Address already in use"):
+        with pytest.raises(ConfigError, match=r"^fanout.listen: cannot listen on .*: Address already in use"):
             await Appliance(config).run()
     assert not (tmp_path / "data").exists()
 
@@ -236,6 +248,7 @@ async def test_while_replication_is_down_nothing_is_lost_and_then_commits_go_on(
     await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
     assert log.appended == 1
     await log.append(flashblock(1, 1), "a")  # nobody waits for the plane
+    crashing.again.set()
     await eventually(lambda: log.head == logs[0].head == 2)
     planes: Any = appliance.statistics()["planes"]
     assert (planes["replication"]["restarts"], planes["fanout"]["restarts"]) == (1, 0)
@@ -248,6 +261,29 @@ async def test_while_replication_is_down_nothing_is_lost_and_then_commits_go_on(
     await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
     assert "1 flashblocks wait for a majority" in appliance.health()[1][0].reason
     assert log.head == 2
+    appliance.stop()
+    await appliance.wait_stopped()
+
+
+async def test_an_edge_that_reaches_no_voter_says_so_and_goes_on_serving(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """206 and not 503: what it has it serves."""
+    hasty = partial(replace, reach_grace_s=0.2)
+    monkeypatch.setattr(supervisor, "replication_settings", lambda *given: hasty(replication_settings(*given)))
+    edge = replicated_hosts(tmp_path)[0]
+    assert edge.replication is not None
+    learner = msgspec.structs.replace(edge.replication, host_id="edge", follow_only=True)
+    appliance = Appliance(msgspec.structs.replace(edge, replication=learner, admin=AdminConfig(listen=ANY)))
+    listening = await nursery.start(appliance.run)
+    await eventually(lambda: appliance.health()[0] is Health.PARTIAL)
+    async with HttpClient(f"http://{listening['admin']}") as client:
+        answer = await client.request("GET", "/healthz", timeout_s=5)
+    assert answer.status == 206
+    (fact,) = msgspec.json.decode(answer.body)["facts"]
+    assert (fact["name"], fact["healthy"]) == ("peers", False)
+    assert fact["reason"].startswith("0 of 1 voters reached, 1 needed (b: ")
+    assert fact["reason"].endswith("): subscribers see nothing new")
     appliance.stop()
     await appliance.wait_stopped()
 

@@ -28,19 +28,19 @@ async def test_a_process_with_only_the_load_balancer_works_end_to_end(nursery: t
         appliance = Appliance(lb_host(tmp_path, node.url))
         listening = await nursery.start(appliance.run)
         async with HttpClient(f"http://{listening['lb']}") as lb, HttpClient(f"http://{listening['admin']}") as admin:
-            assert (await lb.request("POST", "/", (), CALL, timeout_s=5)).body == COOL
-            assert (await admin.request("GET", "/healthz", timeout_s=5)).status == 200
+            assert (await lb.request("POST", "/", (), CALL, timeout_s=60)).body == COOL
+            assert (await admin.request("GET", "/healthz", timeout_s=60)).status == 200
             body = msgspec.json.encode({"uri": added.url})
-            assert (await admin.request("POST", "/api/v1/lb/nodes", (), body, timeout_s=5)).status == 200
-            shown = msgspec.json.decode((await admin.request("GET", "/api/v1/lb/nodes", timeout_s=5)).body)
+            assert (await admin.request("POST", "/api/v1/lb/nodes", (), body, timeout_s=60)).status == 200
+            shown = msgspec.json.decode((await admin.request("GET", "/api/v1/lb/nodes", timeout_s=60)).body)
             assert [(each["uri"], each["source"]) for each in shown["nodes"]] == [
                 (node.url, "file"),
                 (added.url, "added"),
             ]
-            status = msgspec.json.decode((await admin.request("GET", "/api/v1/status", timeout_s=5)).body)
+            status = msgspec.json.decode((await admin.request("GET", "/api/v1/status", timeout_s=60)).body)
             assert status["planes"]["lb"]["state"] == "running"
             assert len(status["planes"]["lb"]["nodes"]) == 2
-            metrics = (await admin.request("GET", "/metrics", timeout_s=5)).body
+            metrics = (await admin.request("GET", "/metrics", timeout_s=60)).body
             assert b'lb_requests_total{priority="low"} 1.0' in metrics
         appliance.stop()
         await appliance.wait_stopped()
@@ -63,11 +63,17 @@ async def test_it_restarts_alone_and_clients_wait_meanwhile(
         listening = await nursery.start(appliance.run)
         crashes.crash.set()
         await eventually(lambda: appliance._planes["lb"].restarts == 1)
-        async with HttpClient(f"http://{listening['lb']}") as lb:
-            assert (await lb.request("POST", "/", (), CALL, timeout_s=10)).body == COOL
+        async with HttpClient(f"http://{listening['lb']}") as lb, trio.open_nursery() as asking:
+            asking.start_soon(expect_cool, lb)
+            await eventually(lambda: lb.statistics()["opened"] == 1)
+            crashes.again.set()
         assert not appliance.stopping
         appliance.stop()
         await appliance.wait_stopped()
+
+
+async def expect_cool(lb: HttpClient) -> None:
+    assert (await lb.request("POST", "/", (), CALL, timeout_s=60)).body == COOL
 
 
 async def test_without_a_usable_node_a_load_balancer_alone_is_unavailable(

@@ -1,6 +1,7 @@
 """`appliance dev`: the appliance as it is, with a simulated chain around it, in one process."""
 
 import argparse
+import fcntl
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -34,6 +35,7 @@ def dev(arguments: argparse.Namespace) -> int:
     session = import_module("appliance.cli.dev_session").DevSession
     with ExitStack() as stack:
         folder = _data_folder(arguments, stack)
+        _take_folder(folder, stack)
         _configure_logging(folder, stack)
         trio.run(session(arguments, folder).run)
     return 0
@@ -49,6 +51,20 @@ def _data_folder(arguments: argparse.Namespace, stack: ExitStack) -> Path:
     except OSError as error:
         raise ConfigError(f"--data {folder}: {error.strerror}") from error
     return folder.absolute()
+
+
+def _take_folder(folder: Path, stack: ExitStack) -> None:
+    """One session in a folder, also where their ports differ: each would write the other's files and hosts anew.
+
+    The kernel lets go of it when the process ends, however it ends.
+    """
+    try:
+        lock = stack.enter_context((folder / "devnet.lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"--data {folder}: another `appliance dev` is at work there") from None
+    except OSError as error:
+        raise ConfigError(f"--data {folder}: {error.strerror}") from error
 
 
 def _configure_logging(folder: Path, stack: ExitStack) -> None:

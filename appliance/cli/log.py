@@ -31,8 +31,9 @@ def log_verify(arguments: argparse.Namespace) -> int:
     for problem in report.problems:
         print(problem)
     verdict = "whole" if report.ok else "NOT whole"
+    of = f"of {report.payloads:,} payloads" if report.complete else f"read, up to position {report.last_position:,}"
     refused = f"; {report.refused:,} refused second bodies: see `appliance log evidence`" if report.refused else ""
-    print(f"{arguments.log}: {verdict}; {report.entries:,} entries of {report.payloads:,} payloads{refused}")
+    print(f"{arguments.log}: {verdict}; {report.entries:,} entries {of}{refused}")
     return 0 if report.ok else 1
 
 
@@ -63,12 +64,12 @@ def log_import(arguments: argparse.Namespace) -> int:
     """From a file, or from standard input."""
     if arguments.log.name != _DATABASE:
         raise ConfigError(f"--log {arguments.log}: a log that entries are added to must be named {_DATABASE}")
-    folder = arguments.log.parent
-    if arguments.file == _STANDARD:
-        imported = maintenance.import_from(folder, sys.stdin.buffer)
+    log, source = arguments.log, arguments.file
+    if source == _STANDARD:
+        imported = maintenance.import_from(log, sys.stdin.buffer)
     else:
-        imported = _with_progress("importing", lambda progress: maintenance.import_(folder, arguments.file, progress))
-    print(f"{arguments.log}: {imported.added:,} entries added, {imported.known:,} were there already")
+        imported = _with_progress("importing", lambda progress: maintenance.import_(log, source, progress))
+    print(f"{log}: {imported.added:,} entries added, {imported.known:,} were there already")
     return 0
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from appliance import __version__
+from appliance.domain.errors import ConfigError
 
 DEFAULT_ADMIN = "http://127.0.0.1:9090"
 DEFAULT_LOG = "/var/lib/appliance/flashlog.db"
@@ -116,8 +117,23 @@ def _faults() -> str:
     return "faults:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def _url(*schemes: str) -> Callable[[str], str]:
+    """A type of arguments: what is no such URL is said with the option's name."""
+
+    def url(text: str) -> str:
+        try:
+            import_module("appliance.net.opening").parse_url(text, *schemes)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix("URL: ")) from error
+        return text
+
+    return url
+
+
 def _add_admin(parser: "_Parser") -> None:
-    parser.add_argument("--url", default=DEFAULT_ADMIN, help="its admin address (default: %(default)s)")
+    parser.add_argument(
+        "--url", type=_url("http", "https"), default=DEFAULT_ADMIN, help="its admin address (default: %(default)s)"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="the admin token, where one is set")
 
 
@@ -165,6 +181,7 @@ def _add_tail(commands: "_Commands[_Parser]") -> None:
     parser.add_argument(
         "--url",
         action="append",
+        type=_url("ws", "wss"),
         metavar="URL",
         help="the stream (default: ws://127.0.0.1:1112/ws); may be repeated: when one host fails the next goes on",
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from appliance.cli.end_of_input import stop_at_end_of_input
-from appliance.cli.file_checks import check_files
+from appliance.cli.file_checks import check_files, check_folder
 from appliance.cli.hangup import HANGUP
 from appliance.cli.mock_node import mock_config, run_beside_mock_node
 from appliance.config.environment import names_by_key
@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("run: --config FILE is missing (or --mock-node, to try the load balancer)")
     config = load(arguments.config)
     configure(config.log.level, config.log.format)
+    check_folder(config)
     _say_what_wins(config)
     trio.run(run_until_signal, Appliance(config), partial(load, arguments.config), *stops)
     return 0

@@ -28,7 +28,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 async def _once(arguments: argparse.Namespace) -> None:
     async with HttpClient(arguments.url) as client:
-        body = await fetch(client, arguments, "GET", "/api/v1/status")
+        body = await _fetch(client, arguments)
     if arguments.json:
         print(body.decode())
     else:
@@ -45,9 +45,13 @@ async def _watch(arguments: argparse.Namespace) -> None:
 
 async def _current(client: HttpClient, arguments: argparse.Namespace) -> RenderableType:
     try:
-        return _rendered(arguments, await fetch(client, arguments, "GET", "/api/v1/status"))
+        return _rendered(arguments, await _fetch(client, arguments))
     except ApplianceError as error:
         return f"[red]{escape(str(error))}[/red]"
+
+
+async def _fetch(client: HttpClient, arguments: argparse.Namespace) -> bytes:
+    return await fetch(client, arguments, "GET", "/api/v1/status", section="admin")
 
 
 def _rendered(arguments: argparse.Namespace, body: bytes) -> RenderableType:

@@ -89,7 +89,7 @@ def _builders(of: Numbers) -> Iterator[Line]:
 
 def _flashblocks(of: Numbers) -> Iterator[Line]:
     paused = f", paused: {of('stream.paused')}" if of.raw("stream.paused") else ""
-    place = f"block {of('stream.block_number')} by {of('stream.builder')}, {of('stream.published')} shown{paused}"
+    place = f"block {of('stream.block_number')} by {of('stream.builder')}, {of('stream.published')} logged{paused}"
     yield "flashblocks", f"{place}; {of('stream.landed')} payloads landed, {of('stream.dropped')} dropped"
     for name, source in of.each("sources"):
         if source.raw("connected"):
@@ -107,15 +107,17 @@ def _fanout(of: Numbers) -> Iterator[Line]:
 
 def _replication(of: Numbers) -> Iterator[Line]:
     recovering = ", recovering: it does not vote" if of.raw("recovering") else ""
-    held = f"{of('held')} flashblocks held for {of('held_s')} s, {of('contradictions')} contradictions"
+    shown = f"{of('shown_uncommitted')} shown without a majority, " if of.raw("shown_uncommitted") else ""
+    held = f"{shown}{of('held')} flashblocks held for {of('held_s')} s, {of('contradictions')} contradictions"
     commits = f"commits take {of('commit_ms.p50')} ms, p99 {of('commit_ms.p99')}"
     yield "replication", f"{of('host_id')}, {of('role')}, quorum {of('quorum')}{recovering}; {held}; {commits}"
     for name, peer in of.each("peers"):
         state = "followed" if peer.raw("following") else f"not connected: {peer('last_error')}"
-        yield f"peer {name}", f"{state}; {peer('behind')} behind, {peer('failures')} failures"
+        yield f"peer {name}", f"{state}; {peer('behind')} behind, {peer('outages')} outages"
     for name, follower in of.each("followers"):
-        text = f"{follower('acked')} acknowledged, {follower('behind')} behind, {follower('refused')} refused"
-        yield f"follower {name}", f"{text}{'' if follower.raw('votes') else '; it has no vote'}"
+        refused = f"{follower('refused')} refused{'' if follower.raw('votes') else '; it has no vote'}"
+        text = f"acknowledged up to position {follower('acked')}, {follower('behind')} behind, {refused}"
+        yield f"follower {name}", text
 
 
 def _lb(of: Numbers) -> Iterator[Line]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from appliance.config.model import Config, ProvidersConfig
+from appliance.config.model import Config, FanoutConfig, ProvidersConfig
 from appliance.config.replication_checks import replication_rules
 from appliance.domain.node_uri import VERIFIABLE, NodeUri, NodeUriError, parse_node_uri
 
@@ -157,6 +157,8 @@ def _flashblocks(config: Config) -> Iterator[Row]:
 def _proxies(config: Config) -> Iterator[Row]:
     if config.fanout is None:
         return
+    if config.fanout.ip_header != FanoutConfig().ip_header and not config.fanout.proxies:
+        yield "fanout.ip_header", "no proxies", "at least one address in proxies: from nobody else the header counts"
     for index, network in enumerate(config.fanout.proxies):
         try:
             ipaddress.ip_network(network)

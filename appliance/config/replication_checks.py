@@ -33,12 +33,26 @@ def _peer_urls(config: ReplicationConfig) -> Iterator[Row]:
     taken = {config.listen: "replication.listen"}
     for index, peer in enumerate(config.peers):
         path = f"replication.peers[{index}].url"
+        superfluous = _superfluous(peer.url)
+        if superfluous:  # not shown: a password may be in it
+            yield path, superfluous, "a host and a port alone, as ws://host:8750: peers know each other by their secret"
+            continue
         where = urlsplit(peer.url).netloc
         if where in taken:
             yield path, f'"{peer.url}"', f"another host's address: {taken[where]} has this one"
         taken.setdefault(where, path)
         if config.tls_cert_file and config.tls_ca_file and not peer.url.startswith("wss:"):
             yield path, f'"{peer.url}"', "a URL with wss: with tls_ca_file all hosts show each other certificates"
+
+
+def _superfluous(url: str) -> str | None:
+    """What a peer's URL has that nobody would look at."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        return "a user"
+    if parts.query or parts.fragment:
+        return "a query"
+    return "a path" if parts.path not in ("", "/") else None
 
 
 def _min_acks(config: ReplicationConfig) -> Iterator[Row]:

@@ -82,7 +82,7 @@ def _decode(raw: bytes, chain_id: int) -> Transaction:
         return _decode_deposit(raw)
     if raw[:1] != bytes((DYNAMIC_FEE_TYPE,)):
         raise InvalidTransactionError("transaction type not supported")
-    fields = cast("list[Any]", rlp.decode(raw[1:]))
+    fields = _fields(raw, 12, access_list=8)
     chain, nonce, tip, fee, gas = (int.from_bytes(field, "big") for field in fields[:5])
     if chain != chain_id:
         raise InvalidTransactionError(f"invalid chain id for signer: have {chain} want {chain_id}")
@@ -90,6 +90,14 @@ def _decode(raw: bytes, chain_id: int) -> Transaction:
         raise InvalidTransactionError("invalid transaction v, r, s values: y parity is neither 0 nor 1")
     sender = bytes.fromhex(_recover(raw)[2:])
     return Transaction(raw, keccak(raw), sender, nonce, gas, fee, tip, data=bytes(fields[7]))
+
+
+def _fields(raw: bytes, count: int, *, access_list: int | None = None) -> list[Any]:
+    """Strings, but for the access list: where a number belongs an empty list would pass for zero."""
+    fields = cast("list[Any]", rlp.decode(raw[1:]))
+    if [isinstance(field, bytes) for field in fields] != [index != access_list for index in range(count)]:
+        raise InvalidTransactionError("transaction cannot be decoded: its fields are not those of its type")
+    return fields
 
 
 def _recover(raw: bytes) -> str:
@@ -100,7 +108,7 @@ def _recover(raw: bytes) -> str:
 
 
 def _decode_deposit(raw: bytes) -> Transaction:
-    source, sender, _to, _mint, _value, gas, _system, data = cast("list[bytes]", rlp.decode(raw[1:]))
+    source, sender, _to, _mint, _value, gas, _system, data = _fields(raw, 8)
     if len(source) != 32 or len(sender) != 20:
         raise InvalidTransactionError("deposit transaction: source hash or sender of a wrong length")
     gas_limit = int.from_bytes(gas, "big")

@@ -80,7 +80,8 @@ class HealthWatch:
     def produced(self, observation: Produced) -> None:
         """What came of getPayload."""
         now = trio.current_time()
-        if self._machine.produced(observation.upstream, observation.ok, observation.reason, now):
+        reason = _without_name(observation.upstream, observation.reason)
+        if self._machine.produced(observation.upstream, observation.ok, reason, now):
             self._suspected.set()
         self._tell()
 
@@ -102,7 +103,7 @@ class HealthWatch:
         try:
             block = await _latest_block(upstream)
         except (UnavailableError, RemoteError) as error:
-            self._machine.probe_failed(upstream.name, str(error), trio.current_time())
+            self._machine.probe_failed(upstream.name, _without_name(upstream.name, str(error)), trio.current_time())
         else:
             head = block.number or 0
             self._machine.block_seen(upstream.name, block, self._wall_clock(), trio.current_time())
@@ -130,6 +131,11 @@ class HealthWatch:
             log.warning("builder is unhealthy", builder=name, reason=self._machine.reason(name))
         for name in sorted(before - unhealthy):
             log.info("builder is healthy again", builder=name, reason=self._machine.reason(name))
+
+
+def _without_name(upstream: str, reason: str) -> str:
+    """A fact has the name in front; errors, which stand alone elsewhere, begin with it too."""
+    return reason.removeprefix(f"{upstream}: ").removeprefix(f"{upstream} ")
 
 
 async def _latest_block(upstream: Upstream) -> LatestBlock:

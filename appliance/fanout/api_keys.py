@@ -48,7 +48,7 @@ class ApiKeys:
         """With ``public`` those without a key are let in beside the apps. App names and keys differ (config)."""
         self._apps = {app.name: app for app in apps}
         self._grants = [Grant(app.name, digest) for app in apps for digest in sorted(app.digests)]
-        self._valid = frozenset(self._grants)  # each reload asks for every subscriber
+        self._by_digest = {grant.digest: grant for grant in self._grants}  # each reload asks for every subscriber
         self._public = public
 
     def __repr__(self) -> str:
@@ -85,7 +85,11 @@ class ApiKeys:
 
     def holds(self, grant: Grant | None) -> bool:
         """Whether a subscriber that came in with this may stay; None is one that came without a key."""
-        return self.open if grant is None else grant in self._valid
+        return self.open if grant is None else grant.digest in self._by_digest
+
+    def owner(self, grant: Grant) -> Grant:
+        """The grant of the same key as it is now: its app may have another name. Only for one that `holds`."""
+        return self._by_digest[grant.digest]
 
 
 def parse_key_file(text: str) -> tuple[str, ...]:

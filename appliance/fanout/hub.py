@@ -181,13 +181,14 @@ class Hub:
         if session.closed:
             session.drop()
 
-    def close(self, session: Session, code: int | None, reason: str, now: float) -> None:
-        """Start the closing handshake; the reason ends with the place to resume from."""
+    def close(self, session: Session, code: int | None, reason: str, now: float) -> bool:
+        """Start the closing handshake; the reason ends with the place to resume from. False where it had begun."""
         if session.stage in (Stage.CLOSING, Stage.GONE):
-            return
+            return False
         self._leave(session)
         session.queue_close(code, _with_place(reason, session.resume_from), now + self._settings.close_timeout_s)
         self.write_control(session)
+        return True
 
     def go_away(self, session: Session, now: float) -> None:
         """Close a session because this host stops."""

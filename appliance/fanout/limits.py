@@ -36,13 +36,24 @@ class AppPlaces:
     limit: int
 
 
+@dataclass(slots=True)
+class _Place:
+    """What a place is counted for."""
+
+    address: str
+    app: str | None
+
+
 class Ticket:
     """A place for one subscriber, from the admission of its request until its connection ends."""
 
-    __slots__ = ("_give_back", "_unclaimed")
+    __slots__ = ("_give_back", "_move", "_unclaimed")
 
-    def __init__(self, unclaimed: dict["Ticket", float], give_back: Callable[[], None]) -> None:
+    def __init__(
+        self, unclaimed: dict["Ticket", float], give_back: Callable[[], None], move: Callable[[str], None]
+    ) -> None:
         self._unclaimed = unclaimed
+        self._move = move
         self._give_back: Callable[[], None] | None = give_back
 
     def also_give_back(self, give_back: Callable[[], None]) -> None:
@@ -60,6 +71,11 @@ class Ticket:
         """The answer is on its way: from now on the place expires unless it is claimed."""
         if self._give_back is not None:
             self._unclaimed[self] = now + UNCLAIMED_TIMEOUT_S
+
+    def move_to(self, app: str) -> None:
+        """Count for another app from now on, whatever its limit is."""
+        if self._give_back is not None:
+            self._move(app)
 
     def claim(self) -> bool:
         """The connection is up and holds the place until `release`; False when it was given back already."""
@@ -126,9 +142,10 @@ class Admission:
             return Full()
         self._taken += 1
         self._by_address[address] += 1
+        place = _Place(address, None)
         if app is not None:
-            self._by_app[app.name] += 1
-        return Ticket(self._unclaimed, partial(self._release, address, app))
+            self._move(place, app.name)
+        return Ticket(self._unclaimed, partial(self._release, place), partial(self._move, place))
 
     def expire(self, now: float) -> None:
         """Give back the places that nobody claimed in time."""
@@ -136,11 +153,17 @@ class Admission:
         for ticket, _ in list(due):
             ticket.release()
 
-    def _release(self, address: str, app: AppPlaces | None) -> None:
+    def _move(self, place: _Place, app: str) -> None:
+        if place.app is not None:
+            _take_one(self._by_app, place.app)
+        place.app = app
+        self._by_app[app] += 1
+
+    def _release(self, place: _Place) -> None:
         self._taken -= 1
-        _take_one(self._by_address, address)
-        if app is not None:
-            _take_one(self._by_app, app.name)
+        _take_one(self._by_address, place.address)
+        if place.app is not None:
+            _take_one(self._by_app, place.app)
 
 
 def _take_one(counts: Counter[str], name: str) -> None:

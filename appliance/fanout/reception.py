@@ -39,7 +39,7 @@ class Reception:
         self._metrics = metrics
         self._stopping = stopping
         self._first_ping_s = first_ping_s
-        self._grants: dict[Session, Grant] = {}  # of the sessions that came with a key
+        self._keyed: dict[Session, tuple[Grant, Ticket]] = {}  # the sessions that came with a key
 
     def welcome(self, admitted: Admitted, sock: socket.socket, data: bytes, ended: Callable[[], None]) -> None:
         """One subscriber's life begins. Raises OSError, and whatever it raises, its place is free again."""
@@ -53,30 +53,43 @@ class Reception:
         except BaseException:
             admitted.ticket.release()
             raise
-        self._count(session, admitted.grant)
+        self._count(session, admitted)
         self.close_stranger(session)  # its key may have gone while it was let in
         if self._stopping.is_set():  # it came in while the others were being closed
             self._hub.go_away(session, trio.current_time())
 
     def close_stranger(self, session: Session) -> bool:
-        """Close a subscriber whose key is none any more; whether it was one."""
-        grant = self._grants.get(session)
+        """Close a subscriber whose key is none any more; whether that begins now. One that stays is its app's."""
+        grant, _ = self._keyed.get(session, (None, None))
         if self._gate.keys.holds(grant):
+            self._follow_key(session)
             return False
         why = "API key needed" if grant is None else "API key removed"
-        self._hub.close(session, NO_LONGER_ADMITTED, why, trio.current_time())
-        return True
+        return self._hub.close(session, NO_LONGER_ADMITTED, why, trio.current_time())
 
-    def _count(self, session: Session, grant: Grant | None) -> None:
+    def _follow_key(self, session: Session) -> None:
+        """The app of its key may have another name now: it is counted for that."""
+        if session not in self._keyed:
+            return
+        grant, ticket = self._keyed[session]
+        now = self._gate.keys.owner(grant)
+        if now.app != grant.app:
+            ticket.move_to(now.app)
+            self._metrics.subscribers_by_app.add(grant.app, -1)
+            self._metrics.subscribers_by_app.add(now.app)
+            self._keyed[session] = now, ticket
+
+    def _count(self, session: Session, admitted: Admitted) -> None:
         """Remember with which key a session came, as long as it is there."""
+        grant = admitted.grant
         if grant is not None:
             self._metrics.connections_by_app.add(grant.app)
             self._metrics.subscribers_by_app.add(grant.app)
-            self._grants[session] = grant
+            self._keyed[session] = grant, admitted.ticket
 
     def _forget(self, session: Session, ticket: Ticket, ended: Callable[[], None]) -> None:
         """Its connection has ended."""
-        grant = self._grants.pop(session, None)
+        grant, _ = self._keyed.pop(session, (None, None))
         if grant is not None:
             self._metrics.subscribers_by_app.add(grant.app, -1)
         ticket.release()

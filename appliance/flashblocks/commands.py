@@ -112,14 +112,16 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """getPayload came for a build that began at ``since``: so many of its flashblocks were ``shown``.
+    """getPayload came for a build that began at ``since``: so many of its flashblocks were ``handed`` to the log.
 
-    ``builders`` are those that took part; ``reason`` is why nothing was shown, in words.
+    ``builders`` are those that took part; ``payload_id`` is the stream's, where there is one; ``reason`` is why nothing
+    was handed, in words.
     """
 
     since: float
     builders: tuple[str, ...]
-    shown: int
+    payload_id: PayloadId | None
+    handed: int
     reason: str
 
 

@@ -45,6 +45,9 @@ class FlashblockSink(Protocol):
     async def set_state(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None = None) -> None:
         """Record how a payload fared; LogError when that was not done."""
 
+    def unseen(self, payload_id: PayloadId) -> int:
+        """How many flashblocks of a payload are on disk and not shown yet, because other hosts are to have them."""
+
     async def unfinished(self, limit: int) -> list[Entry]:
         """The last entry of each payload whose fate is not recorded, in log order; LogError when it cannot read."""
 

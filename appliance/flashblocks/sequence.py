@@ -126,7 +126,9 @@ class FlashblockSequence:
         if found is None:
             return None
         if not found.fenced:
-            self._commands.append(Fenced(found.since, tuple(found.streams), found.handed, found.silence()))
+            payload_id = found.owner.payload_id if found.owner else None
+            fenced = Fenced(found.since, tuple(found.streams), payload_id, found.handed, found.silence())
+            self._commands.append(fenced)
         self._fence(found)
         return found.sealed
 

@@ -253,7 +253,8 @@ class FlashblockService:
         log.log(level, "flashblock stream paused", reason=str(note.reason), published=note.published, **fields)
 
     def _fenced(self, build: Fenced) -> None:
-        if self._health.fenced(build, self._connected(), self._clock()):
+        held = self._sink.unseen(build.payload_id) if build.payload_id else 0
+        if self._health.fenced(build, self._connected(), self._clock(), held=held):
             fact = self.health()
             if fact.healthy:
                 log.info("flashblock stream is healthy again", reason=fact.reason)

@@ -3,7 +3,7 @@
     a build, when its getPayload comes                                is
     ----------------------------------------------------------------  -------------------------------------------
     something of it was shown                                         good
-    nothing was, though a builder with a websocket took part          bad
+    nothing was, though a builder with a websocket took part          bad, also while other hosts are waited for
       but it was built for less than `MIN_BUILDING_S`                 nothing: a chain that is being caught up with
       no such builder took part                                       nothing: that is the builders' fact
     none for `QUIET_S`                                                forgotten: somebody else leads
@@ -38,16 +38,20 @@ class StreamHealth:
         self._track = Track(PATIENCE)
         self._seen_at: float | None = None
 
-    def fenced(self, build: Fenced, connected: int, now: float) -> bool:
-        """getPayload came for a build; true when the fact changed. ``connected`` counts the websockets that are."""
+    def fenced(self, build: Fenced, connected: int, now: float, *, held: int = 0) -> bool:
+        """getPayload came for a build; true when the fact changed. ``connected`` counts the websockets that are.
+
+        ``held`` of its flashblocks are in the log, and not shown before other hosts have them.
+        """
         if not self._sources.intersection(build.builders) or now - build.since < self._min_building_s:
             return False
         self._expire(now)
         self._seen_at, was_ill = now, self._track.ill
-        if build.shown:
-            self._track.good(f"of the last block that builders built {build.shown} flashblocks were shown", now)
+        shown = max(0, build.handed - held)
+        if shown:
+            self._track.good(f"of the last block that builders built {shown} flashblocks were shown", now)
         else:
-            reason = f"of the last block that builders built nothing was shown: {self._why(build, connected)}"
+            reason = f"of the last block that builders built nothing was shown: {self._why(build, connected, held)}"
             self._track.bad(reason, now)
         return self._track.ill is not was_ill
 
@@ -62,7 +66,9 @@ class StreamHealth:
         if self._seen_at is not None and now - self._seen_at > QUIET_S:
             self._track, self._seen_at = Track(PATIENCE), None
 
-    def _why(self, build: Fenced, connected: int) -> str:
+    def _why(self, build: Fenced, connected: int, held: int) -> str:
+        if held:
+            return f"{held} flashblocks waited for other hosts when its getPayload came"
         return build.reason if connected else self._websockets(connected)
 
     def _websockets(self, connected: int) -> str:

@@ -81,9 +81,13 @@ def configure_writer(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open an existing file for reading only; such a connection never writes a checkpoint either."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+def connect_reader(path: Path, *, at_rest: bool = False) -> sqlite3.Connection:
+    """Open an existing file for reading only; such a connection never writes a checkpoint either.
+
+    ``at_rest`` takes no lock, makes nothing beside the file and reads no WAL: it is for a file whose WAL is empty, and
+    what it finds is worth nothing if somebody writes to the file meanwhile.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if at_rest else ''}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
     return connection

@@ -62,7 +62,7 @@ def locate(index: LogIndex, resume: Resume) -> Located:
 def _after_block(index: LogIndex, key: tuple[int, int]) -> Located:
     mark = index.pruned()
     if mark is not None and key <= mark.highest:
-        raise _pruned(index, f"block {key[0]} index {key[1]} is not in the log any more")
+        raise _pruned(index, f"{_shown(key)} is not in the log any more")
     held = index.first_position_of(key)
     if held is not None:
         return Located(held)
@@ -79,7 +79,7 @@ def _check_not_before_the_log(index: LogIndex, key: tuple[int, int], beyond: int
     if oldest is None or beyond != oldest.position:
         return
     if key != (oldest.key[0], -1):  # the start of the oldest block is the one place without a gap
-        raise _pruned(index, f"block {key[0]} index {key[1]} is before this log's first entry")
+        raise _pruned(index, f"{_shown(key)} is before this log's first entry")
 
 
 def _after_payload(index: LogIndex, resume: AfterPayload) -> Located:
@@ -122,4 +122,9 @@ def _pruned(index: LogIndex, why: str) -> PrunedError:
     oldest = index.oldest()
     if oldest is None:
         return PrunedError(f"{why}; nothing is held")
-    return PrunedError(f"{why}; the oldest held is block {oldest.key[0]} index {oldest.key[1]}", oldest.key)
+    return PrunedError(f"{why}; the oldest held is {_shown(oldest.key)}", oldest.key)
+
+
+def _shown(key: tuple[int, int]) -> str:
+    """A place in words; before index 0 is the start of the block."""
+    return f"block {key[0]} index {key[1]}" if key[1] >= 0 else f"block {key[0]}"

@@ -7,9 +7,9 @@ one line; a file that is written appears under its name only when it is complete
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,12 +17,13 @@ from appliance.domain.errors import DecodeError, LogError
 from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.flashlog.connection import translated
+from appliance.flashlog.contiguity import admit
 from appliance.flashlog.files import DATABASE_NAME, open_files, sync_folder
 from appliance.flashlog.jsonl import ExportedEntry, from_line, to_line
 from appliance.flashlog.replica_jobs import commit_imported, uncommitted
 from appliance.flashlog.rows import Arrival
 from appliance.flashlog.snapshot import count_entries, database_path, open_snapshot
-from appliance.flashlog.store import Store
+from appliance.flashlog.store import Appended, Store
 from appliance.flashlog.tail import TailLimits
 from appliance.flashlog.verification import PROGRESS_EVERY, Progress, Report, silent, verify
 from appliance.wire.flashblock import decode
@@ -84,8 +85,8 @@ def import_(path: Path, source: Path, progress: Progress = silent) -> Imported:
 
     Entries that the log holds already are passed over, so an import that broke off can be repeated. An entry
     keeps its position where that is after the log's last one. Imported payloads are `sealed`: what became of
-    them is not in the file. ``progress`` counts bytes. LogError names the line that is wrong; what is before
-    it is in the log then. The appliance must not run on the folder.
+    them is not in the file. ``progress`` counts bytes. LogError names the line that is wrong, and how
+    much of what is before it was added. The appliance must not run on the folder.
     """
     with translated("read", source), source.open("rb") as stream:
         size = source.stat().st_size
@@ -94,12 +95,26 @@ def import_(path: Path, source: Path, progress: Progress = silent) -> Imported:
 
 def import_from(path: Path, stream: BinaryIO, progress: Progress = silent) -> Imported:
     """Like `import_`, from a stream; the total of ``progress`` is 0 because it is not known."""
-    files = open_files(_folder_of(path), TailLimits(max_entries=0)).files
+    database = _database_to_fill(path)
+    lines = enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), b""), start=1)
+    first = list(islice(lines, 1))
+    if not database.exists():
+        _check_that_a_log_may_begin_with(first)
+    files = open_files(database.parent, TailLimits(max_entries=0)).files
     try:
         _refuse_where_peers_are_awaited(files.store)
-        return _Import(files.store, progress).run(stream)
+        return _Import(files.store, progress).run(chain(first, lines))
     finally:
         files.close()
+
+
+def _check_that_a_log_may_begin_with(lines: list[tuple[int, bytes]]) -> None:
+    """A log is not made for a file of something else."""
+    for number, line in lines:
+        try:
+            admit(None, arrival_of(from_line(line)).flashblock)
+        except LogError as error:
+            raise LogError(f"line {number}: {error}; no log was made") from error
 
 
 def _refuse_where_peers_are_awaited(store: Store) -> None:
@@ -110,12 +125,14 @@ def _refuse_where_peers_are_awaited(store: Store) -> None:
         raise LogError(f"{text} and stop it when `appliance status` says that 0 are held")
 
 
-def _folder_of(path: Path) -> Path:
-    if path.name == DATABASE_NAME:
-        return path.parent
-    if path.is_file():
+def _database_to_fill(path: Path) -> Path:
+    """The file, there or not, where a link leads: the lock that counts is in its folder."""
+    with translated("open", path):
+        is_folder = path.is_dir() or (path.name != DATABASE_NAME and not path.exists())
+    database = Path(os.path.realpath(path / DATABASE_NAME if is_folder else path))
+    if database.name != DATABASE_NAME:
         raise LogError(f"cannot import into {path}: a log is a folder with {DATABASE_NAME} in it")
-    return path
+    return database
 
 
 class _Import:
@@ -129,14 +146,15 @@ class _Import:
         self._known = 0
         self._bytes = 0
 
-    def run(self, stream: BinaryIO) -> Imported:
-        for number in count(1):
-            line = stream.readline(MAX_LINE_BYTES)
-            if not line:
-                break
-            self._bytes += len(line)
-            self._take(number, line)
-        self._flush()
+    def run(self, lines: Iterable[tuple[int, bytes]]) -> Imported:
+        try:
+            for number, line in lines:
+                self._bytes += len(line)
+                self._take(number, line)
+            self._flush()
+        except LogError as error:
+            before = f"before that {self._added:,} entries were added, {self._known:,} were there already"
+            raise LogError(f"{error}; {before}") from error
         return Imported(self._added, self._known)
 
     def _take(self, number: int, line: bytes) -> None:
@@ -151,27 +169,30 @@ class _Import:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
-        (outcome,) = self._store.apply([lambda store: self._append_all(store, batch)])
+        done: list[Appended] = []
+        (outcome,) = self._store.apply([lambda store: self._append_all(store, batch, done)])
+        self._added += sum(each.new for each in done)  # only now: a transaction that fails takes all of them along
+        self._known += sum(not each.new for each in done)
         if self._store.checkpoint_is_due:
             self._store.checkpoint()
         self._progress(self._bytes, 0)
         if isinstance(outcome, LogError):
             raise outcome
 
-    def _append_all(self, store: Store, batch: list[tuple[int, Arrival]]) -> None:
+    def _append_all(self, store: Store, batch: list[tuple[int, Arrival]], done: list[Appended]) -> None:
         for number, arrival in batch:
             try:
-                self._append(store, arrival)
+                done.append(self._append(store, arrival))
             except LogError as error:
+                commit_imported(store)  # what is before the line stays
                 raise LogError(f"line {number}: {error}") from error
         commit_imported(store)
 
-    def _append(self, store: Store, arrival: Arrival) -> None:
+    def _append(self, store: Store, arrival: Arrival) -> Appended:
         appended = store.append(arrival)
-        self._added += appended.new
-        self._known += not appended.new
         if appended.new and appended.entry.index == 0:
             store.set_state(appended.entry.payload_id, PayloadState.SEALED, None, arrival.received_at)
+        return appended
 
 
 def arrival_of(exported: ExportedEntry) -> Arrival:
@@ -208,6 +229,8 @@ def _copy(source: sqlite3.Connection, to: Path, progress: Progress) -> None:
             pages=BACKUP_PAGES,  # in steps, for the progress; the snapshot is what keeps them together
             progress=lambda _status, remaining, total: progress(total - remaining, total),
         )
+        # Out of WAL mode it is one file, which is read without making others beside it; a start puts it back.
+        target.execute("PRAGMA journal_mode = DELETE")
         # It goes on by itself from here: to peers it is another log, whose positions mean something else. What its host
         # votes after this moment it does not know, so it must not vote before it has caught up.
         target.execute("UPDATE replication SET log_id = lower(hex(randomblob(16))), recovering = 1")
@@ -219,12 +242,16 @@ def _copy(source: sqlite3.Connection, to: Path, progress: Progress) -> None:
 @contextlib.contextmanager
 def _appears_when_complete(out: Path) -> Iterator[Path]:
     """A name to write under; ``out`` is there, on disk, when the block ends well, and else nothing is left."""
-    if out.exists():
-        raise LogError(f"{out} exists already")
-    if not out.parent.is_dir():
-        raise LogError(f"there is no folder {out.parent}")
+    with translated("write", out):
+        for taken in _with_side_files(out):  # SQLite would take an older log's WAL for this one's
+            if taken.exists():
+                raise LogError(f"{taken} exists already")
+        if not out.parent.is_dir():
+            raise LogError(f"there is no folder {out.parent}")
     partial = out.with_name(f"{out.name}.partial")
-    partial.unlink(missing_ok=True)
+    with translated("write", partial):
+        partial.unlink(missing_ok=True)
+        partial.touch()  # SQLite would not say why it cannot
     try:
         yield partial
         with translated("write", partial):
@@ -232,8 +259,13 @@ def _appears_when_complete(out: Path) -> Iterator[Path]:
             partial.replace(out)
             sync_folder(out.parent)
     finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+        for left in _with_side_files(partial):
+            with contextlib.suppress(OSError):  # what made the block fail is the better reason
+                left.unlink(missing_ok=True)
+
+
+def _with_side_files(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
 
 
 def _sync_file(path: Path) -> None:

@@ -1,18 +1,21 @@
 """`appliance log prune`: retention by hand, on a log that no process uses."""
 
 import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from appliance.domain.errors import LogError
-from appliance.flashlog.files import open_files
+from appliance.flashlog.connection import FolderLock
+from appliance.flashlog.files import DATABASE_NAME
 from appliance.flashlog.housekeeping import STEP_PAGES, STEP_PAYLOADS
 from appliance.flashlog.reader import Reader
 from appliance.flashlog.retention import RetentionLimits, cut
 from appliance.flashlog.snapshot import database_path, open_snapshot
 from appliance.flashlog.spans import Span
 from appliance.flashlog.store import Removed, Store, Work
-from appliance.flashlog.tail import TailLimits
 
 
 def prune(path: Path, limits: RetentionLimits, now: float, *, dry_run: bool = False) -> Removed:
@@ -21,18 +24,29 @@ def prune(path: Path, limits: RetentionLimits, now: float, *, dry_run: bool = Fa
     ``now`` is wall clock seconds. The rules are retention's: whole payloads, oldest first, never the newest. With
     ``dry_run`` nothing is removed, and the log may be in use. LogError where it is in use otherwise.
     """
-    database = database_path(path)
-    if dry_run:
-        return _would_remove(database, limits, now)
-    files = open_files(database.parent, TailLimits(max_entries=0)).files
-    try:
-        with contextlib.closing(Reader(files.database)) as reader:
-            removed = _remove(files.store, reader, limits, now)
-            _shrink(files.store, reader)
-        files.store.checkpoint()
+    database = Path(os.path.realpath(database_path(path)))  # where a link leads: the WAL and the lock are there
+    with open_snapshot(database) as connection:  # what is not a log is refused here, as it is
+        if dry_run:
+            return _would_remove(Reader(database, connection), limits, now)
+    with _held(database) as store:
+        with contextlib.closing(Reader(database)) as reader:
+            removed = _remove(store, reader, limits, now)
+            _shrink(store, reader)
+        store.checkpoint()
         return removed
-    finally:
-        files.close()
+
+
+@contextlib.contextmanager
+def _held(database: Path) -> Iterator[Store]:
+    """This very file, for writing. The lock of its folder is about the log of that name; a copy is no appliance's."""
+    with contextlib.ExitStack() as stack:
+        if database.name == DATABASE_NAME:
+            stack.callback(FolderLock(database.parent).release)
+        store = stack.enter_context(contextlib.closing(Store(database)))
+        yield store
+        if database.name != DATABASE_NAME:
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads it: then it stays in WAL mode
+                store.connection.execute("PRAGMA journal_mode = DELETE")  # one file, as `backup` made it
 
 
 def _remove(store: Store, reader: Reader, limits: RetentionLimits, now: float) -> Removed:
@@ -57,13 +71,12 @@ def _run(store: Store, work: Work) -> object:
     return outcome
 
 
-def _would_remove(database: Path, limits: RetentionLimits, now: float) -> Removed:
-    with open_snapshot(database), contextlib.closing(Reader(database)) as reader:
-        spans = reader.oldest_spans(reader.totals().payloads)
-        through = cut(spans, reader.totals().bytes, now, limits)
-        going = [span for span in spans if through is not None and span.last_position <= through]
-        entries = sum(_entries(reader, span) for span in going)
-        return Removed(len(going), entries, sum(span.bytes for span in going))
+def _would_remove(reader: Reader, limits: RetentionLimits, now: float) -> Removed:
+    spans = reader.oldest_spans(reader.totals().payloads)
+    through = cut(spans, reader.totals().bytes, now, limits)
+    going = [span for span in spans if through is not None and span.last_position <= through]
+    entries = sum(_entries(reader, span) for span in going)
+    return Removed(len(going), entries, sum(span.bytes for span in going))
 
 
 def _entries(reader: Reader, span: Span) -> int:

@@ -19,12 +19,15 @@ from appliance.flashlog.spans import PayloadRecord, PrunedMark, Space, Span, Tot
 
 
 class Reader:
-    """Queries on one snapshot each. ``head`` bounds what they see: entries after it do not exist yet."""
+    """Queries on one snapshot each. ``head`` bounds what they see: entries after it do not exist yet.
 
-    def __init__(self, path: Path) -> None:
+    On a ``connection`` that is given, all that need no transaction of their own see its snapshot.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection | None = None) -> None:
         self.path = path
         with translated("open", path):
-            self._connection = connect_reader(path)
+            self._connection = connection or connect_reader(path)
 
     def __repr__(self) -> str:
         return f"<Reader {self.path}>"

@@ -261,6 +261,12 @@ class FlashLog:
         mark = await self._readers.query(lambda reader: reader.mark())
         return mark.position if mark else 0
 
+    def unseen(self, payload_id: PayloadId) -> int:
+        """Entries of a payload that readers may not see yet, of the newest `RECORDS`."""
+        records = self._state.records
+        waiting = records.recent(max(self.head, records.floor), RECORDS.max_entries, self.appended) or ()
+        return sum(record.payload_id == payload_id for record in waiting)
+
     def recent_records(self, after: int, limit: int) -> list[Record] | None:
         """Up to ``limit`` records after ``after`` from memory, committed or not; None where they are older."""
         return self._state.records.recent(after, limit, self.appended)

@@ -34,13 +34,14 @@ def silent(_done: int, _total: int) -> None:
 
 @dataclass(slots=True)
 class Report:
-    """What `verify` found. ``problems`` has one line each."""
+    """What `verify` found. ``problems`` has one line each. Unless ``complete``, reading the entries had to stop."""
 
     entries: int = 0
     payloads: int = 0
     first_position: int = 0
     last_position: int = 0
     refused: int = 0
+    complete: bool = False
     problem_count: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -155,19 +156,20 @@ def verify(path: Path, progress: Progress = silent) -> Report:
     """
     report = Report()
     with open_snapshot(path) as connection:
-        with _damage_reported(report):
+        with _damage_reported(report, "checking the file"):
             _check_file(connection, report)
-        with _damage_reported(report):
+        with _damage_reported(report, "reading the entries"):
             _check_entries(connection, report, progress)
+            report.complete = True
     return report
 
 
 @contextlib.contextmanager
-def _damage_reported(report: Report) -> Iterator[None]:
+def _damage_reported(report: Report, doing: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # damage can also show as a wrong type
-        report.add(f"reading stopped: {error}")
+        report.add(f"{doing} stopped: {error}")
 
 
 def _check_file(connection: sqlite3.Connection, report: Report) -> None:

@@ -3,6 +3,7 @@
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import trio
@@ -10,6 +11,7 @@ import trio
 from appliance.net.duplex import Authorize, Duplex, DuplexLimits, Refusal, answer
 from appliance.net.opening import Stream, close_hard
 from appliance.telemetry.logging import get_logger
+from appliance.telemetry.seldom import Seldom
 
 log = get_logger("net")
 
@@ -44,6 +46,7 @@ class DuplexServer:
         self._authorize = authorize
         self._ssl_context = ssl_context
         self._limits = limits or DuplexLimits()
+        self._seldom = Seldom()  # who is refused comes again for ever
         self._newcomers: dict[trio.CancelScope, float] = {}  # who has not shaken hands, and since when; oldest first
 
     def __repr__(self) -> str:
@@ -98,15 +101,22 @@ class DuplexServer:
         secured = await self._secured(stream)
         if secured is None:
             return
-        async with answer(secured, name, self._judge, limits=self._limits) as duplex:
+        async with answer(secured, name, partial(self._judge, name), limits=self._limits) as duplex:
             self._newcomers.pop(scope, None)
             if duplex is not None:
                 await self._handler(duplex)
 
-    def _judge(self, target: str, headers: Mapping[str, str]) -> Refusal | None:
+    def _judge(self, name: str, target: str, headers: Mapping[str, str]) -> Refusal | None:
         refusal = self._authorize(target, headers)
-        self.refused += refusal is not None
+        if refusal is not None:
+            self._note_refused(name, refusal.status, "a peer is refused", status=refusal.status, reason=refusal.text)
         return refusal
+
+    def _note_refused(self, name: str, kind: object, event: str, **fields: object) -> None:
+        self.refused += 1
+        attempts = self._seldom.note((name, kind), trio.current_time())
+        if attempts:
+            log.warning(event, peer_address=name, attempts=attempts, **fields)
 
     async def _secured(self, stream: trio.SocketStream) -> Stream | None:
         """The stream under TLS, where that is asked for; None for one that does not come up."""
@@ -117,8 +127,7 @@ class DuplexServer:
             with trio.fail_after(self._limits.handshake_timeout_s):
                 await tls.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError) as error:
-            self.refused += 1
-            log.warning("no TLS with a peer", peer_address=_peer_of(stream), reason=str(error.__cause__ or error))
+            self._note_refused(_peer_of(stream), "tls", "no TLS with a peer", reason=str(error.__cause__ or error))
             return None
         return tls
 

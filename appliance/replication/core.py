@@ -20,6 +20,7 @@ from appliance.replication.commands import (
     Replace,
     SaveCursor,
     Send,
+    SetRecovered,
     Store,
 )
 from appliance.replication.follower_link import SAVE_CURSOR_S, BodyMissing, FollowerLink, Gap, Heard
@@ -49,11 +50,23 @@ class Core(Sourcing):
     """The whole of one host: what comes on its links, beside what is in its log and goes out of it (`Sourcing`)."""
 
     def __init__(self, settings: Membership, restored: Restored, now: float, wall_offset: float) -> None:
-        self._stored_at = now
+        self._stored_at = self._alive_at = now
         self._storing: Counter[str] = Counter()  # batches on their way to the disk, also of links that ended
         super().__init__(settings, restored, now, wall_offset)
 
     # --- links ---
+
+    def alive(self, now: float) -> None:
+        """This host's loop runs; to be said many times a second, also while its inputs wait for the disk.
+
+        After a standstill (a stopped process, a frozen machine) all that is followed is followed anew. What has come
+        meanwhile says how old it was when it was sent, not when it is read: it would count as new, and give way to what
+        is fetched now. A standstill is what makes an entry too young by more than the order across payloads bears.
+        """
+        stood_s, self._alive_at = now - self._alive_at, now
+        if stood_s > self._settings.late_after_s:
+            for link in list(self._followings):
+                self._end(link, f"this host stood still for {stood_s:.1f} s", failed=True)
 
     def follower_opened(self, link: Link, peer: str, nonce: bytes, cursor: Cursor | None, now: float) -> None:
         """This host connected to a peer; ``cursor`` is the durable one, ``nonce`` random."""
@@ -71,6 +84,7 @@ class Core(Sourcing):
 
     def received(self, link: Link, message: AnyMessage, now: float) -> None:
         """A message came. What comes on a link that was ended is ignored."""
+        self.alive(now)
         try:
             if link in self._sources:
                 self._source_received(link, self._sources[link], message, now)
@@ -262,17 +276,26 @@ class Core(Sourcing):
             # Perhaps nobody has it any more, and a learner is asked by nobody. What somebody has is fetched again.
             self._change(Replace(payload_id, at))
 
+    def recovered(self, command: SetRecovered, now: float) -> None:
+        """The links begin again from where they are: what a peer had not held any more is not missed a second time."""
+        self._save_cursors()
+        super().recovered(command, now)
+
     # --- time ---
 
     def tick(self, now: float) -> None:
         """Time has passed; some 20 times a second."""
+        self.alive(now)
         self._end_overdue(now)
         self._order.give_up_waiting(now)
         if now - self._stored_at >= SAVE_CURSOR_S:
-            for following in self._followings.values():
-                if following.core is not None:
-                    self._save_cursor(following.core)
+            self._save_cursors()
         self._settle(now)
+
+    def _save_cursors(self) -> None:
+        for following in self._followings.values():
+            if following.core is not None:
+                self._save_cursor(following.core)
 
     def _save_cursor(self, core: FollowerLink) -> None:
         cursor = core.unsaved()

@@ -14,6 +14,7 @@ from appliance.net.backoff import Backoff
 from appliance.net.duplex import Duplex, DuplexLimits, dial
 from appliance.replication.connection import Connection
 from appliance.replication.follower_link import FollowerLink
+from appliance.replication.reach import PeerLink
 from appliance.replication.runner import Runner
 from appliance.replication.security import TARGET, authorization
 from appliance.telemetry.logging import get_logger
@@ -32,12 +33,13 @@ class Following:
 
     def __init__(self, runner: Runner, peer: str, dial_peer: Dial) -> None:
         self.peer = peer
-        self.failures = 0
+        self.failures = 0  # each attempt; in an outage of a minute there are thirty
+        self.outages = 0
         self.last_error: str | None = None
         self._runner = runner
         self._dial = dial_peer
         self._connection: Connection | None = None
-        self._is_up = False
+        self._is_up = self._is_out = False
         self._backoff = Backoff(initial_s=0.02, maximum_s=2.0)
         metrics = runner.metrics
         self._lag = metrics.lag.labels(peer)
@@ -85,6 +87,8 @@ class Following:
 
     def _note_failure(self, reason: str) -> None:
         self.failures += 1
+        self.outages += not self._is_out
+        self._is_out = True
         self._reconnects.inc()
         if reason != self.last_error:  # a peer that stays away is said once
             log.warning("a peer is not followed", peer=self.peer, reason=reason)
@@ -92,7 +96,7 @@ class Following:
 
     def _note_up(self, link: FollowerLink | None) -> None:
         if link is not None and not self._is_up:
-            self.last_error = None
+            self.last_error, self._is_out = None, False
             self._backoff.reset()
             log.info("following a peer", peer=self.peer, position=link.position, behind=link.behind)
         self._is_up = link is not None
@@ -105,6 +109,11 @@ class Following:
         if link is not None:
             self._lag.set(link.behind)
 
+    def reached(self) -> PeerLink:
+        """What the link is worth to who counts votes."""
+        link = self.link
+        return PeerLink(self.peer, link is not None, link is not None and link.votes, self.last_error)
+
     def statistics(self) -> dict[str, object]:
         """Where this host stands in the peer's log."""
         link = self.link
@@ -112,6 +121,7 @@ class Following:
             "following": link is not None,
             "position": link.position if link else None,
             "behind": link.behind if link else None,
+            "outages": self.outages,
             "failures": self.failures,
             "last_error": None if link else self.last_error,
         }

@@ -1,4 +1,4 @@
-"""When a stream that waits for a majority is worth a log line: when it has waited too long, and when it goes on."""
+"""When something that lasts (a stream that waits, peers that stay away) is worth a log line: too long, and over."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +13,7 @@ class Held(StrEnum):
 
 @dataclass(slots=True)
 class HeldWatch:
-    """Asked now and then with how long the oldest entry has been waiting. Times in seconds."""
+    """Asked now and then with how long it has lasted: the oldest entry's waiting, say. Times in seconds."""
 
     timeout_s: float
     longest_s: float = 0.0

@@ -55,8 +55,11 @@ class CommitOrder:
         return self._open.get(position)
 
     def is_committed(self, position: int, key: Key) -> bool:
-        """Whether an entry of this log is committed, be it in order or ahead of it."""
-        return position <= self.committed or key in self._decided
+        """Whether an entry of this log is committed, be it in order or ahead of it.
+
+        ``position`` is where it stood when it was read: since then it may have given way, to behind what is committed.
+        """
+        return key in self._decided if key in self._position_of else position <= self.committed
 
     def held(self, waiting: Waiting) -> bool:
         """The log's next entry; positions only grow. False for one that is known, and has been moved there."""

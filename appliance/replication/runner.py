@@ -23,6 +23,7 @@ from appliance.replication.membership import Membership, Restored
 from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.notices import log_notice
 from appliance.replication.ports import ReplicatedLog
+from appliance.replication.uncommitted import Uncommitted
 from appliance.telemetry.logging import get_logger
 
 log = get_logger("replication")
@@ -68,6 +69,7 @@ class Runner:
         self.flashlog = flashlog
         self.metrics = metrics
         self.latency = Latency()
+        self._uncommitted = Uncommitted()
         self.connections: dict[commands.Link, Connection] = {}
         # Bounded by the links' windows, by one change for each payload, and for states by MAX_CHANGES.
         self._changes: deque[Change] = deque()
@@ -108,6 +110,7 @@ class Runner:
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)
+            nursery.start_soon(self._live_for_ever)
             task_status.started()
             while True:
                 await self.flashlog.wait_appended_past(self.core.seen)
@@ -187,9 +190,10 @@ class Runner:
             self.metrics.commit_seconds.observe(waited_s)
 
     def _show(self, command: commands.ShowThrough) -> None:
-        count = command.position - max(self.flashlog.head, self.flashlog.committed)
-        log.error("shown without a majority", entries=count, position=command.position, on_timeout="publish")
-        self.metrics.published_uncommitted.inc(max(0, count))
+        count = max(0, command.position - max(self.flashlog.head, self.flashlog.committed))
+        if self._uncommitted.shown(command.position, count, trio.current_time()):
+            log.error("flashblocks are shown without a majority", position=command.position, on_timeout="publish")
+        self.metrics.published_uncommitted.inc(count)
         self.flashlog.show_through(command.position)
 
     def _notice(self, notice: commands.Notice) -> None:
@@ -324,6 +328,13 @@ class Runner:
 
     # --- time ---
 
+    async def _live_for_ever(self) -> None:
+        """A task of its own: a tick may wait for the disk, which is no standstill of the loop."""
+        while True:
+            await trio.sleep(TICK_S)
+            self.core.alive(trio.current_time())
+            self._carry_out()
+
     async def _tick_for_ever(self) -> None:
         while True:
             await trio.sleep(TICK_S)
@@ -333,6 +344,13 @@ class Runner:
             self.metrics.held_seconds.set(self.held_s())
             for connection in self.connections.values():
                 connection.measure()
+            if self._uncommitted.ends(self.flashlog.committed, trio.current_time()):
+                log.info("nothing is shown without a majority any more", entries=self._uncommitted.count)
+
+    @property
+    def shown_uncommitted(self) -> int:
+        """Entries that are not committed and shown all the same (`on_timeout = "publish"`)."""
+        return min(self.core.open, self.flashlog.head - self.flashlog.committed)
 
     def held_s(self) -> float:
         """How long the oldest entry that is not committed has been waiting; 0 when there is none."""

@@ -22,15 +22,17 @@ from appliance.replication.held import Held, HeldWatch
 from appliance.replication.membership import Membership
 from appliance.replication.metrics import LEARNERS, ReplicationMetrics
 from appliance.replication.ports import ReplicatedLog
+from appliance.replication.reach import Reach
 from appliance.replication.runner import Runner
 from appliance.replication.security import authorizer
 from appliance.replication.serving import Serving
 from appliance.replication.settings import Peer, ReplicationSettings
 from appliance.telemetry.logging import get_logger
+from appliance.telemetry.seldom import Seldom
 
 log = get_logger("replication")
 
-HELD_LOOK_S = 0.2
+LOOK_S = 0.2
 LAST_COMMIT_S = 1.0
 """At a stop: for the acknowledgements of what was appended last. What stays open is counted after the next start."""
 
@@ -49,6 +51,7 @@ class Replication:
         self._followings: list[Following] = []
         self._acked: dict[str, int] = {}
         self._server: DuplexServer | None = None
+        self._reach = Reach(settings)
         flashlog.keep_for(self.awaited)
         self._measure_lag_when_asked()
 
@@ -67,6 +70,7 @@ class Replication:
         with listener:
             runner = self._runner = await self._create_runner()
             self._followings = [self._create_following(runner, peer) for peer in self._settings.peers]
+            self._reach = Reach(self._settings)
             # Peers can connect. A flashblock that is damaged may keep this plane from running, not the process.
             task_status.started()
             await self._replicate(runner, listener, stopping)
@@ -79,6 +83,7 @@ class Replication:
             for following in self._followings:
                 nursery.start_soon(following.run)
             nursery.start_soon(self._say_when_held, runner)
+            nursery.start_soon(self._say_when_cut_off, runner)
             await stopping.wait()
             await self._commit_the_last(runner)
             nursery.cancel_scope.cancel()
@@ -96,13 +101,27 @@ class Replication:
         """Nothing else in the log would tell why subscribers see nothing while blocks go on."""
         watch = HeldWatch(self._settings.timeout_s)
         while True:
-            await trio.sleep(HELD_LOOK_S)
+            await trio.sleep(LOOK_S)
             said = watch.look(runner.held_s())
             if said is Held.BEGINS:
                 following = [each.peer for each in self._followings if each.link is not None]
                 log.error("no majority has the flashblocks yet", entries=runner.core.open, connected=following)
             elif said is Held.ENDS:
                 log.info("a majority has the flashblocks again", longest_wait_s=round(watch.longest_s, 3))
+
+    async def _say_when_cut_off(self, runner: Runner) -> None:
+        """Where nothing is originated, nothing waits either: an edge without its voters is silent, and looks well."""
+        watch = HeldWatch(self._settings.reach_grace_s)
+        while True:
+            links = [following.reached() for following in self._followings]
+            votes = not (self._settings.follow_only or runner.core.recovering)
+            self._reach.look(links, trio.current_time(), votes=votes)
+            said = watch.look(self._reach.short_s)
+            if said is Held.BEGINS:
+                log.error("too few voters are followed", reason=self._reach.trouble)
+            elif said is Held.ENDS:
+                log.info("enough voters are followed again", after_s=round(watch.longest_s, 3))
+            await trio.sleep(LOOK_S)
 
     async def _create_runner(self) -> Runner:
         settings = self._settings
@@ -122,8 +141,10 @@ class Replication:
         return Following(runner, peer.host_id, dialer(peer.url, self._settings.secret, self._client_tls))
 
     def _create_server(self, runner: Runner, listener: socket.socket) -> DuplexServer:
+        seldom = Seldom()
+
         async def serve(duplex: Duplex) -> None:
-            await Serving(runner, duplex).run()
+            await Serving(runner, duplex, seldom).run()
 
         judge = authorizer(self._settings.secret)
         return DuplexServer(serve, listener, judge, ssl_context=self._server_tls, limits=LIMITS)
@@ -172,13 +193,20 @@ class Replication:
         return self._runner is not None and self._runner.held_s() > self._settings.timeout_s
 
     def facts(self) -> list[HealthFact]:
-        """Whether the stream is held for want of acknowledgements."""
+        """What is wrong: the stream is held for want of acknowledgements, or too few voters are followed to see it."""
+        return [*self._held_facts(), *self._reach_facts()]
+
+    def _held_facts(self) -> list[HealthFact]:
         runner = self._runner
         if runner is None or not self._is_held:
             return []
         waiting = f"{runner.core.open} flashblocks wait for a majority, for {runner.held_s():.1f} s"
         shown = "shown all the same" if self._settings.publish_on_timeout else "the stream is held, blocks go on"
         return [HealthFact("replication", healthy=False, reason=f"{waiting}: {shown}")]
+
+    def _reach_facts(self) -> list[HealthFact]:
+        reason = self._reach.trouble
+        return [HealthFact("peers", healthy=False, reason=reason)] if reason else []
 
     def statistics(self) -> dict[str, object]:
         """For the status: the votes, and each peer in both directions."""
@@ -190,7 +218,8 @@ class Replication:
             "waits_for": list(runner.core.missing) if runner else [],
             "quorum": f"{self._settings.quorum} of {len(self._settings.voters)}",
             "committed": self._log.committed,
-            "held": runner.core.open if runner else None,
+            "held": runner.core.open - runner.shown_uncommitted if runner else None,
+            "shown_uncommitted": runner.shown_uncommitted if runner else 0,
             "held_s": round(runner.held_s(), 3) if runner else None,
             "commit_ms": runner.latency.statistics() if runner else None,
             "contradictions": runner.core.conflicts if runner else 0,

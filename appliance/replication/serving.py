@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import trio
+
 from appliance.domain.payloads import PayloadId, PayloadState
 from appliance.net.duplex import Duplex
 from appliance.replication.connection import Connection
@@ -9,6 +11,8 @@ from appliance.replication.metrics import LEARNERS
 from appliance.replication.runner import Runner
 from appliance.replication.source_link import SourceLink
 from appliance.telemetry.logging import get_logger
+from appliance.telemetry.seldom import Seldom
+from appliance.wire.replication import AnyMessage, Refusal
 
 log = get_logger("replication")
 
@@ -16,10 +20,12 @@ TOLD_STATES: Final = 64
 
 
 class Serving(Connection):
-    """One connection of a follower."""
+    """One connection of a follower, or of somebody who would be one. ``seldom`` is shared by all of them."""
 
-    def __init__(self, runner: Runner, duplex: Duplex) -> None:
+    def __init__(self, runner: Runner, duplex: Duplex, seldom: Seldom) -> None:
         super().__init__(runner, duplex)
+        self._seldom = seldom
+        self._is_refused = False
         self._counted = (0, 0)
         self._is_counted = False
         self.peer = ""
@@ -46,9 +52,30 @@ class Serving(Connection):
             finally:
                 if self.peer:
                     runner.metrics.followers.labels(self.label).dec()
-        # One that went before it was served is a peer at its start, which opens its links anew once it has its vote.
-        say = log.warning if self.failed and self.peer else log.info
-        say("a follower has gone", peer=self.peer or None, address=self.address, reason=self.reason)
+        self._say_gone()
+
+    def send(self, message: AnyMessage) -> None:
+        """As every connection does; and it is remembered when this host wants none of it."""
+        self._note_refusal(message)
+        super().send(message)
+
+    def _hear(self, message: AnyMessage, now: float) -> None:
+        self._note_refusal(message)
+        super()._hear(message, now)
+
+    def _note_refusal(self, message: AnyMessage) -> None:
+        self._is_refused = self._is_refused or isinstance(message, Refusal)
+
+    def _say_gone(self) -> None:
+        if self._is_refused:
+            attempts = self._seldom.note((self.address, self.reason), trio.current_time())
+            if attempts:
+                log.warning("a link is refused", address=self.address, reason=self.reason, attempts=attempts)
+        elif self.peer:
+            say = log.warning if self.failed else log.info
+            say("a follower has gone", peer=self.peer, address=self.address, reason=self.reason)
+        else:  # a peer at its start, which opens its links anew once it has its vote
+            log.debug("a connection ended before it was served", address=self.address, reason=self.reason)
 
     def _tell_change(self, payload_id: PayloadId, state: PayloadState, block_hash: str | None) -> None:
         if not self._runner.is_hearsay(payload_id, state):

@@ -16,7 +16,11 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class ReplicationSettings:
-    """The section [replication]. ``min_acks`` None is so many that a majority of the voters has a flashblock."""
+    """The section [replication]. ``min_acks`` None is so many that a majority of the voters has a flashblock.
+
+    Where too few voters are followed for ``reach_grace_s``, that is a fact of health: a peer that was restarted is
+    dialled again within 2 s.
+    """
 
     host_id: str
     secret: bytes = field(repr=False)
@@ -26,6 +30,7 @@ class ReplicationSettings:
     publish_on_timeout: bool = False
     follow_only: bool = False
     tls: TlsFiles | None = None
+    reach_grace_s: float = 3.0
 
     @property
     def voters(self) -> frozenset[str]:

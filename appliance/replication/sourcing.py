@@ -21,6 +21,7 @@ from appliance.wire.replication import (
     Hello,
     Passed,
     Pruned,
+    Refusal,
     Welcome,
     WireEntry,
 )
@@ -47,6 +48,8 @@ class Sourcing(Ledger):
             self._greeted(link, source, message, now)
         elif source.core is not None and isinstance(message, Ack):
             self._acknowledged(source.core, message, now)
+        elif isinstance(message, Refusal):
+            self._end(link, f"refused by the other side: {message.reason}", failed=True)
         else:
             raise DecodeError(f"{type(message).__name__.lower()} is not what is expected here")
 

@@ -8,11 +8,17 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench import engine, engine_hanging, fanout, replication
+from bench import engine, engine_burst, engine_hanging, fanout, replication, subscribers
 from bench.fanout_settings import STEADY, STORM, Settings
 from bench.output import write_json
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on its way comes, also where other tests run beside."""
+    monkeypatch.setattr(subscribers, "ARRIVAL_TIMEOUT_S", 60.0)
 
 
 def quiet() -> Console:
@@ -24,6 +30,7 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.usefixtures("patient")
 def test_fanout_counts_every_delivery(tmp_path: pathlib.Path) -> None:
     settings = Settings(
         parts=(STEADY,), subscribers=21, stuck=1, size=4096, rate=50.0, seconds=0.2, rounds=1, receivers=2
@@ -42,6 +49,7 @@ def test_fanout_counts_every_delivery(tmp_path: pathlib.Path) -> None:
     assert json.loads((tmp_path / "new" / "fanout.json").read_text())["settings"]["subscribers"] == 21
 
 
+@pytest.mark.usefixtures("patient")
 def test_storms_bring_everybody_back_without_a_loss() -> None:
     settings = Settings(
         parts=(STORM,), subscribers=20, stuck=0, size=2048, rate=20.0, receivers=2, movers=5, storms=1, quiet_slots=3
@@ -82,7 +90,10 @@ def test_engine_measures_every_request_alone_and_loaded() -> None:
     assert msgspec.json.decode(msgspec.json.encode(result))["latency"]["latencies"]
 
 
-def test_engine_measures_a_builder_that_hangs_and_a_burst() -> None:
+def test_engine_measures_a_builder_that_hangs_and_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So slow that it does not keep up with requests that come late, where other tests run beside.
+    monkeypatch.setattr(engine_burst, "SLOW_S", 0.2)
+    monkeypatch.setattr(engine_burst, "SETTLE_TIMEOUT_S", 60.0)
     settings = engine.Settings(
         parts=(engine.HANGING, engine.BURST), builders=(2,), hanging_slots=6, burst_rate=100.0, burst_seconds=0.5
     )

@@ -52,6 +52,7 @@ def test_gaps_and_repetitions_are_counted(
     (subscriber,) = group_of(pair[0]).subscribers
     feed(subscriber, received)
     assert (subscriber.lost(0, 3), subscriber.duplicated) == (lost, duplicated)
+    assert [subscriber.has_had(number) for number in (0, 3)] == [received != [], max(received, default=0) >= 3]
 
 
 def test_a_ping_is_answered(pair: tuple[socket.socket, socket.socket]) -> None:

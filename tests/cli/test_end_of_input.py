@@ -30,7 +30,7 @@ def stops(stderr: str) -> list[str]:
 
 
 async def test_input_is_read_and_means_nothing_and_its_end_is_an_orderly_stop(tmp_path: Path) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         process = await trio.lowlevel.open_process(
             command(tmp_path, "--stop-at-eof"), stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -52,7 +52,7 @@ def test_an_input_that_has_ended_before_it_started_ends_it_when_it_has_started(
     tmp_path: Path, redirection: str
 ) -> None:
     shell = ["sh", "-c", f'"$@" {redirection}', "sh", *command(tmp_path, "--stop-at-eof")]
-    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert stops(done.stderr) == ["end of input"]
     assert json.loads(done.stderr.splitlines()[-1])["message"] == "stopped"
@@ -82,7 +82,7 @@ def test_an_input_that_cannot_be_read_has_ended() -> None:
 
 
 async def test_without_the_option_the_end_of_input_is_nothing(tmp_path: Path) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         process = await trio.lowlevel.open_process(command(tmp_path), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert process.stderr is not None
         lines = LineReader(process.stderr)

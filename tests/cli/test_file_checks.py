@@ -8,6 +8,7 @@ from appliance.cli.file_checks import check_files
 from appliance.config.loader import loads
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
+from tests.support.unprivileged import run_unprivileged
 
 TLS = Path(__file__).parents[1] / "net" / "tls"
 
@@ -64,3 +65,62 @@ def test_a_folder_where_nothing_can_be_made_is_said(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_yet_is_well(tmp_path: Path) -> None:
     check_files(loads('[store]\nfolder = "not/there/yet"\n[fanout]\n', folder=tmp_path))
+
+
+PROVIDERS = """
+[[providers]]
+name = "l1"
+listen = "127.0.0.1:0"
+[[providers.endpoints]]
+name = "a"
+url = "http://a"
+"""
+
+
+def written(tmp_path: Path, name: str, folder: str, sections: str) -> Path:
+    path = tmp_path / name
+    path.write_text(f'[store]\nfolder = "{folder}"\n{sections}')
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_that_a_start_may_not_enter_is_named(tmp_path: Path, mode: int) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    files = [
+        written(tmp_path, "fanout.toml", "data", "[fanout]\n"),
+        written(tmp_path, "lb.toml", "data", "[lb]\n"),
+        written(tmp_path, "below.toml", "data/below/it", "[fanout]\n"),
+        written(tmp_path, "providers.toml", "data", PROVIDERS),  # it opens nothing there
+    ]
+    data.chmod(mode)
+    *refused, well = run_unprivileged(*(("check-config", str(file)) for file in files))
+    data.chmod(0o755)
+    assert [(outcome.code, outcome.err) for outcome in refused] == [
+        (2, f"appliance: store.folder: {data}: Permission denied\n"),
+        (2, f"appliance: store.folder: {data}: Permission denied\n"),
+        (2, f"appliance: store.folder: {data}/below/it: Permission denied\n"),
+    ]
+    assert (well.code, well.err) == (0, "")
+
+
+def test_a_folder_in_which_a_start_may_make_no_files_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    fanout, lb = (written(tmp_path, f"{name}.toml", "data/below", f"[{name}]\n") for name in ("fanout", "lb"))
+    data.chmod(0o555)
+    refused, well = run_unprivileged(["check-config", fanout], ["check-config", lb])
+    data.chmod(0o755)
+    assert (refused.code, refused.err) == (2, f"appliance: store.folder: this user may not read and write {data}\n")
+    assert (well.code, well.err) == (0, "")  # added nodes cannot be kept then, but the load balancer starts
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"), [("flashlog.lock", "[fanout]\n"), ("flashlog.db", "[fanout]\n"), ("state.db", "[lb]\n")]
+)
+def test_a_file_that_only_root_may_write_is_named(tmp_path: Path, name: str, sections: str) -> None:
+    path, file = written(tmp_path, "a.toml", ".", sections), tmp_path / name
+    file.touch()
+    file.chmod(0o440)
+    (outcome,) = run_unprivileged(["check-config", path])
+    assert (outcome.code, outcome.err) == (2, f"appliance: store.folder: this user may not read and write {file}\n")

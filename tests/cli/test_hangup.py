@@ -49,7 +49,7 @@ async def test_a_reload_while_the_process_starts_is_done_when_it_has_started_and
     pipe, lines = tmp_path / "appliance.toml", tmp_path / "log"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "appliance", "run", "--config", str(pipe)]
-    with trio.fail_after(60), lines.open("wb") as log:
+    with trio.fail_after(120), lines.open("wb") as log:
         process = await trio.lowlevel.open_process(command, stderr=log)
         async with killed_at_the_end(process):
             await until(lambda: process.poll() is not None or has_a_handler(process.pid))

@@ -42,14 +42,14 @@ class Admin:
         self.asked.append((request.method, request.target, body))
         return self._answer
 
-    def run(self, *arguments: str) -> int:
+    def run(self, *arguments: str, command: str = "node") -> int:
         """A command against it; its exit code."""
-        return trio.run(self._run, arguments)
+        return trio.run(self._run, (command, *arguments))
 
     async def _run(self, arguments: tuple[str, ...]) -> int:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._serve)
-            code: int = await trio.to_thread.run_sync(main, ["node", *arguments, "--url", self.url])
+            code: int = await trio.to_thread.run_sync(main, [*arguments, "--url", self.url])
             nursery.cancel_scope.cancel()
         return code
 
@@ -132,6 +132,11 @@ def test_a_refusal_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_host_without_a_load_balancer_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert Admin(404, {"message": "no such path"}).run("list") == 1
     assert "[lb]" in capsys.readouterr().err
+
+
+def test_status_asks_for_the_admin_address_and_not_for_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Admin(404, {"message": "no such path"}).run(command="status") == 1
+    assert "has no /api/v1/status: is it the admin address of a host with [admin]?" in capsys.readouterr().err
 
 
 def test_run_without_a_file_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,26 @@ def test_dev_lists_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {fault} " in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "--url", "127.0.0.1:9090"], "argument --url: expected http://… or https://…"),
+        (["mode", "--url", "ws://127.0.0.1:9090"], "argument --url: expected http://… or https://…, found scheme 'ws'"),
+        (["node", "list", "--url", "http://:9090"], "argument --url: expected http://host…, found no host"),
+        (["tail", "--url", "ws://a/ws", "--url", "http://a/ws/KEY"], "argument --url: expected ws://… or wss://…"),
+    ],
+)
+def test_a_url_that_is_none_is_said_by_the_option_and_not_shown(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(arguments)
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "KEY" not in shown
+
+
 @pytest.mark.parametrize("action", ["verify", "export", "import", "backup", "prune"])
 def test_every_action_on_a_log_has_help(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -102,7 +102,7 @@ def test_what_people_look_at_first_is_there() -> None:
         "blocks builder 6, l2 3; a dry run would have returned alpha 3",
         "last block 29,772,347 by assembled beta in 0.235 ms, 0xc200ca662751f227",
         "builder alpha 56 calls, 0 calls without an answer, 0 wait, 0 dropped",
-        "flashblocks block 29,772,348 by alpha, 2 shown; 6 payloads landed, 0 dropped",
+        "flashblocks block 29,772,348 by alpha, 2 logged; 6 payloads landed, 0 dropped",
         "source beta connected, the last message 0.198 s ago; 92 messages, 0 unreadable",
         "fan-out 0 subscribers, 0 catch up, lag 0; 0 sent, 0 closed for lagging",
         "log 62 flashblocks of 7 payloads, 0.2 MiB; 0 writes wait, 0 failed",

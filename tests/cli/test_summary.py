@@ -18,8 +18,8 @@ def test_replication_says_who_votes_what_is_held_and_where_each_peer_stands() ->
         "commit_ms": {"p50": 1.25, "p99": 9.0},
         "contradictions": 0,
         "peers": {
-            "b": {"following": True, "behind": 0, "failures": 1},
-            "c": {"following": False, "behind": None, "failures": 7, "last_error": "no connection"},
+            "b": {"following": True, "behind": 0, "outages": 1, "failures": 31},
+            "c": {"following": False, "behind": None, "outages": 2, "failures": 7, "last_error": "no connection"},
         },
         "followers": {"b": {"votes": False, "acked": 12, "behind": 2, "refused": 0}},
     }
@@ -31,10 +31,15 @@ def test_replication_says_who_votes_what_is_held_and_where_each_peer_stands() ->
                 "3 flashblocks held for 1.5 s, 0 contradictions; commits take 1.25 ms, p99 9"
             ),
         ),
-        ("peer b", "followed; 0 behind, 1 failures"),
-        ("peer c", "not connected: no connection; - behind, 7 failures"),
-        ("follower b", "12 acknowledged, 2 behind, 0 refused; it has no vote"),
+        ("peer b", "followed; 0 behind, 1 outages"),
+        ("peer c", "not connected: no connection; - behind, 2 outages"),
+        ("follower b", "acknowledged up to position 12, 2 behind, 0 refused; it has no vote"),
     ]
+
+
+def test_what_is_shown_without_a_majority_is_not_said_to_be_held() -> None:
+    ((_, text),) = summary("replication", {"held": 2, "shown_uncommitted": 46, "held_s": 9.0})
+    assert "; 46 shown without a majority, 2 flashblocks held for 9 s, " in text
 
 
 def test_the_load_balancer_says_what_waits_and_how_each_node_is() -> None:

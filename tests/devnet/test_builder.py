@@ -25,6 +25,7 @@ from tests.devnet.setting import (
     new_payload_params,
     start_build,
 )
+from tests.support.ports import lasting_port
 
 Clock = trio.testing.MockClock
 
@@ -231,7 +232,8 @@ async def test_early_flashblock_comes_before_the_answer(autojump_clock: Clock) -
 
 async def test_listener_receives_what_was_published_and_is_cut_when_the_builder_goes_down() -> None:
     settings = BuilderSettings(interval_s=0.01, flashblocks=3)
-    async with make_builder(settings).serving() as builder:
+    address, flashblocks_address = (f"127.0.0.1:{lasting_port()}" for _ in range(2))
+    async with make_builder(settings, flashblocks_address=flashblocks_address).serving(address) as builder:
         url = builder.flashblocks_url
         async with open_websocket_url(url) as connection:
             await builder.websocket.wait_listeners()

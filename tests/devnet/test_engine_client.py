@@ -9,6 +9,7 @@ from appliance.devnet.messages import RpcError
 from appliance.domain.errors import UnavailableError
 from appliance.net.http_client import HttpClient
 from tests.devnet.setting import make_el
+from tests.support.ports import lasting_port
 
 SECRET = bytes(range(32))
 
@@ -35,7 +36,8 @@ async def test_each_request_has_a_token_of_its_time(monkeypatch: pytest.MonkeyPa
 
 
 async def test_server_that_is_down_is_unavailable_and_later_back() -> None:
-    async with make_el(secret=SECRET).serving() as el, open_engine_client(el.url, SECRET) as engine:
+    address = f"127.0.0.1:{lasting_port()}"
+    async with make_el(secret=SECRET).serving(address) as el, open_engine_client(el.url, SECRET) as engine:
         await engine.call("eth_chainId")
         el.faults.set(Fault.DOWN)
         await trio.testing.wait_all_tasks_blocked()

@@ -36,6 +36,6 @@ async def test_it_serves() -> None:
     async with trio.open_nursery() as nursery:
         server = await nursery.start(run_mock_node, "127.0.0.1:0")
         async with HttpClient(f"http://{server.address}") as client:
-            answer = await client.request("POST", "/", (), b'{"method": "net_version", "id": 1}', timeout_s=5)
+            answer = await client.request("POST", "/", (), b'{"method": "net_version", "id": 1}', timeout_s=60)
         assert answer.body == b'{"id":1,"result":"1","jsonrpc":"2.0"}\n'
         nursery.cancel_scope.cancel()

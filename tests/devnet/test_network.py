@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from appliance.devnet.network import FIRST_BLOCK_AT, Devnet, DevnetSettings
 from appliance.devnet.node import SlotReport
 from appliance.domain.errors import ConfigError
 from appliance.wire import jwt
+from tests.support.ports import lasting_port
 
 QUICK = DevnetSettings(block_time_s=0.4, flashblock_interval_s=0.1, transactions_per_flashblock=1, genesis_number=100)
 
@@ -22,8 +24,13 @@ async def test_leader_on_a_builder_makes_blocks_that_are_that_builders(nursery: 
     assert [report.number for report in reports] == [101, 102, 103]
     assert {report.source for report in reports} == {"builder-1"}
     assert seen == reports
-    assert reports[0].block_hash is not None
-    assert devnet.flashblocks_of(reports[0].block_hash) == 4
+    block_hash = reports[0].block_hash
+    assert block_hash is not None
+    builder = devnet.builders[0]
+    published = [item.block_hash for item in builder.flashblocks_of(builder.api.built[block_hash])]
+    assert published[-1] == block_hash
+    assert devnet.flashblocks_of(block_hash) == len(published)
+    assert 1 <= len(published) <= builder.settings.flashblocks == 4  # how many there is time for depends on the machine
     assert devnet.node is node
     nursery.cancel_scope.cancel()
 
@@ -58,8 +65,8 @@ async def test_all_clients_begin_on_one_genesis_with_secrets_of_their_own(
 
 
 async def test_stopping_ends_everything(tmp_path: Path) -> None:
-    stopping = trio.Event()
-    devnet = Devnet(tmp_path, QUICK)
+    stopping, port = trio.Event(), lasting_port()
+    devnet = Devnet(tmp_path, replace(QUICK, el_address=f"127.0.0.1:{port}"))
     async with trio.open_nursery() as nursery:
 
         async def run(*, task_status: trio.TaskStatus[Devnet]) -> None:
@@ -68,7 +75,7 @@ async def test_stopping_ends_everything(tmp_path: Path) -> None:
         await nursery.start(run)
         stopping.set()
     with pytest.raises(OSError, match=r"(?i)connect"):
-        await trio.open_tcp_stream("127.0.0.1", int(devnet.el.url.rpartition(":")[2]))
+        await trio.open_tcp_stream("127.0.0.1", port)
 
 
 def test_faults_from_the_start_and_at_run_time(tmp_path: Path) -> None:
@@ -90,8 +97,8 @@ def test_wrong_fault_is_refused_before_anything_starts(tmp_path: Path, fault: st
 
 
 def test_block_numbers_of_a_devnet_that_starts_again_go_on(tmp_path: Path) -> None:
-    expected = (time.time() - FIRST_BLOCK_AT) / 2
-    assert Devnet(tmp_path).el.head.number == pytest.approx(expected, abs=5)
+    before = int((int(time.time()) - FIRST_BLOCK_AT) / 2)
+    assert before <= Devnet(tmp_path).el.head.number <= (time.time() - FIRST_BLOCK_AT) / 2
 
 
 async def test_node_needs_a_running_devnet(tmp_path: Path) -> None:

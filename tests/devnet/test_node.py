@@ -159,10 +159,10 @@ def test_attributes_are_different_in_each_block_and_complete() -> None:
 
 async def test_over_http_with_jwt(nursery: trio.Nursery) -> None:
     secret = bytes(32)
-    async with make_el(secret=secret).serving() as el, open_engine_client(el.url, secret) as engine:
+    async with make_el(secret=secret).serving() as el, open_engine_client(el.url, secret, timeout_s=60) as engine:
         reports = await run_slots(nursery, LeaderNode(engine, settings=NodeSettings(block_time_s=0.1)), 3)
         assert [report.number for report in reports] == [1, 2, 3]
-        assert all(0 < report.latency_s < 1 for report in reports)
+        assert all(0 < report.latency_s < 60 for report in reports)
         nursery.cancel_scope.cancel()
 
 

@@ -10,11 +10,12 @@ from appliance.devnet.screen import REFRESH_S, ROWS, Hint, Screen, Situation, pl
 BLOCK = SlotReport(7, "0x" + "ab" * 32, "builder-1", 31, 650_000, 0.0031)
 HINTS = [Hint("follow the stream", "appliance tail --url ws://127.0.0.1:1112/ws"), Hint("kill it", "kill -9 42")]
 Clock = trio.testing.MockClock
+ORDINARY = {"TERM": "xterm"}  # a dumb terminal, as the tests themselves may run on, is not redrawn
 
 
 def screen_on(*, terminal: bool, width: int = 140) -> tuple[Screen, io.StringIO]:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=width, color_system=None)
+    console = Console(file=out, force_terminal=terminal, width=width, color_system=None, _environ=ORDINARY)
     screen = Screen(
         "appliance dev",
         HINTS,

@@ -13,6 +13,7 @@ from appliance.net.errors import ConnectFailed, ConnectionBroken
 from appliance.net.http import HttpResponse
 from appliance.net.http_client import HttpClient
 from appliance.wire import jwt
+from tests.support.ports import lasting_port
 
 SECRET = bytes(range(32))
 
@@ -32,7 +33,7 @@ class EchoServer(SimulatedServer):
 async def post(client: HttpClient, token: str | None = None, method: str = "POST") -> HttpResponse:
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     body = b'{"jsonrpc":"2.0","id":7,"method":"eth_chainId","params":[1]}'
-    return await client.request(method, None, headers, body, timeout_s=5)
+    return await client.request(method, None, headers, body, timeout_s=60)
 
 
 async def test_answers_over_http() -> None:
@@ -55,7 +56,8 @@ async def test_only_who_has_the_secret_is_answered() -> None:
 
 
 async def test_down_refuses_connections_and_up_again_is_on_the_same_port() -> None:
-    async with EchoServer().serving() as server, HttpClient(server.url) as client:
+    address = f"127.0.0.1:{lasting_port()}"
+    async with EchoServer().serving(address) as server, HttpClient(server.url) as client:
         url = server.url
         assert (await post(client)).status == 200
         server.faults.set(Fault.DOWN)
@@ -71,7 +73,7 @@ async def test_down_refuses_connections_and_up_again_is_on_the_same_port() -> No
 async def test_server_that_begins_down_comes_up_later() -> None:
     server = EchoServer()
     server.faults.set(Fault.DOWN)
-    async with server.serving():
+    async with server.serving(f"127.0.0.1:{lasting_port()}"):
         await trio.testing.wait_all_tasks_blocked()
         async with HttpClient(server.url) as client:
             with pytest.raises(ConnectFailed):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import rlp
 from hypothesis import given
@@ -92,6 +94,31 @@ def test_malformed_signature_is_refused(field: int, value: bytes, reason: str) -
     fields[field] = value
     with pytest.raises(InvalidTransactionError, match=reason):
         KnownTransactions(CHAIN_ID).decode(b"\x02" + rlp.encode(fields))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (1, []),  # a nonce of zero, whose signature would hold
+        (4, []),
+        (7, []),
+        (8, b""),
+        (slice(12, 12), [b""]),
+        (slice(11, 12), []),
+    ],
+)
+def test_fields_of_another_kind_are_refused(field: int | slice, value: Any) -> None:
+    fields = rlp.decode(shared_wallet().sign("alice", 0).raw[1:])
+    fields[field] = value
+    with pytest.raises(InvalidTransactionError, match="its fields are not those of its type"):
+        KnownTransactions(CHAIN_ID).decode(b"\x02" + rlp.encode(fields))
+
+
+def test_fields_of_a_deposit_are_strings() -> None:
+    fields = rlp.decode(DEPOSIT[1:])
+    fields[1] = [b""] * 20
+    with pytest.raises(InvalidTransactionError, match="its fields are not those of its type"):
+        KnownTransactions(CHAIN_ID).decode(b"\x7e" + rlp.encode(fields))
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x02", b"\x7e", b"\x02\xf8", b"\x7e\xf8"]))

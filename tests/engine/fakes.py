@@ -18,6 +18,11 @@ from appliance.wire.jsonrpc import decode_request, is_batch
 from tests.engine import messages as m
 
 MIB = 1024 * 1024
+SOON_S = 60.0
+"""What is sure to come is waited for this long: another machine is slow, or stands still for seconds."""
+NEVER_S = 3600.0
+"""Whoever waits for this long gets no answer: the rig's op-node gives up after `SOON_S`. So no time has to be measured,
+and a machine that is busy makes no difference."""
 LIMITS = HttpLimits(max_body_bytes=64 * MIB)
 
 Behaviour = Callable[["FakeUpstream", HttpRequest], Awaitable[HttpResponse]]
@@ -52,6 +57,11 @@ def accepts(payload_id: str | None = None, status: str = "VALID") -> Behaviour:
     return behave
 
 
+async def at_the_tip(upstream: "FakeUpstream", request: HttpRequest) -> HttpResponse:
+    """The latest block is of this second: neither old nor of the future, however long a test takes."""
+    return HttpResponse(200, m.latest_block(int(time.time())))
+
+
 async def hangs(upstream: "FakeUpstream", request: HttpRequest) -> HttpResponse:
     """Never answers."""
     await trio.sleep_forever()
@@ -74,7 +84,10 @@ def identifier_of(request: HttpRequest) -> object:
 
 @dataclass
 class FakeUpstream:
-    """Engine API on a port of its own. ``behaviours`` by method name, looked at with each request."""
+    """Engine API on a port of its own. ``behaviours`` by method name, looked at with each request.
+
+    One that is to be stopped has an ``address`` that is held for it: else another program may get the port meanwhile.
+    """
 
     name: str
     secret: bytes = b"\x11" * 32
@@ -107,7 +120,7 @@ class FakeUpstream:
     async def stop(self) -> None:
         """Gone: connections are cut, and new ones refused."""
         self._stopping.set()
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             await self._over.wait()
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -125,7 +138,7 @@ class FakeUpstream:
 
     async def wait_for(self, method: str, count: int = 1) -> list[bytes]:
         """The requests of a method, once there are as many."""
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             async with self.arrived:
                 while len(self.bodies(method)) < count:
                     await self.arrived.wait()

@@ -19,11 +19,14 @@ from appliance.net.http_client import HttpClient
 from appliance.net.http_server import open_listener
 from appliance.wire import jwt
 from tests.engine import messages as m
-from tests.engine.fakes import FakeUpstream, RecordingStream, accepts, answers, block
+from tests.engine.fakes import SOON_S, FakeUpstream, RecordingStream, accepts, answers, at_the_tip, block
+from tests.support.ports import held_address
 
 SECRET = b"\x22" * 32
 LOCAL = m.Block("local")
 EL_ID = "0x0e"
+PATIENT_S = 30.0
+"""Deadlines and timeouts that no test waits for: who is quick enough on a good day is so on a bad one."""
 
 
 def execution_client() -> FakeUpstream:
@@ -35,7 +38,7 @@ def execution_client() -> FakeUpstream:
             "engine_forkchoiceUpdatedV3": accepts(EL_ID),
             "engine_getPayloadV4": block(LOCAL),
             "engine_newPayloadV4": answers(m.verdict()),
-            "eth_getBlockByNumber": answers(m.latest_block(int(time.time()) + 3600)),
+            "eth_getBlockByNumber": at_the_tip,
         },
     )
 
@@ -48,7 +51,7 @@ def fake_builder(name: str) -> FakeUpstream:
             "engine_forkchoiceUpdatedV3": accepts(f"0x{name.encode().hex()}"),
             "engine_getPayloadV4": block(block_of(name)),
             "engine_newPayloadV4": answers(m.verdict()),
-            "eth_getBlockByNumber": answers(m.latest_block(int(time.time()) + 3600)),
+            "eth_getBlockByNumber": at_the_tip,
         },
     )
 
@@ -74,7 +77,7 @@ class Rig:
     async def post(self, body: bytes, token: str | None = None, client: HttpClient | None = None) -> HttpResponse:
         """As op-node does; with another ``client``, as someone else beside it."""
         token = token or f"Bearer {jwt.sign(SECRET, time.time())}"
-        return await (client or self.client).request("POST", "/", {"authorization": token}, body, timeout_s=20)
+        return await (client or self.client).request("POST", "/", {"authorization": token}, body, timeout_s=SOON_S)
 
     async def ask(self, body: bytes) -> bytes:
         """A call that is answered with HTTP 200."""
@@ -84,11 +87,11 @@ class Rig:
 
     async def get(self, path: str) -> HttpResponse:
         """As op-conductor does."""
-        return await self.client.request("GET", path, timeout_s=20)
+        return await self.client.request("GET", path, timeout_s=SOON_S)
 
     async def healthy(self) -> None:
         """Wait until /healthz answers 200."""
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             while self.engine.health() is not Health.OK:
                 await trio.lowlevel.checkpoint()
 
@@ -98,8 +101,14 @@ class Rig:
 
     async def joined(self, stream: RecordingStream, *builders: str) -> None:
         """Wait until these have joined the newest build."""
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             while not {call[2] for call in stream.calls if call[0] == "builder_joined"} >= set(builders):
+                await trio.lowlevel.checkpoint()
+
+    async def waiting(self, count: int) -> None:
+        """Wait until so many calls of op-node wait for their reply."""
+        with trio.fail_after(SOON_S):
+            while self.engine.statistics()["waiting_requests"] != count:
                 await trio.lowlevel.checkpoint()
 
     def metric(self, name: str, **labels: str) -> float:
@@ -113,15 +122,18 @@ async def rig(
     *names: str,
     settings: EngineSettings | None = None,
     stream: FlashblockStream | None = None,
-    timeout_s: float = 5.0,
+    timeout_s: float = PATIENT_S,
+    drain_timeout_s: float = 1.0,
 ) -> AsyncIterator[Rig]:
     """An engine with builders of these names; everything ends with the block."""
-    settings = replace(settings or EngineSettings(SECRET, builder_deadline_s=5.0), drain_timeout_s=1.0)
+    settings = settings or EngineSettings(SECRET, builder_deadline_s=PATIENT_S)
+    settings = replace(settings, drain_timeout_s=drain_timeout_s)
     el, builders = execution_client(), {name: fake_builder(name) for name in names}
     registry, stopping = CollectorRegistry(), trio.Event()
     metrics = EngineMetrics.create(registry)
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         for fake in (el, *builders.values()):
+            fake.address = stack.enter_context(held_address())
             await nursery.start(fake.run)
         upstreams = [
             await stack.enter_async_context(Upstream(fake.name, fake.url, fake.secret, metrics, timeout_s=timeout_s))

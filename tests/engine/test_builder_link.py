@@ -16,7 +16,8 @@ from appliance.engine.outcomes import Outcome
 from appliance.engine.parcels import parcel_of_copy, parcel_of_order
 from appliance.engine.upstream import Upstream
 from tests.engine import messages as m
-from tests.engine.fakes import FakeUpstream, accepts, answers, gated, hangs
+from tests.engine.fakes import SOON_S, FakeUpstream, accepts, answers, gated, hangs
+from tests.support.ports import held_address
 
 
 class Bench:
@@ -26,8 +27,14 @@ class Bench:
         self.builder, self.link, self.outcomes = builder, link, outcomes
 
     async def outcome(self) -> Outcome:
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             return await self.outcomes.receive()
+
+    async def failures(self, count: int) -> None:
+        """Return when so many calls have failed."""
+        with trio.fail_after(SOON_S):
+            while int(str(self.link.upstream.statistics()["failures"])) < count:
+                await trio.lowlevel.checkpoint()
 
     def copy(self, body: bytes, *, kind: str | None = None, lasting: bool = False, in_order: bool = True) -> None:
         assert self.link.put(parcel_of_copy(Copy(body, kind, lasting, in_order)), in_order=in_order) == []
@@ -37,17 +44,18 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(timeout_s: float = 5.0) -> AsyncIterator[Bench]:
+async def bench(timeout_s: float = SOON_S) -> AsyncIterator[Bench]:
     builder = FakeUpstream("alpha", behaviours={"engine_forkchoiceUpdatedV3": accepts("0x0a")})
     metrics = EngineMetrics.create(CollectorRegistry())
     send, receive = trio.open_memory_channel[Outcome](100)
-    async with trio.open_nursery() as nursery, send, receive:
-        await nursery.start(builder.run)
-        async with Upstream("alpha", builder.url, builder.secret, metrics, timeout_s=timeout_s) as upstream:
-            link = BuilderLink(upstream, send.send_nowait, metrics)
-            nursery.start_soon(link.run)
-            yield Bench(builder, link, receive)
-            nursery.cancel_scope.cancel()
+    with held_address() as builder.address:
+        async with trio.open_nursery() as nursery, send, receive:
+            await nursery.start(builder.run)
+            async with Upstream("alpha", builder.url, builder.secret, metrics, timeout_s=timeout_s) as upstream:
+                link = BuilderLink(upstream, send.send_nowait, metrics)
+                nursery.start_soon(link.run)
+                yield Bench(builder, link, receive)
+                nursery.cancel_scope.cancel()
 
 
 async def test_an_order_comes_behind_the_block_that_it_builds_on() -> None:
@@ -98,10 +106,9 @@ async def test_a_lasting_setting_is_sent_until_it_arrives_and_others_are_not() -
         await it.builder.stop()
         setting = m.request("miner_setExtra", ["0x01"])
         it.copy(m.request("eth_sendRawTransaction", ["0x01"]), in_order=False)
+        await it.failures(1)
         it.copy(setting, kind="miner_setExtra", lasting=True, in_order=False)
-        with trio.fail_after(10):
-            while it.link.upstream.statistics()["failures"] != 3:
-                await trio.lowlevel.checkpoint()
+        await it.failures(3)
         async with trio.open_nursery() as nursery:
             await nursery.start(it.builder.run)
             assert await it.builder.wait_for("miner_setExtra") == [setting]
@@ -132,7 +139,7 @@ async def test_a_setting_that_may_be_taken_later_is_sent_again_and_holds_nothing
         await it.builder.wait_for("eth_sendRawTransaction", 3)
         await it.builder.wait_for("miner_setGasLimit")
         it.builder.behaviours["miner_setExtra"] = answers(m.result(True))
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             while it.link.statistics()["waiting"]:
                 await trio.lowlevel.checkpoint()
 
@@ -184,9 +191,7 @@ async def test_a_restarted_builder_is_told_the_newest_settings_again() -> None:
         await set_both(it)
         await it.builder.stop()
         it.copy(m.new_payload(m.Block("missed")))
-        with trio.fail_after(10):
-            while it.link.upstream.statistics()["failures"] == 0:
-                await trio.lowlevel.checkpoint()
+        await it.failures(1)
         async with trio.open_nursery() as nursery:
             await nursery.start(it.builder.run)
             it.copy(m.new_payload(m.Block("next")))

@@ -6,7 +6,7 @@ import trio
 
 from appliance.engine.service import EngineSettings
 from tests.engine import messages as m
-from tests.engine.fakes import RecordingStream, accepts, answers, gated
+from tests.engine.fakes import SOON_S, RecordingStream, accepts, answers, gated
 from tests.engine.rig import EL_ID, SECRET, block_of, rig
 
 BURST = 400
@@ -31,7 +31,7 @@ async def test_a_burst_is_answered_by_the_el_alone_while_every_builder_hangs() -
     async with rig("alpha", "beta") as it:
         for fake in it.builders.values():
             fake.behaviours["engine_forkchoiceUpdatedV3"] = gated(trio.Event(), accepts())
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             async with trio.open_nursery() as nursery:
                 for number in range(BURST):
                     nursery.start_soon(it.ask, m.forkchoice(m.block_hash(f"head {number}")))
@@ -72,8 +72,7 @@ async def test_after_a_reorg_the_block_is_the_new_branchs() -> None:
 
 async def test_the_chosen_block_goes_to_all_builders_before_op_node_says_anything() -> None:
     stream = RecordingStream()
-    settings = EngineSettings(SECRET, builder_deadline_s=5.0)
-    async with rig("alpha", "beta", stream=stream, settings=settings) as it:
+    async with rig("alpha", "beta", stream=stream) as it:
         await it.order_build()
         await it.joined(stream, "alpha", "beta")
         await it.ask(m.get_payload(EL_ID))
@@ -89,7 +88,7 @@ async def test_while_all_builders_are_ill_they_can_be_left_out_of_the_chain() ->
     async with rig("alpha", settings=settings) as it:
         alpha = it.builders["alpha"]
         alpha.behaviours["eth_getBlockByNumber"] = answers(m.error())
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             while (await it.get("/healthz")).status != 206:
                 await trio.lowlevel.checkpoint()
         await it.ask(m.forkchoice())

@@ -14,13 +14,22 @@ from appliance.engine.service import EngineSettings
 from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_client import HttpClient
 from tests.engine import messages as m
-from tests.engine.fakes import Behaviour, FakeUpstream, RecordingStream, accepts, answers, block, gated, hangs
+from tests.engine.fakes import (
+    NEVER_S,
+    SOON_S,
+    Behaviour,
+    FakeUpstream,
+    RecordingStream,
+    accepts,
+    answers,
+    at_the_tip,
+    block,
+    gated,
+    hangs,
+)
 from tests.engine.rig import EL_ID, LOCAL, SECRET, Rig, block_of, rig
 
 SOON = EngineSettings(SECRET, builder_deadline_s=0.15)
-NEVER_S = 3600.0
-"""Whoever waits for this long gets no answer: the rig's op-node gives up after 20 s. So no time has to be measured, and
-a machine that is busy makes no difference."""
 NEVER = EngineSettings(SECRET, builder_deadline_s=NEVER_S)
 
 
@@ -66,7 +75,7 @@ async def test_calls_that_hang_at_the_el_do_not_make_a_build_wait() -> None:
             for _ in range(100):
                 nursery.start_soon(partial(it.post, trace, client=other))
             await it.el.wait_for("debug_traceBlock", 32)
-            with trio.fail_after(20):
+            with trio.fail_after(SOON_S):
                 await it.order_build()
                 assert await it.ask(m.get_payload(EL_ID)) == LOCAL.answer()
             assert len(it.el.bodies("debug_traceBlock")) == 32
@@ -226,7 +235,7 @@ async def test_a_hanging_builder_holds_up_neither_op_node_nor_the_other_builder(
             await it.ask(m.new_payload(m.Block(f"b{number}")))
         await it.order_build()
         await it.joined(stream, "beta")
-        assert len(it.builders["alpha"].bodies("engine_newPayloadV4")) == 1
+        assert len(await it.builders["alpha"].wait_for("engine_newPayloadV4")) == 1
         assert it.metric("engine_copies_dropped_total", builder="alpha") > 0
 
 
@@ -346,12 +355,12 @@ async def test_an_el_whose_chain_stands_still_is_unavailable() -> None:
         await until(it, 200)
         it.el.behaviours["eth_getBlockByNumber"] = answers(m.latest_block(int(time.time()) - 60))
         await until(it, 503)
-        it.el.behaviours["eth_getBlockByNumber"] = answers(m.latest_block(int(time.time())))
+        it.el.behaviours["eth_getBlockByNumber"] = at_the_tip
         await until(it, 200)
 
 
 async def until(it: Rig, status: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(SOON_S):
         while (await it.get("/healthz")).status != status:
             await trio.lowlevel.checkpoint()
 

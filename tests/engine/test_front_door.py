@@ -12,6 +12,7 @@ from appliance.engine.service import EngineSettings
 from appliance.net.http_server import HttpLimits
 from appliance.wire import jwt
 from tests.engine import messages as m
+from tests.engine.fakes import SOON_S
 from tests.engine.rig import SECRET, Rig, rig
 from tests.net.serving import Peer
 
@@ -43,7 +44,7 @@ def server_of(it: Rig) -> dict[str, object]:
 )
 async def test_without_a_good_token_no_body_is_read(token: str | None) -> None:
     async with rig() as it, connected(it) as peer:
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             answer = await peer.ask(head(60_000_000, token))
         assert (answer.status, answer.headers["connection"]) == (401, "close")
         assert it.metric("engine_unauthorized_total") == 1
@@ -55,7 +56,7 @@ async def test_with_a_good_token_the_body_is_read_and_the_call_made() -> None:
     async with rig() as it, connected(it) as peer:
         await peer.send(head(len(call), jwt.sign(SECRET, time.time())))
         interim = b"HTTP/1.1 100 Continue\r\n\r\n"
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             assert await peer.read_exactly(len(interim)) == interim
             assert (await peer.ask(call)).status == 200
         assert it.el.bodies("engine_forkchoiceUpdatedV3") == [call]

@@ -12,7 +12,7 @@ from appliance.engine.events import JSON
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from tests.engine import messages as m
-from tests.engine.fakes import Behaviour, FakeUpstream, RecordingStream, answers, gated, hangs
+from tests.engine.fakes import NEVER_S, SOON_S, Behaviour, FakeUpstream, RecordingStream, answers, gated, hangs
 from tests.engine.rig import EL_ID, SECRET, Rig, block_of, rig
 
 KIND = Headers({"content-type": JSON})
@@ -79,7 +79,7 @@ class OpNode:
 async def connected(it: Rig) -> AsyncIterator[OpNode]:
     host, port = it.client.origin.removeprefix("http://").split(":")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
-        with trio.fail_after(20):
+        with trio.fail_after(SOON_S):
             yield OpNode(stream)
 
 
@@ -126,7 +126,7 @@ async def test_a_block_that_a_builder_may_better_is_not_begun() -> None:
 async def test_a_builder_that_joins_late_is_not_kept_waiting_by_an_el_that_hangs() -> None:
     """When getPayload comes only the EL can be asked, but it need not be the EL that brings the block."""
     gate, stream = trio.Event(), RecordingStream()
-    async with rig("alpha", stream=stream, timeout_s=30.0) as it:
+    async with rig("alpha", stream=stream, timeout_s=NEVER_S) as it:
         alpha = it.builders["alpha"]
         alpha.behaviours["engine_forkchoiceUpdatedV3"] = gated(gate, alpha.behaviours["engine_forkchoiceUpdatedV3"])
         it.el.behaviours["engine_getPayloadV4"] = hangs
@@ -136,7 +136,7 @@ async def test_a_builder_that_joins_late_is_not_kept_waiting_by_an_el_that_hangs
         async def ask() -> None:
             answers_to.append(await it.ask(m.get_payload(EL_ID, identifier="q")))
 
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
                 await it.el.wait_for("engine_getPayloadV4")
@@ -147,11 +147,11 @@ async def test_a_builder_that_joins_late_is_not_kept_waiting_by_an_el_that_hangs
 async def test_flashblocks_that_are_valid_already_are_answered_without_waiting_for_the_el() -> None:
     stream = RecordingStream()
     stream.assembled = block_of("alpha").assembled("alpha", validated=True)
-    async with rig("alpha", stream=stream, timeout_s=30.0) as it:
+    async with rig("alpha", stream=stream, timeout_s=NEVER_S) as it:
         it.builders["alpha"].behaviours["engine_forkchoiceUpdatedV3"] = answers(m.error(-38003, "no"))
         it.el.behaviours["engine_getPayloadV4"] = hangs
         await it.order_build()
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             answer = json.loads(await it.ask(m.get_payload(EL_ID, identifier="q")))
         assert answer["result"]["executionPayload"]["blockHash"] == block_of("alpha").hash
 
@@ -205,7 +205,7 @@ async def test_two_who_ask_for_the_same_block_get_the_same_one() -> None:
             nursery.start_soon(ask, "one")
             await it.el.wait_for("engine_getPayloadV4")
             nursery.start_soon(ask, "two")
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await it.waiting(2)
             gate.set()
     assert results["one"] == LARGE.answer("one")
     assert json.loads(results["two"]) == json.loads(LARGE.answer("two"))

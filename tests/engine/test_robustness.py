@@ -13,7 +13,6 @@ from appliance.engine import events as ev
 from appliance.engine.events import EL, Send
 from appliance.engine.frontend import Frontend
 from appliance.engine.metrics import EngineMetrics
-from appliance.engine.service import EngineSettings
 from appliance.net.http import Headers, HttpRequest
 from appliance.wire import jwt
 from tests.engine import messages as m
@@ -205,7 +204,7 @@ async def test_a_get_payload_that_races_the_order_over_real_sockets_gets_the_bui
                 assert await it.ask(m.get_payload(EL_ID)) == block_of("alpha").answer()
 
             nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await it.waiting(2)
             assert it.el.bodies("engine_getPayloadV4") == []
             gate.set()
 
@@ -217,8 +216,7 @@ async def test_five_megabytes_from_el_and_builder_come_through_and_asked_twice_a
     stream = RecordingStream()
     transactions = tuple("0x02" + f"{number:04x}" * 1250 for number in range(1000))
     large, own = m.Block("large", transactions=transactions), m.Block("own", transactions=transactions)
-    settings = EngineSettings(SECRET, builder_deadline_s=10.0)
-    async with rig("alpha", settings=settings, stream=stream, timeout_s=20.0) as it:
+    async with rig("alpha", stream=stream) as it:
         assert len(large.answer()) > 5_000_000
         it.builders["alpha"].behaviours["engine_getPayloadV4"] = block(large)
         it.el.behaviours["engine_getPayloadV4"] = block(own)

@@ -17,7 +17,7 @@ from appliance.engine.upstream import Upstream
 from appliance.net.http import Headers, HttpRequest, HttpResponse
 from appliance.wire import jwt
 from tests.engine import messages as m
-from tests.engine.fakes import BrokenStream, RecordingStream, answers, gated, hangs
+from tests.engine.fakes import SOON_S, BrokenStream, RecordingStream, answers, gated, hangs
 from tests.engine.rig import EL_ID, LOCAL, SECRET, block_of, rig
 
 
@@ -94,7 +94,7 @@ async def test_new_payload_and_forkchoice_reach_builders_in_order() -> None:
         alpha = it.builders["alpha"]
         await alpha.wait_for("engine_newPayloadV4")
         await alpha.wait_for("engine_forkchoiceUpdatedV3")
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             while m.build(LOCAL.hash) not in alpha.requests:
                 await trio.lowlevel.checkpoint()
         order = [body for body in alpha.requests if b"eth_getBlockByNumber" not in body]
@@ -160,7 +160,7 @@ async def test_tokens_are_asked_for_and_sent() -> None:
             response = await it.post(m.forkchoice(), token)
             assert response.status == 401
             assert response.body
-        assert (await it.client.request("POST", "/", (), m.forkchoice(), timeout_s=5)).status == 401
+        assert (await it.client.request("POST", "/", (), m.forkchoice(), timeout_s=SOON_S)).status == 401
         assert it.el.bodies("engine_forkchoiceUpdatedV3") == []
         assert it.metric("engine_unauthorized_total") == 4
 
@@ -208,7 +208,7 @@ async def test_a_bug_in_the_flashblock_plane_costs_no_block() -> None:
 
 
 async def test_stopping_drains_what_is_being_answered() -> None:
-    async with rig() as it:
+    async with rig(drain_timeout_s=SOON_S) as it:
         gate = trio.Event()
         it.el.behaviours["eth_slow"] = gated(gate, answers(m.result("done")))
         async with trio.open_nursery() as nursery:

@@ -11,7 +11,8 @@ from appliance.net.http import HttpRequest, HttpResponse
 from appliance.net.http_server import HttpLimits, HttpServer, open_listener
 from appliance.wire import jwt
 from tests.engine import messages as m
-from tests.engine.fakes import FakeUpstream, answers
+from tests.engine.fakes import SOON_S, FakeUpstream, answers
+from tests.support.ports import held_address
 
 SECRET = b"\x11" * 32
 
@@ -33,7 +34,7 @@ async def test_each_call_has_a_token_of_its_own_second() -> None:
         await nursery.start(server.run)
         metrics = EngineMetrics.create(registry)
         url = f"http://{server.address}"
-        async with Upstream("l2", url, SECRET, metrics, wall_clock=lambda: now) as upstream:
+        async with Upstream("l2", url, SECRET, metrics, timeout_s=SOON_S, wall_clock=lambda: now) as upstream:
             for _ in range(3):
                 response = await upstream.post(b"body")
                 assert (response.status, response.body) == (418, b"body")
@@ -62,15 +63,15 @@ async def test_headers_are_made_once_per_second() -> None:
 
 
 async def test_a_failure_names_the_upstream_and_its_url_and_is_counted() -> None:
-    listener = open_listener("127.0.0.1:0")
-    address = "{}:{}".format(*listener.getsockname())
-    listener.close()
     registry = CollectorRegistry()
-    async with Upstream("alpha", f"http://user:pass@{address}", SECRET, EngineMetrics.create(registry)) as upstream:
-        with pytest.raises(UnavailableError, match=f"^alpha.*http://{address}") as caught:
-            await upstream.post(b"{}")
-        assert "pass" not in str(caught.value)
-        assert upstream.statistics()["failures"] == 1
+    metrics = EngineMetrics.create(registry)
+    with held_address() as address:
+        url = f"http://user:pass@{address}"
+        async with Upstream("alpha", url, SECRET, metrics, timeout_s=SOON_S) as upstream:
+            with pytest.raises(UnavailableError, match=f"^alpha.*http://{address}") as caught:
+                await upstream.post(b"{}")
+    assert "pass" not in str(caught.value)
+    assert upstream.statistics()["failures"] == 1
     assert registry.get_sample_value("engine_upstream_failures_total", {"upstream": "alpha"}) == 1
 
 
@@ -83,7 +84,7 @@ async def test_an_answer_over_the_bound_is_none(nursery: trio.Nursery) -> None:
     fake = FakeUpstream("alpha", behaviours={"eth_chainId": answers(b"0" * 2000)})
     await nursery.start(fake.run)
     metrics = EngineMetrics.create(CollectorRegistry())
-    async with Upstream("alpha", fake.url, fake.secret, metrics, max_answer_bytes=1000) as upstream:
+    async with Upstream("alpha", fake.url, fake.secret, metrics, timeout_s=SOON_S, max_answer_bytes=1000) as upstream:
         with pytest.raises(UnavailableError, match="body larger than 1000 bytes"):
             await upstream.post(m.request("eth_chainId", []))
         assert (await upstream.post(m.request("eth_chainId", []), pass_through=True)).status == 200

@@ -12,14 +12,15 @@ from appliance.engine.ports import Build, FlashblockStream
 from appliance.engine.upstream import Upstream
 from appliance.engine.validation import BlockValidator
 from tests.engine import messages as m
-from tests.engine.fakes import FakeUpstream, answers
+from tests.engine.fakes import SOON_S, FakeUpstream, answers
 
 
 async def test_validate_is_new_payload_on_the_el() -> None:
     el = FakeUpstream("l2")
     async with trio.open_nursery() as nursery:
         await nursery.start(el.run)
-        async with Upstream("l2", el.url, el.secret, EngineMetrics.create(CollectorRegistry())) as upstream:
+        metrics = EngineMetrics.create(CollectorRegistry())
+        async with Upstream("l2", el.url, el.secret, metrics, timeout_s=SOON_S) as upstream:
             validator = BlockValidator(upstream)
             for status in PayloadStatus:
                 el.behaviours["engine_newPayloadV4"] = answers(m.verdict(status))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 from prometheus_client import CollectorRegistry
+from trio.testing import MockClock
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from appliance.fanout.metrics import FanoutMetrics
@@ -16,6 +17,7 @@ from appliance.net.listening import open_listener
 from tests.fanout.fakes import ParsedFrame, parse_frames
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+QUIET = FanoutSettings(ping_interval_s=3600, pong_timeout_s=3600)
 
 
 @dataclass
@@ -62,9 +64,12 @@ class Serving:
 async def serving(
     log: LogView, settings: FanoutSettings | None = None, *, states: StateSource | None = None
 ) -> AsyncIterator[Serving]:
-    """Run the plane on a free port; the end stops it by its own way and waits for it."""
+    """Run the plane on a free port; the end stops it by its own way and waits for it.
+
+    Without settings it does not ping: a test that takes long on a busy machine would find pings among its frames.
+    """
     metrics = FanoutMetrics.create(CollectorRegistry())
-    fanout = Fanout(settings or FanoutSettings(), log, metrics, states=states, jitter=lambda: 1.0)
+    fanout = Fanout(settings or QUIET, log, metrics, states=states, jitter=lambda: 1.0)
     listener = open_listener("127.0.0.1:0")
     running = Serving(fanout, metrics, listener.getsockname()[1])
 
@@ -83,6 +88,15 @@ async def serving(
                 running.stopping.set()
                 await running.ended.wait()
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def time_at_the_end(clock: MockClock) -> AsyncIterator[None]:
+    """Subscribers are closed one after the other in time, so it goes on when a test is over."""
+    try:
+        yield
+    finally:
+        clock.rate = 1.0
 
 
 class RawClient:
@@ -137,7 +151,7 @@ class RawClient:
         return status, headers, rest
 
     async def _read(self, size: int) -> bytes:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             data = await self.stream.receive_some(size)
         if not data:
             raise EOFError
@@ -148,6 +162,12 @@ class RawClient:
         while len(found := parse_frames(self.received)[0]) < count:
             self.received += await self._read(1 << 20)
         return found
+
+    async def close_frame(self) -> ParsedFrame:
+        """The first one that closes the connection, which may stay open for a while."""
+        while not (found := [frame for frame in parse_frames(self.received)[0] if frame.opcode == 0x8]):
+            self.received += await self._read(1 << 20)
+        return found[0]
 
     async def all_frames(self) -> list[ParsedFrame]:
         """Everything until the server ends the connection; the last frame must be whole."""

@@ -75,6 +75,14 @@ def test_who_may_stay_when_the_keys_have_changed() -> None:
     assert after.limit(found(before, BETA)) == 0
 
 
+def test_a_key_whose_app_has_another_name_goes_on_and_is_that_apps() -> None:
+    before, after = two_apps(), ApiKeys([App.create("renamed", [ALPHA], 5), App.create("beta", [BETA], 5)])
+    assert after.holds(found(before, ALPHA))
+    assert after.owner(found(before, ALPHA)) == found(after, ALPHA)
+    assert after.owner(found(before, ALPHA)).app == "renamed"
+    assert not after.holds(found(before, OLD))
+
+
 def test_no_repr_shows_a_key_or_its_digest() -> None:
     keys = two_apps()
     app, grant = App.create("alpha", [ALPHA], 5), found(keys, ALPHA)

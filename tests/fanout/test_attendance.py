@@ -24,6 +24,7 @@ from appliance.fanout.turns import Turns
 from tests.fanout.fakes import ParsedFrame, parse_frames
 from tests.fanout.serving import close_of
 from tests.fanout.support import Stand
+from tests.support.eventually import eventually
 
 BARE_PONG = bytes((0x8A, 0x80, 1, 2, 3, 4))
 
@@ -256,8 +257,7 @@ async def test_a_reset_is_an_end() -> None:
         room.attendance.admit(guest.session, ours, b"", guest.note_end)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
-        await settle()
-        assert guest.ended == 1
+        await eventually(lambda: guest.ended == 1)  # by way of the network stack
     listener.close()
 
 
@@ -291,7 +291,7 @@ async def test_a_flood_of_one_holds_nobody_up() -> None:
         data = said(*(Ping(payload=b"") for _ in range(2000)))
         sent = flooder.theirs.send(data)
         other.theirs.send(said(Ping(payload=b"me too")))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while not (frames := other.frames()):
                 await trio.lowlevel.checkpoint()
         assert frames == [ParsedFrame(0xA, b"me too")]
@@ -302,10 +302,10 @@ async def test_a_flood_of_one_holds_nobody_up() -> None:
 async def test_all_can_be_cut_in_turns() -> None:
     async with attended() as room:
         guests = [room.enter() for _ in range(100)]
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await room.attendance.cut_all()
         assert all(guest.ended == 1 for guest in guests)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await room.attendance.wait_empty()
 
 

@@ -43,6 +43,21 @@ def test_the_instance_is_full_for_everybody() -> None:
     admitted(admission, "10.0.0.3")
 
 
+def test_a_place_can_be_counted_for_another_app() -> None:
+    admission = Admission(max_subscribers=10, max_per_address=10)
+    tickets = [admission.admit("10.0.0.1", 0, AppPlaces("a", 2)) for _ in range(2)]
+    for ticket in tickets:
+        assert isinstance(ticket, Ticket)
+        ticket.move_to("b")
+    assert (admission.places_of("a"), admission.places_of("b"), admission.taken) == (0, 2, 2)
+    assert admission.admit("10.0.0.1", 0, AppPlaces("b", 2)) == TooManyOfApp()
+    for ticket in tickets:
+        assert isinstance(ticket, Ticket)
+        ticket.release()
+        ticket.move_to("a")  # too late
+    assert (admission.places_of("a"), admission.places_of("b"), admission.taken) == (0, 0, 0)
+
+
 def test_an_app_has_its_own_limit_whatever_addresses_it_comes_from() -> None:
     admission = Admission(max_subscribers=10, max_per_address=10)
     app = AppPlaces("a", 2)

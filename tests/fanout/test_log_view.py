@@ -71,10 +71,10 @@ async def test_the_head_is_the_last_entry(opener: Opener, tmp_path: Path) -> Non
 @logs
 async def test_waiting_ends_with_the_next_entry(opener: Opener, tmp_path: Path) -> None:
     async with filled(opener, tmp_path) as (log, append), trio.open_nursery() as nursery:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await log.wait_past(log.head - 1)
         nursery.start_soon(append, 8, 2)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await log.wait_past(log.head)
 
 

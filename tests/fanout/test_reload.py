@@ -1,6 +1,9 @@
 """Keys and limits that change while subscribers are there."""
 
+from dataclasses import replace
+
 import pytest
+from structlog.testing import capture_logs
 
 from appliance.fanout.api_keys import App
 from appliance.fanout.attendance import Attendance
@@ -101,3 +104,32 @@ async def test_one_that_is_let_in_while_its_key_goes_is_closed_at_once(monkeypat
         monkeypatch.setattr(Attendance, "admit", reload_first)
         _, late = await ask(server, f"/ws/{ALPHA}")
         assert close_of((await late.frames(1))[0])[0] == 1008
+
+
+async def test_an_app_with_another_name_and_the_same_key_keeps_its_subscribers_and_is_counted_by_that_name() -> None:
+    async with serving(MemoryLog(), settings(alpha=[ALPHA])) as server:
+        alpha = await admitted(server, f"/ws/{ALPHA}")
+        await server.fanout.reload(settings(renamed=[ALPHA]))
+        await alpha.stream.send_all(b"\x89\x80\0\0\0\0")
+        assert (await alpha.frames(1))[0].opcode == 0xA
+        assert server.fanout.statistics()["apps"] == {"renamed": 1}
+        await admitted(server, f"/ws/{ALPHA}")
+        assert (await ask(server, f"/ws/{ALPHA}"))[0] == 429, "two is the limit, by either name"
+        await alpha.stream.aclose()
+        await server.until("subscribers", 1)
+        assert server.fanout.statistics()["apps"] == {"renamed": 1}
+        counted = {app: server.metrics.subscribers_by_app.values[app] for app in ("alpha", "renamed")}
+        assert counted == {"alpha": 0, "renamed": 1}
+
+
+async def test_who_is_being_closed_already_is_not_counted_by_the_next_reload() -> None:
+    log = MemoryLog()
+    patient = replace(settings(alpha=[ALPHA]), close_timeout_s=60.0)
+    async with serving(log, patient) as server:
+        await admitted(server, f"/ws/{ALPHA}")  # it never answers a close frame
+        with capture_logs() as lines:
+            for max_per_ip in (100, 99, 98):
+                await server.fanout.reload(settings(max_per_ip=max_per_ip, beta=[BETA]))
+        assert server.hub()["subscribers"] == 1
+    (line,) = [line for line in lines if line["event"].startswith("subscribers closed")]
+    assert line["subscribers"] == 1

@@ -1,8 +1,5 @@
 """At the limit of connections a subscriber keeps its place, and who says nothing gives it up."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -10,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from appliance.fanout import service
 from appliance.fanout.service import FanoutSettings
 from tests.fanout.fakes import MemoryLog
-from tests.fanout.serving import RawClient, Serving, serving
+from tests.fanout.serving import RawClient, Serving, serving, time_at_the_end
 
 SUBSCRIBERS = 4
 SPARE = 3
@@ -19,15 +16,6 @@ SPARE = 3
 @pytest.fixture(autouse=True)
 def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "SPARE_CONNECTIONS", SPARE)
-
-
-@asynccontextmanager
-async def time_at_the_end(clock: MockClock) -> AsyncIterator[None]:
-    """Subscribers are closed one after the other in time, so it goes on when a test is over."""
-    try:
-        yield
-    finally:
-        clock.rate = 1.0
 
 
 def settings() -> FanoutSettings:

@@ -73,8 +73,9 @@ class Wanderer:
         assert head.startswith(b"HTTP/1.1 101 ")
         while True:
             frames, data = parse_frames(data)
-            self.seen += [_text(frame) for frame in frames if frame.opcode in (0x1, 0x2)]
-            if len(self.seen) >= end:
+            texts = [_text(frame) for frame in frames if frame.opcode in (0x1, 0x2)]
+            self.seen += texts[: end - len(self.seen)]  # it breaks off where it was to, however much came at once
+            if len(self.seen) == end:
                 return
             data += await _some(sock)
 
@@ -142,7 +143,7 @@ async def test_hundreds_whose_requests_come_at_the_same_moment_are_let_in_a_few_
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
         for client in clients:
             client.send(HANDSHAKE[:-2])
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while accepted(server) < len(clients):
                 await trio.lowlevel.checkpoint()
         async with trio.open_nursery() as nursery:

@@ -90,6 +90,7 @@ class FakeLog:
         self.failures: list[LogError] = []
         self.earlier: list[Entry] = []
         self.delay_s: Callable[[], float] = lambda: 0.0
+        self.committed: int | None = None  # as many entries are shown; None for all
         self.disk = trio.Event()
         self.disk.set()
         self.waiting = 0
@@ -137,6 +138,11 @@ class FakeLog:
             raise self.failures.pop(0)
         self.states.append((payload_id, state, block_hash))
         self._notify()
+
+    def unseen(self, payload_id: PayloadId) -> int:
+        """As the real one."""
+        held = self.entries[self.committed :] if self.committed is not None else []
+        return sum(entry.payload_id == payload_id for entry in held)
 
     async def unfinished(self, limit: int) -> list[Entry]:
         """What a test says that an earlier process has left."""

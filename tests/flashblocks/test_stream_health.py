@@ -27,10 +27,10 @@ class Slots:
         self.now = 100.0
         self.changes = 0
 
-    def build(self, shown: int, *builders: str, seconds: float = SLOT_S, connected: int = 2) -> None:
+    def build(self, handed: int, *builders: str, seconds: float = SLOT_S, connected: int = 2, held: int = 0) -> None:
         since, self.now = self.now, self.now + seconds
-        build = Fenced(since, builders or ("alpha",), shown, "no flashblock came")
-        self.changes += self.health.fenced(build, connected, self.now)
+        build = Fenced(since, builders or ("alpha",), payload_id(1), handed, "no flashblock came")
+        self.changes += self.health.fenced(build, connected, self.now, held=held)
 
     @property
     def fact(self) -> HealthFact:
@@ -68,6 +68,19 @@ def test_without_a_websocket_that_is_the_reason() -> None:
     assert (
         slots.fact.reason == "of the last block that builders built nothing was shown: 0 of 2 websockets are connected"
     )
+
+
+def test_what_waits_for_other_hosts_is_not_shown() -> None:
+    slots = Slots()
+    slots.build(10, held=1)
+    assert slots.fact.reason == "of the last block that builders built 9 flashblocks were shown"
+    for _ in range(3):
+        slots.build(10, held=10)
+    reason = "nothing was shown: 10 flashblocks waited for other hosts when its getPayload came"
+    assert slots.fact == HealthFact(STREAM, healthy=False, reason=f"of the last block that builders built {reason}")
+    for _ in range(3):
+        slots.build(10)
+    assert slots.is_well()
 
 
 def test_it_returns_after_three_good_blocks() -> None:
@@ -121,7 +134,7 @@ def test_no_fewer_than_three_blocks_change_it(blocks: list[int]) -> None:
 
 
 def reasons(book: Playbook) -> list[tuple[int, str]]:
-    return [(fenced.shown, fenced.reason) for fenced in book.all_of(Fenced)]
+    return [(fenced.handed, fenced.reason) for fenced in book.all_of(Fenced)]
 
 
 def test_a_fence_tells_what_was_shown_once() -> None:
@@ -131,7 +144,8 @@ def test_a_fence_tells_what_was_shown_once() -> None:
     book.seal()
     book.seal()
     (fenced,) = book.all_of(Fenced)
-    assert (fenced.since, fenced.builders, fenced.shown) == (1000.0, ("alpha", "beta"), 3)
+    assert (fenced.since, fenced.builders, fenced.handed) == (1000.0, ("alpha", "beta"), 3)
+    assert fenced.payload_id == payload_id(1)
 
 
 def test_a_fence_without_a_stream_says_why() -> None:
@@ -171,3 +185,25 @@ async def test_the_plane_tells_the_fact_the_metric_and_the_log(autojump_clock: t
                 assert plane.metric("service_stream_healthy") == fact.healthy
     told = [line["event"] for line in lines if "stream is" in line["event"]]
     assert told == ["flashblock stream is unhealthy", "flashblock stream is healthy again"]
+
+
+async def test_a_stream_that_other_hosts_hold_up_is_ill_after_three_blocks(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(FlashblockSettings(execution=False)) as plane:
+        plane.log.committed = 1
+        for build in range(1, 8):
+            plane.begin(build, payload_id(build))
+            for index in range(2):
+                plane.receive(index, payload_id(build))
+            await trio.sleep(SLOT_S)
+            plane.service.seal(BuildId(build))
+            assert plane.service.health().healthy is (build < 4), "of the first block one flashblock was shown"
+        assert "2 flashblocks waited for other hosts" in plane.service.health().reason
+        plane.log.committed = None
+        for build in range(8, 11):
+            plane.begin(build, payload_id(build))
+            plane.receive(0, payload_id(build))
+            await trio.sleep(SLOT_S)
+            plane.service.seal(BuildId(build))
+        assert plane.service.health().healthy

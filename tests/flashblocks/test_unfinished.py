@@ -115,7 +115,7 @@ async def plane(log: FlashLog) -> AsyncIterator[FlashblockService]:
 
 
 async def until(log: FlashLog, state: PayloadState) -> str | None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while True:
             record = await log.payload(UNICHAIN)
             assert record is not None

@@ -61,7 +61,7 @@ def test_a_full_disk_refuses_the_append_and_the_log_recovers_when_there_is_room(
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr

@@ -133,6 +133,13 @@ def test_a_place_before_the_log_is_refused(make: MakeLog, resume: AfterBlock) ->
     with pytest.raises(PrunedError, match=r"is before this log's first entry; the oldest held") as caught:
         make(THREE_BLOCKS).locate(resume)
     assert caught.value.oldest == (10, 0)
+    assert "index -" not in str(caught.value)
+
+
+def test_a_whole_block_is_named_without_an_index(make: MakeLog) -> None:
+    with pytest.raises(PrunedError) as caught:
+        make(THREE_BLOCKS).locate(AfterBlock(9))
+    assert str(caught.value) == "block 9 is before this log's first entry; the oldest held is block 10 index 0"
 
 
 @pytest.mark.parametrize("name", [payload_id(99), "not a payload", "\udcff", ""])

@@ -11,9 +11,11 @@ from appliance.domain.flashblocks import Encoding
 from appliance.domain.payloads import PayloadState
 from appliance.domain.positions import AfterBlock
 from appliance.flashlog import maintenance, open_flashlog
+from appliance.flashlog.connection import FolderLock
 from appliance.flashlog.files import DATABASE_NAME
 from appliance.flashlog.maintenance import Imported, backup, export, export_to, import_, import_from, verify
 from appliance.flashlog.reader import Reader
+from appliance.flashlog.replica_jobs import commit_imported
 from appliance.flashlog.store import Store
 from tests.flashlog.support import flashblock, payload_id, real_flashblocks, store_append
 
@@ -129,7 +131,10 @@ def test_an_import_with_a_gap_stops_there(folder: Path, tmp_path: Path) -> None:
     export_to(folder, stream)
     lines = stream.getvalue().splitlines(keepends=True)
     del lines[1]
-    with pytest.raises(LogError, match=r"^line 2: flashblock 2 of payload 0x.*: expected index 1$"):
+    with pytest.raises(
+        LogError,
+        match=r"^line 2: flashblock 2 of payload 0x.*: expected index 1; before that 1 entries were added, 0 w",
+    ):
         import_from(tmp_path / "new", io.BytesIO(b"".join(lines)))
     assert len(bodies(tmp_path / "new")) == 1
 
@@ -220,6 +225,7 @@ def test_a_backup_is_a_log(folder: Path, tmp_path: Path) -> None:
     report = verify(to)
     assert report.ok
     assert bodies(restored) == bodies(folder)
+    assert [path.name for path in restored.iterdir()] == [DATABASE_NAME]  # reading made nothing beside it
     with closing(Store(to)) as store:
         assert store_append(store, flashblock(9, 0)).entry.position == 10
 
@@ -290,3 +296,95 @@ def test_an_export_that_fails_leaves_nothing(folder: Path, tmp_path: Path, monke
     with pytest.raises(LogError, match=r"cannot write .*out.*: No space left on device"):
         export(folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_an_import_goes_where_a_link_leads_and_so_does_its_lock(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "log.jsonl")
+    elsewhere, made = tmp_path / "elsewhere", tmp_path / "made"
+    elsewhere.mkdir()
+    made.mkdir()
+    (elsewhere / DATABASE_NAME).symlink_to(made / DATABASE_NAME)
+    lock = FolderLock(made)
+    with pytest.raises(LogError, match=f"^the flashblock log in {made} is in use by another process"):
+        import_(elsewhere / DATABASE_NAME, tmp_path / "log.jsonl")
+    lock.release()
+    assert import_(elsewhere, tmp_path / "log.jsonl").added == 8
+    assert bodies(made) == bodies(folder)
+    assert [path.name for path in elsewhere.iterdir()] == [DATABASE_NAME]
+    copy = tmp_path / "copy.db"
+    backup(folder, copy)
+    (elsewhere / DATABASE_NAME).unlink()
+    (elsewhere / DATABASE_NAME).symlink_to(copy)
+    with pytest.raises(LogError, match=r"^cannot import into .*: a log is a folder with flashlog\.db in it$"):
+        import_(elsewhere / DATABASE_NAME, tmp_path / "log.jsonl")
+
+
+def test_a_folder_that_is_named_as_a_log_is_a_folder(folder: Path, tmp_path: Path) -> None:
+    export(folder, tmp_path / "log.jsonl")
+    inner = tmp_path / "outer" / DATABASE_NAME
+    inner.mkdir(parents=True)
+    assert import_(inner, tmp_path / "log.jsonl").added == 8
+    assert bodies(inner) == bodies(folder)
+    assert [path.name for path in inner.parent.iterdir()] == [DATABASE_NAME]
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_backup_never_lies_beside_what_another_log_left(folder: Path, tmp_path: Path, suffix: str) -> None:
+    left = tmp_path / f"copy.db{suffix}"
+    left.write_bytes(b"of another log")
+    with pytest.raises(LogError, match=f"^{left} exists already$"):
+        backup(folder, tmp_path / "copy.db")
+    assert left.read_bytes() == b"of another log"
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_a_new_log_does_not_begin_within_a_payload(folder: Path, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    export_to(folder, stream)
+    _, rest = stream.getvalue().split(b"\n", 1)
+    with pytest.raises(LogError, match=r"^line 1: flashblock 1 of payload 0x.*: expected index 0; no log was made$"):
+        import_from(tmp_path / "new", io.BytesIO(rest))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(LogError, match=r"^line 1: .* expected index 0; before that 0 entries were added, 0 were"):
+        import_from(made_with(tmp_path / "other", 10), io.BytesIO(rest))
+
+
+def made_with(folder: Path, payload: int) -> Path:
+    folder.mkdir()
+    with closing(Store(folder / DATABASE_NAME)) as store:
+        store_append(store, flashblock(payload, 0))
+    return folder
+
+
+def test_what_a_failed_transaction_took_along_is_not_said_to_be_added(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of three; the disk is full when the second is committed."""
+    export(folder, tmp_path / "log.jsonl")
+    monkeypatch.setattr(maintenance, "IMPORT_BATCH", 3)
+    calls = iter(range(9))
+
+    def full_at_the_second(store: Store) -> None:
+        commit_imported(store)
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("appliance.flashlog.maintenance.commit_imported", full_at_the_second)
+    with pytest.raises(
+        LogError, match=r"No space left on device; before that 3 entries were added, 0 were there already$"
+    ):
+        import_(tmp_path / "new", tmp_path / "log.jsonl")
+    assert len(bodies(tmp_path / "new")) == 3
+
+
+async def test_what_came_before_a_line_that_is_wrong_is_committed_in_a_replicated_log_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    stream = io.BytesIO()
+    export_to(folder, stream)
+    lines = stream.getvalue().splitlines(keepends=True)
+    other = tmp_path / "other"
+    await replicated(other, 10, committed=True)
+    with pytest.raises(LogError, match=r"^line 2: .* before that 1 entries were added"):
+        import_from(other, io.BytesIO(lines[0] + b"".join(lines[2:])))
+    assert import_from(other, io.BytesIO(b"".join(lines))) == Imported(added=7, known=1)

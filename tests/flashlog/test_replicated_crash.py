@@ -19,6 +19,8 @@ from tests.flashlog.follower import FLASHBLOCKS, PAYLOADS, peer_entries
 
 REPOSITORY = Path(__file__).parents[2]
 MAX = 2**40
+DONE = b"done 0\n"
+"""Its last line: a process that nobody kills in time has followed all there is, and so has the next one then."""
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +30,14 @@ def follow_until_killed(folder: Path, lines: int, pause_s: float) -> list[list[b
     command = [sys.executable, "-m", "tests.flashlog.follower", str(folder)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"opening\n"
-        said = [process.stdout.readline() for _ in range(lines)]
-        time.sleep(pause_s)
-        process.kill()
+        said: list[bytes] = []
+        try:
+            assert process.stdout.readline() == b"opening\n"
+            while len(said) < lines and DONE not in said:
+                said.append(process.stdout.readline())
+            time.sleep(pause_s)
+        finally:
+            process.kill()
         said += process.stdout.readlines()
     return [line.split() for line in said]
 

@@ -13,6 +13,7 @@ from appliance.domain.positions import AfterPayload, Located
 from appliance.domain.replicas import Cursor, Receipt, Verdict
 from appliance.flashlog import FlashLog, RetentionLimits, open_flashlog
 from appliance.flashlog.maintenance import backup, verify
+from appliance.flashlog.tail import TailLimits
 from tests.flashlog.replicas import replicas
 from tests.flashlog.support import flashblock, payload_id
 
@@ -42,6 +43,33 @@ async def test_what_is_appended_is_not_shown_until_it_is_committed(log: FlashLog
     log.commit_through(2)
     assert [entry.position for entry in log.recent(0, 10) or []] == [1, 2]
     assert await log.locate(AfterPayload(payload_id(1), 2)) == Located(2, skip_through=(1001, 2))
+
+
+async def test_what_readers_may_not_see_yet_is_counted_by_payload(log: FlashLog) -> None:
+    assert log.unseen(payload_id(1)) == 0
+    await append(log, 1, 3)
+    await append(log, 2, 2)
+    assert [log.unseen(payload_id(number)) for number in (1, 2, 3)] == [3, 2, 0]
+    log.commit_through(2)
+    assert [log.unseen(payload_id(number)) for number in (1, 2)] == [1, 2]
+    await log.requeue(payload_id(1), 2)  # it stands behind the other payload now
+    log.commit_through(5)
+    assert [log.unseen(payload_id(number)) for number in (1, 2)] == [1, 0]
+    log.show_through(6)
+    assert log.unseen(payload_id(1)) == 0
+
+
+async def test_of_very_many_that_wait_the_newest_are_counted(log: FlashLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log._state.records, "_limits", TailLimits(max_entries=4))
+    await append(log, 1, 5)
+    await append(log, 2, 3)
+    assert [log.unseen(payload_id(number)) for number in (1, 2)] == [1, 3]
+
+
+async def test_a_log_of_a_host_without_peers_shows_all_that_it_has(tmp_path: Path) -> None:
+    async with open_flashlog(tmp_path) as log:
+        await append(log, 1, 3)
+        assert log.unseen(payload_id(1)) == 0
 
 
 async def test_what_is_only_shown_is_not_committed_after_the_next_start(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ async def test_a_cancelled_append_is_there_or_not_and_the_next_one_works(tmp_pat
 
 async def test_a_cancelled_append_wakes_those_who_wait_for_its_entry(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(log.wait_past, 0)
                 await trio.testing.wait_all_tasks_blocked()

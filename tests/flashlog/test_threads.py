@@ -29,8 +29,8 @@ async def test_own_threads_are_bounded_and_not_shared_with_the_rest_of_the_proce
     shared = trio.to_thread.current_default_thread_limiter()
     async with trio.open_nursery() as nursery:
         for _ in range(int(shared.total_tokens)):
-            nursery.start_soon(trio.to_thread.run_sync, release.wait, 30)
-        with trio.fail_after(20):
+            nursery.start_soon(trio.to_thread.run_sync, release.wait, 120)
+        with trio.fail_after(60):
             async with trio.open_nursery() as inner:
                 for _ in range(10):
                     inner.start_soon(run_sync, work)

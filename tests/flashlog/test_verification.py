@@ -81,7 +81,7 @@ def test_a_log_with_retention_behind_it_is_good(tmp_path: Path) -> None:
         ("UPDATE payloads SET bytes = bytes + 1 WHERE first_position = 4", "payload 0x0+2: its row says"),
         ("UPDATE sqlite_sequence SET seq = 4", "the next position would be 5, which is in use"),
         ("INSERT INTO pruned VALUES (1, 4, 'x', 1, 1, 1, 1)", "position 4: retention removed everything up to 4"),
-        ("DROP TABLE refused", "reading stopped: no such table: refused"),
+        ("DROP TABLE refused", "^checking the file stopped: no such table: refused$"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, statement: str, problem: str) -> None:
@@ -98,7 +98,24 @@ def test_pages_of_garbage_are_reported(tmp_path: Path) -> None:
     path.write_bytes(content)
     report = verify(tmp_path)
     assert not report.ok
-    assert any("malformed" in problem for problem in report.problems)
+    malformed = [problem for problem in report.problems if "malformed" in problem]
+    assert len(set(malformed)) == len(malformed) > 0
+    assert not report.complete
+
+
+def test_damage_that_stops_the_reading_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    report = damage(
+        make(tmp_path),
+        "PRAGMA ignore_check_constraints = ON",
+        "UPDATE entries SET encoding = 'gzip' WHERE position = 5",
+    )
+    assert report.problems[-1] == "reading the entries stopped: 'gzip' is not a valid Encoding"
+    assert (report.complete, report.entries, report.last_position) == (False, 4, 4)
+
+
+def test_a_file_that_cannot_be_checked_as_a_whole_is_read_all_the_same(tmp_path: Path) -> None:
+    report = damage(make(tmp_path), "DROP TABLE refused")
+    assert (report.ok, report.complete, report.entries, report.payloads) == (False, True, 9, 3)
 
 
 def test_a_damaged_index_is_reported(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 from appliance.lb.deadlines import Deadlines
 from appliance.lb.dispatch import Dispatcher
@@ -23,7 +24,7 @@ from appliance.net.http_lane import HttpLane
 from appliance.net.http_parser import RequestParser
 from appliance.net.quick_session import QuickSession
 from tests.lb.test_failures import ask_and_leave, replaced
-from tests.lb.world import COOL, FakeNode, Gate, World, answers, hang, world
+from tests.lb.world import COOL, FakeNode, Gate, World, answers, hang, hangs_till_its_time_is_up, world
 from tests.support.eventually import eventually
 
 ONE_WORKER = NodeSettings(default_workers=1, health=HealthRules(check_interval_s=600.0))
@@ -51,10 +52,6 @@ class Bug:
             raise BugError
 
         self._monkeypatch.setattr(owner, name, broken)
-
-    async def put_when(self, condition: Callable[[], bool], owner: Any, name: str) -> None:
-        await eventually(condition)
-        self.put(owner, name)
 
 
 @pytest.fixture
@@ -146,7 +143,7 @@ async def test_a_bug_in_reading_a_nodes_answer_is_a_failed_try(bug: Bug) -> None
         await warm(w)
         with capture_logs() as logs:
             bug.put(HttpLane, "_end", after=False)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 answer = await w.call()
         assert (answer.status, bug.met) == (200, 1)
         assert "reading an answer failed" in {line["event"] for line in logs}
@@ -202,13 +199,13 @@ async def test_where_a_request_is_read(bug: Bug) -> None:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("owner", "name"), [(HttpLane, "abort"), (HttpLane, "close"), (Face, "told")])
-async def test_where_a_nodes_time_is_up(bug: Bug, owner: type, name: str, after: bool) -> None:
+async def test_where_a_nodes_time_is_up(bug: Bug, owner: type, name: str, after: bool, mock_clock: MockClock) -> None:
     node = FakeNode()
-    rules = RelayRules(tries=1, proxy_timeout_s=0.2, queue_timeout_s=5.0)
+    rules = RelayRules(tries=1, proxy_timeout_s=10.0, queue_timeout_s=50.0)
     async with world(node, settings=replaced(nodes=ONE_WORKER, relay=rules)) as w:
         await warm(w)
-        node.behaviour = hang
-        with capture_logs() as logs, trio.fail_after(10):
+        node.behaviour = hangs_till_its_time_is_up(mock_clock, rules.proxy_timeout_s)
+        with capture_logs() as logs:
             bug.put(owner, name, after=after)
             answer = await w.call()
         handed_over = after and name != "close"  # by then the task has it, and tells what became of the node
@@ -218,20 +215,30 @@ async def test_where_a_nodes_time_is_up(bug: Bug, owner: type, name: str, after:
         await assert_well(w)
 
 
-@pytest.mark.parametrize("rules", [{"queue_timeout_s": 0.2}, {"handover_timeout_s": 0.2}], ids=["queue", "hand-over"])
+@pytest.mark.parametrize("rules", [{"queue_timeout_s": 10.0}, {"handover_timeout_s": 10.0}], ids=["queue", "hand-over"])
 @pytest.mark.parametrize(("owner", "name"), [(Relay, "_wake"), (Dispatcher, "cancel"), (Deadlines, "stop")])
-async def test_where_the_time_in_the_queue_is_up(bug: Bug, owner: type, name: str, rules: dict[str, float]) -> None:
+async def test_where_the_time_in_the_queue_is_up(
+    bug: Bug, owner: type, name: str, rules: dict[str, float], mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 1.0
     node, gate = FakeNode(), Gate()
-    usual = {"proxy_timeout_s": 10.0, "queue_timeout_s": 10.0, "handover_timeout_s": 10.0}
+    usual = {"proxy_timeout_s": 50.0, "queue_timeout_s": 50.0, "handover_timeout_s": 50.0}
     settings = replaced(nodes=ONE_WORKER, relay=RelayRules(tries=1, **(usual | rules)))
     async with world(node, settings=settings) as w:
         await warm(w)
         node.behaviour = gate
+
+        async def break_when_one_waits() -> None:
+            await eventually(lambda: sum(w.sizes()) == 1)
+            await trio.testing.wait_all_tasks_blocked()  # its task waits, too
+            bug.put(owner, name)
+            mock_clock.jump(10.0)
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(w.call)
             await eventually(lambda: node.running == 1)
-            with capture_logs() as logs, trio.fail_after(10):
-                nursery.start_soon(bug.put_when, lambda: sum(w.sizes()) == 1, owner, name)
+            with capture_logs() as logs:
+                nursery.start_soon(break_when_one_waits)
                 answer = await w.call()
             assert (answer.status, bug.met) == (500, 1)
             assert failures(logs) == ["the end of a wait failed", "handler failed"]
@@ -243,9 +250,10 @@ async def test_where_the_time_in_the_queue_is_up(bug: Bug, owner: type, name: st
 @pytest.mark.parametrize(
     ("owner", "name", "after"), [(Relay, "drop", False), (Face, "_cancelled", False), (HttpLane, "close", True)]
 )
-async def test_where_a_client_goes_away(bug: Bug, owner: type, name: str, after: bool) -> None:
-    node = FakeNode()
-    rules = RelayRules(tries=1, proxy_timeout_s=0.3, queue_timeout_s=5.0, handover_timeout_s=5.0)
+async def test_where_a_client_goes_away(bug: Bug, owner: type, name: str, after: bool, mock_clock: MockClock) -> None:
+    mock_clock.rate = 1.0
+    node, statuses = FakeNode(), list[int]()
+    rules = RelayRules(tries=1, proxy_timeout_s=10.0, queue_timeout_s=50.0, handover_timeout_s=50.0)
     async with world(node, settings=replaced(nodes=ONE_WORKER, relay=rules)) as w:
         await warm(w)
         node.behaviour = hang
@@ -255,7 +263,15 @@ async def test_where_a_client_goes_away(bug: Bug, owner: type, name: str, after:
             await eventually(lambda: bug.met == 1)
         assert failures(logs) == ["handler failed when it was cancelled"]
         node.behaviour = None
-        assert (await w.call()).status == 200  # at the latest when the node's time is up
+
+        async def call() -> None:
+            statuses.append((await w.call()).status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await eventually(lambda: bool(statuses) or sum(w.sizes()) == 1)
+            mock_clock.jump(10.0)  # at the latest now the worker is free
+        assert statuses == [200]
         await assert_well(w)
 
 
@@ -284,7 +300,7 @@ async def test_in_a_task_that_had_to_wait(bug: Bug, owner: type, name: str) -> N
             if name == "complete":
                 nursery.start_soon(call)
             await trio.testing.wait_all_tasks_blocked(0.02)
-            while gate.waiting or node.running:
+            while len(results) < (3 if name == "complete" else 2):
                 if gate.waiting:
                     gate.open_one()
                 await trio.testing.wait_all_tasks_blocked(0.01)

@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
+from trio.testing import MockClock
 
 from appliance.lb.node import NodeSettings
-from appliance.lb.node_health import HealthRules
+from appliance.lb.node_health import HealthRules, NodeHealth, NodeState
 from appliance.lb.queue import QueueRules
 from appliance.lb.relay import RelayRules
 from appliance.lb.service import LbSettings
@@ -107,13 +109,20 @@ async def test_a_node_that_refuses_connections_is_tried_elsewhere_and_then_left_
         assert w.metric("lb_retries_total") == before
 
 
-async def test_a_node_that_hangs_counts_as_failing_and_its_requests_go_elsewhere() -> None:
-    hanging, good = FakeNode(hang), FakeNode()
-    rules = RelayRules(queue_timeout_s=30.0, handover_timeout_s=20.0, proxy_timeout_s=1.5)
+async def test_a_node_that_hangs_counts_as_failing_and_its_requests_go_elsewhere(mock_clock: MockClock) -> None:
+    mock_clock.rate = 1.0
+    gate = Gate()
+    hanging, good = FakeNode(hang), FakeNode(gate)
+    rules = RelayRules(queue_timeout_s=50.0, handover_timeout_s=50.0, proxy_timeout_s=10.0)
     async with world(hanging, good, settings=replaced(relay=rules)) as w:
         async with trio.open_nursery() as nursery:
             for _ in range(6):
                 nursery.start_soon(expect, w, 200)
+            await eventually(lambda: (hanging.running, good.running) == (3, 3))
+            good.behaviour = None
+            gate.open_all()
+            await eventually(lambda: sum(node.in_flight for node in w.lb._nodes.nodes) == 3)
+            mock_clock.jump(10.0)
         assert w.state(0) == "ejected"
         assert "no answer" in str(w.lb.explain_nodes())
         await eventually(lambda: hanging.running == 0)  # its connections were closed
@@ -214,24 +223,30 @@ async def fail_running(w: World) -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def test_a_node_that_was_out_is_probed_and_comes_back_slowly() -> None:
+async def test_a_node_that_was_out_is_probed_and_comes_back_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[str] = []
+    enter = NodeHealth._enter
+
+    def spy(self: NodeHealth, state: NodeState, now: float, reason: str) -> None:
+        states.append(str(state))
+        enter(self, state, now, reason)
+
+    monkeypatch.setattr(NodeHealth, "_enter", spy)
     node = FakeNode(answers(500))
     health = HealthRules(max_fails=2, ejection_s=0.05, check_interval_s=0.05, slow_return_s=0.4)
     nodes = NodeSettings(default_workers=4, health=health)
     async with world(node, settings=replaced(nodes=nodes)) as w:
         await w.call()
-        assert w.state() == "ejected"
+        assert states[0] == "ejected"
         node.behaviour = None
-        states: set[str] = set()
         capacities: list[int] = []
 
         def back() -> bool:
-            states.add(w.state())
             capacities.append(w.lb._nodes.nodes[0].capacity)
             return w.state() == "healthy"
 
         await eventually(back)
-        assert "returning" in states
+        assert states[-3:] == ["probing", "returning", "healthy"]
         assert capacities == sorted(capacities)
         assert (await w.call()).status == 200
         assert w.metric("lb_ejections_total") >= 1

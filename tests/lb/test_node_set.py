@@ -115,9 +115,9 @@ async def test_what_cannot_be_done_is_400_with_the_reason() -> None:
         answer = await w.nodes("POST", refused_port())
         assert answer.status == 400
         assert b"health check of http://127.0.0.1:" in answer.body
-        answer = await w.client.request("POST", "/nodes", (), b"{", timeout_s=5)
+        answer = await w.client.request("POST", "/nodes", (), b"{", timeout_s=60)
         assert answer.status == 400
-        answer = await w.client.request("POST", "/nodes", (), b'{"url": "x"}', timeout_s=5)
+        answer = await w.client.request("POST", "/nodes", (), b'{"url": "x"}', timeout_s=60)
         assert (answer.status, b"uri" in answer.body) == (400, True)
         assert await uris(w) == []
 
@@ -133,7 +133,7 @@ async def test_nodes_may_be_the_admin_apis_alone() -> None:
     async with world(settings=replaced(face=FaceSettings(nodes_api=False))) as w, fake_node() as node:
         assert (await w.nodes("POST", node.url)).status == 403
         assert (await w.get("/nodes")).status == 200
-        assert (await w.client.request("PUT", "/nodes", timeout_s=5)).status == 405
+        assert (await w.client.request("PUT", "/nodes", timeout_s=60)).status == 405
 
 
 async def test_removing_a_node_lets_its_running_requests_finish() -> None:

@@ -1,5 +1,6 @@
 """The queue: order in all settings, bounds, cancellation, and the promise against a simple oracle."""
 
+import gc
 import time
 from dataclasses import dataclass, field
 
@@ -216,7 +217,11 @@ def test_nothing_is_slower_because_many_wait() -> None:
             pass
         return time.process_time() - began
 
-    assert min(seconds(60_000) for _ in range(3)) < 40 * max(min(seconds(3_000) for _ in range(3)), 1e-3)
+    gc.disable()  # what it takes depends on all that this process has done
+    try:
+        assert min(seconds(60_000) for _ in range(3)) < 40 * max(min(seconds(3_000) for _ in range(3)), 1e-3)
+    finally:
+        gc.enable()
 
 
 @dataclass

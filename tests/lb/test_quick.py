@@ -5,6 +5,7 @@ import random
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from appliance.lb.dispatch import Job
 from appliance.lb.node import NodeSettings
@@ -13,7 +14,7 @@ from appliance.lb.rate_limit import Rate
 from appliance.lb.relay import Relay, RelayRules
 from appliance.net.http import HttpRequest, HttpResponse
 from tests.lb.test_failures import FAST_TRACK, HIGH, ask_and_leave, raw_node, replaced
-from tests.lb.world import CALL, COOL, FakeNode, Gate, World, answers, hang, world
+from tests.lb.world import CALL, COOL, FakeNode, Gate, World, answers, hang, hangs_till_its_time_is_up, world
 from tests.net.upstreams import Conversation
 from tests.support.eventually import eventually
 
@@ -117,12 +118,13 @@ async def test_a_status_of_4xx_is_tried_again_and_held_against_nobody() -> None:
         assert (w.state(), in_flight(w)) == ("healthy", 0)
 
 
-async def test_a_node_that_hangs_is_left_for_another_one_in_time() -> None:
+async def test_a_node_that_hangs_is_left_for_another_one_in_time(mock_clock: MockClock) -> None:
+    mock_clock.rate = 1.0
     hanging, good = FakeNode(), FakeNode()
-    rules = RelayRules(queue_timeout_s=30.0, handover_timeout_s=20.0, proxy_timeout_s=1.0)
+    rules = RelayRules(queue_timeout_s=50.0, handover_timeout_s=50.0, proxy_timeout_s=10.0)
     async with world(hanging, good, settings=replaced(relay=rules)) as w:
         await warm(w, 2)
-        hanging.behaviour = hang
+        hanging.behaviour = hangs_till_its_time_is_up(mock_clock, rules.proxy_timeout_s)
         for _ in range(4):
             assert (await w.call()).status == 200
         assert 2 <= w.metric("lb_retries_total") <= 3
@@ -130,12 +132,12 @@ async def test_a_node_that_hangs_is_left_for_another_one_in_time() -> None:
         assert in_flight(w) == 0
 
 
-async def test_a_node_that_hangs_alone_gives_504() -> None:
+async def test_a_node_that_hangs_alone_gives_504(mock_clock: MockClock) -> None:
     node = FakeNode()
-    rules = RelayRules(tries=1, proxy_timeout_s=1.0, queue_timeout_s=5.0)
+    rules = RelayRules(tries=1, proxy_timeout_s=10.0, queue_timeout_s=50.0)
     async with world(node, settings=replaced(relay=rules)) as w:
         await warm(w)
-        node.behaviour = hang
+        node.behaviour = hangs_till_its_time_is_up(mock_clock, rules.proxy_timeout_s)
         answer = await w.call()
         assert (answer.status, answer.body) == (504, b"no answer from the node in time\n")
         assert in_flight(w) == 0
@@ -209,7 +211,7 @@ async def test_a_connection_that_the_node_closes_while_it_is_idle_costs_no_try(s
         for _ in range(4):
             answer = await w.call()
             assert (answer.status, answer.body) == (200, COOL)
-            await trio.sleep(0.02)
+            await trio.testing.wait_all_tasks_blocked(0.01)
         assert (w.metric("lb_retries_total"), in_flight(w)) == (0, 0)
 
 
@@ -231,7 +233,7 @@ async def test_a_node_that_breaks_in_the_middle_of_its_answer_is_tried_again() -
 
 
 async def test_over_its_rate_a_client_gets_429_also_here() -> None:
-    async with world(FakeNode(), settings=replaced(instance_rate=Rate(0.1, 3))) as w:
+    async with world(FakeNode(), settings=replaced(instance_rate=Rate(0.001, 3))) as w:
         await warm(w)
         assert [(await w.call()).status for _ in range(3)] == [200, 200, 429]
 

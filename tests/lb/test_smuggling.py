@@ -16,7 +16,7 @@ async def talk(w: World, data: bytes) -> bytes:
     back = b""
     async with await trio.open_tcp_stream(host, int(port)) as client:
         await client.send_all(data)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             try:
                 async for piece in client:
                     back += piece

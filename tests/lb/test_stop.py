@@ -37,7 +37,7 @@ class Crowd:
             except OSError:
                 return
             async with connection:
-                with trio.fail_after(30):
+                with trio.fail_after(120):
                     while await self._ask(connection):
                         pass
 
@@ -118,7 +118,7 @@ async def stop_under_load(
         made.append(FakeNode(fails(chance)))
     async with world(*made, settings=replaced(relay=RULES, nodes=nodes)) as w:
         crowd = Crowd(w, chance, body, pieces)
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             async with trio.open_nursery() as nursery:
                 for _ in range(clients):
                     nursery.start_soon(crowd.client)

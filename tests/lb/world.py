@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 import trio
 from prometheus_client import CollectorRegistry
+from trio.testing import MockClock
 
 from appliance.domain.lb_nodes import AddedNode
 from appliance.lb.attestation import NO_VERIFIERS, Verifiers
@@ -98,6 +99,16 @@ def answers(status: int, body: bytes = b"error\n") -> Behaviour:
     return behave
 
 
+def hangs_till_its_time_is_up(clock: MockClock, timeout_s: float) -> Behaviour:
+    """Never an answer, and so much time passes at once: none that somebody needs for something else."""
+
+    async def behave(request: HttpRequest) -> HttpResponse:
+        clock.jump(timeout_s)
+        return await hang(request)
+
+    return behave
+
+
 async def hang(_: HttpRequest) -> HttpResponse:
     """Never an answer."""
     await trio.sleep_forever()
@@ -157,13 +168,13 @@ class World:
         return f"http://{self.address}"
 
     async def call(self, body: bytes = CALL, headers: HeaderItems = (), path: str = "/") -> HttpResponse:
-        return await self.client.request("POST", path, headers, body, timeout_s=20.0)
+        return await self.client.request("POST", path, headers, body, timeout_s=60.0)
 
     async def nodes(self, method: str, uri: str) -> HttpResponse:
-        return await self.client.request(method, "/nodes", (), msgspec.json.encode({"uri": uri}), timeout_s=20.0)
+        return await self.client.request(method, "/nodes", (), msgspec.json.encode({"uri": uri}), timeout_s=60.0)
 
     async def get(self, path: str) -> HttpResponse:
-        return await self.client.request("GET", path, timeout_s=20.0)
+        return await self.client.request("GET", path, timeout_s=60.0)
 
     def sizes(self) -> tuple[int, int, int]:
         return self.lb._dispatcher.queue.sizes()
@@ -214,6 +225,6 @@ async def _running(lb: LoadBalancer, registry: CollectorRegistry) -> AsyncGenera
         async with HttpClient(f"http://{address}", max_connections=512) as client:
             yield World(lb, address, client, stopping, registry, ended)
         stopping.set()
-        with trio.move_on_after(10) as scope:
+        with trio.move_on_after(60) as scope:
             await ended.wait()
         assert not scope.cancelled_caught, "the load balancer did not end"

@@ -94,7 +94,7 @@ async def send_body(there: Running, data: bytes) -> Peer:
 
 
 @pytest.mark.parametrize("late", [post(MIB), chunked(bytes(MIB))], ids=["announced", "chunked"])
-async def test_a_large_body_that_does_not_fit_gets_503_and_fits_later(late: bytes) -> None:
+async def test_a_large_body_that_does_not_fit_gets_503_and_fits_later(late: bytes, mock_clock: MockClock) -> None:
     handler = Holding()
     async with running(handler, limits=LIMITS) as there:
         held = [await send_body(there, post(MIB) + bytes(MIB)) for _ in range(2)]

@@ -14,7 +14,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def test_idle_connections_are_closed_and_no_new_ones_taken() -> None:
-    async with running(echo, listener=open_listener("127.0.0.1:0")) as there:
+    async with running(echo, listener=open_listener("127.0.0.77:0")) as there:  # nobody else's once it is closed
         fresh, used = await there.connect(), await there.connect()
         assert (await used.ask(GET)).status == 200
 

@@ -1,5 +1,6 @@
 """Websocket connections on which both ends talk, over real sockets."""
 
+import gc
 import math
 import socket
 import ssl
@@ -12,15 +13,18 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection
+from wsproto.events import AcceptConnection, Request
 
+from appliance.net import duplex as duplex_module
 from appliance.net import duplex_server
-from appliance.net.duplex import Duplex, DuplexLimits, Refusal, dial
+from appliance.net.duplex import Duplex, DuplexLimits, Refusal, answer, dial
+from appliance.net.duplex_handshake import ask
 from appliance.net.duplex_server import DuplexServer
 from appliance.net.errors import BadResponse, ConnectFailed, ConnectionBroken, WebsocketRefused
 from appliance.net.listening import open_listener
-from appliance.net.opening import transport_of
+from appliance.net.opening import parse_url, transport_of
 from tests.net.upstreams import TLS_FILES, client_tls, server_tls
 from tests.support.eventually import eventually
 
@@ -96,8 +100,18 @@ async def raw(address: str) -> trio.SocketStream:
     host, _, port = address.rpartition(":")
     stream = await trio.open_tcp_stream(host, int(port))
     await stream.send_all(HANDSHAKE)
-    assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
+    assert (await read_until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
     return stream
+
+
+async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
+    """Up to these bytes and not further, however they come."""
+    data = bytearray()
+    while not data.endswith(end):
+        byte = await stream.receive_some(1)
+        assert byte, f"closed after {bytes(data)!r}"
+        data += byte
+    return bytes(data)
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_536, 3_000_000])
@@ -157,7 +171,8 @@ async def reading_nothing() -> AsyncIterator[str]:
             stream = await accepting.accept()
             async with stream:
                 connection = WSConnection(ConnectionType.SERVER)
-                connection.receive_data(await stream.receive_some())
+                while not any(isinstance(event, Request) for event in connection.events()):
+                    connection.receive_data(await stream.receive_some())
                 await stream.send_all(connection.send(AcceptConnection()))
                 await trio.sleep_forever()
 
@@ -288,13 +303,19 @@ async def test_who_says_nothing_is_closed_at_the_deadline_of_the_handshake() -> 
             assert await read_to_end(stream) == b""
 
 
-async def test_a_server_that_says_nothing_is_given_up() -> None:
-    silent = open_listener("127.0.0.1:0")
-    with silent:
-        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+async def test_a_server_that_says_nothing_is_given_up(mock_clock: trio.testing.MockClock) -> None:
+    async def hear_and_say_nothing(stream: trio.SocketStream) -> None:
+        await read_until(stream, b"\r\n\r\n")
+        mock_clock.jump(DuplexLimits().handshake_timeout_s)
+        await read_to_end(stream)
+
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(open_listener("127.0.0.1:0")))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, hear_and_say_nothing, [listener])
         with pytest.raises(ConnectFailed, match="in time"):
-            async with dial(url, limits=DuplexLimits(handshake_timeout_s=0.05)):
+            async with dial(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}"):
                 pass
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_peer_that_hangs_is_noticed_by_its_pongs() -> None:
@@ -306,11 +327,27 @@ async def test_a_peer_that_hangs_is_noticed_by_its_pongs() -> None:
 
 
 async def test_a_peer_that_only_listens_stays(autojump_clock: trio.abc.Clock) -> None:
-    async with serving(limits=QUICK) as there, dial(there.url, limits=QUICK) as duplex:
-        await trio.sleep(60)
-        await duplex.send(b"still here")
-        assert await duplex.receive() == b"still here"
-    assert not [error for error in there.errors if "ping" in str(error)]
+    """Over a pair of sockets, which deliver at once: virtual time would not wait for what is on its way over TCP."""
+    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+    errors: list[str] = []
+
+    async def serve() -> None:
+        try:
+            async with answer(theirs, "peer", anyone, limits=QUICK) as duplex:
+                assert duplex is not None
+                await echo(duplex)
+        except ConnectionBroken as error:
+            errors.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        connection = await ask(ours, parse_url("ws://peer", "ws"), {})
+        async with duplex_module._opened(Duplex(ours, connection, "peer", QUICK)) as duplex:
+            await trio.sleep(60)
+            await duplex.send(b"still here")
+            assert await duplex.receive() == b"still here"
+        await ours.aclose()
+    assert errors == ["peer closed the websocket (1001 no reason given)"]
 
 
 async def test_a_peer_that_does_not_read_ends_its_connection_only() -> None:
@@ -324,7 +361,9 @@ async def test_a_peer_that_does_not_read_ends_its_connection_only() -> None:
 
     limits = DuplexLimits(send_timeout_s=0.1, pong_timeout_s=60)
     async with serving(pour, limits=limits) as there:
-        async with await raw(there.address):
+        host, _, port = there.address.rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(HANDSHAKE)
             await eventually(lambda: bool(there.errors))
         assert "does not read" in str(there.errors[0])
         assert sent < 100
@@ -366,18 +405,25 @@ async def test_frames_that_are_none_of_ours_end_the_connection(frame: bytes) -> 
 
 
 @pytest.mark.parametrize("frame", [b"\x8a\x80\x00\x00\x00\x00", b"\x00\x80\x00\x00\x00\x00"])
-async def test_floods_of_small_frames_leave_the_others_their_turns(frame: bytes) -> None:
+async def test_floods_of_small_frames_leave_the_others_their_turns(
+    frame: bytes, request: pytest.FixtureRequest
+) -> None:
     """Pongs, or empty pieces of a message that does not end."""
     steps = Steps()
-    async with serving(limits=PATIENT) as there, dial(there.url) as duplex, await raw(there.address) as stream:
+    request.addfinalizer(gc.enable)
+    gc.disable()  # what it takes depends on all that this process has done
+    async with (
+        serving(limits=PATIENT) as there,
+        dial(there.url, limits=PATIENT) as duplex,
+        await raw(there.address) as stream,
+    ):
         await stream.send_all(b"\x02\x80\x00\x00\x00\x00" if frame[0] == 0 else frame)
         trio.lowlevel.add_instrument(steps)
         await stream.send_all(frame * 40_000)
         await duplex.send(b"still here")
         assert await duplex.receive() == b"still here"
         await stream.send_all(b"\x80\x80\x00\x00\x00\x00" if frame[0] == 0 else b"\x82\x80\x00\x00\x00\x00")
-        while b"\x82\x00" not in await stream.receive_some():
-            pass
+        await read_until(stream, b"\x82\x00")
         trio.lowlevel.remove_instrument(steps)
     assert steps.longest_s < 0.05
 
@@ -387,8 +433,7 @@ async def test_pieces_of_a_message_cost_only_what_is_in_them() -> None:
         await stream.send_all(b"\x02\x80\x00\x00\x00\x00")
         tracemalloc.start()
         await stream.send_all(b"\x00\x80\x00\x00\x00\x00" * 8_000 + b"\x89\x80\x00\x00\x00\x00")
-        while b"\x8a\x00" not in await stream.receive_some():
-            pass
+        await read_until(stream, b"\x8a\x00")
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert held < 100_000
@@ -407,7 +452,8 @@ class Steps(trio.abc.Instrument):
         self.longest_s = max(self.longest_s, time.thread_time() - self._began)
 
 
-async def test_a_server_that_stops_says_goodbye() -> None:
+async def test_a_server_that_stops_says_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplex_module, "_GOODBYE_S", 60.0)
     async with trio.open_nursery() as nursery:
         async with serving() as there:
             duplex = await nursery.start(keep, there.url)
@@ -423,13 +469,18 @@ async def keep(url: str, *, task_status: trio.TaskStatus[Duplex]) -> None:
 
 
 async def test_after_a_send_that_was_cancelled_nothing_follows_half_a_frame() -> None:
-    async def deaf(_: Duplex) -> None:
-        await trio.sleep_forever()
+    scope = trio.CancelScope()
 
-    generous = DuplexLimits(max_inbox_bytes=10**9, max_message_bytes=10**9, send_timeout_s=60)
-    async with serving(deaf, limits=generous) as there, dial(there.url, limits=generous) as duplex:
-        with trio.move_on_after(0.02) as scope:
-            await duplex.send(bytes(50_000_000))  # masking it alone takes longer
+    async def send(duplex: Duplex) -> None:
+        with scope:
+            await duplex.send(bytes(30_000_000))
+
+    limits = DuplexLimits(send_timeout_s=60, pong_timeout_s=60)
+    async with reading_nothing() as url, dial(url, limits=limits) as duplex:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, duplex)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
         assert scope.cancelled_caught
         with pytest.raises(ConnectionBroken):
             await duplex.send(b"more")
@@ -461,6 +512,33 @@ def mutual(*, server: bool) -> ssl.SSLContext:
     context.load_verify_locations(TLS_FILES / "certificate.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+async def test_who_is_refused_again_and_again_is_said_once_by_each_reason() -> None:
+    def judge(target: str, _headers: Mapping[str, str]) -> Refusal:
+        return Refusal(404, "not here") if target == "/other" else Refusal(401, f"token {time.monotonic()}")
+
+    with capture_logs() as lines:
+        async with serving(authorize=judge) as there:
+            for target in ("/replication", "/other", "/replication", "/replication"):
+                with pytest.raises(WebsocketRefused):
+                    async with dial(f"ws://{there.address}{target}"):
+                        pass
+            assert there.server.refused == 4
+    said = [(line["event"], line["peer_address"], line["status"], line["attempts"]) for line in lines]
+    assert said == [("a peer is refused", "127.0.0.1", status, 1) for status in (401, 404)]
+    assert lines[1]["reason"] == "not here"
+
+
+async def test_tls_that_does_not_come_up_is_said_once() -> None:
+    with capture_logs() as lines:
+        async with serving(tls=server_tls()) as there:
+            for _ in range(4):
+                with pytest.raises(ConnectFailed):
+                    async with dial(there.url):
+                        pass
+            await eventually(lambda: there.server.refused == 4)
+    assert [(line["event"], line["log_level"]) for line in lines] == [("no TLS with a peer", "warning")]
 
 
 async def test_over_tls_it_is_the_same() -> None:

@@ -37,7 +37,7 @@ def lane_to(
         endpoint,
         ssl_context=context,
         max_response_bytes=max_response_bytes,
-        connect_timeout_s=5.0,
+        connect_timeout_s=60.0,
         check=check,
         readiness=current[-1],
     )
@@ -160,7 +160,9 @@ async def test_a_connection_closed_while_idle_is_replaced_and_one_closed_in_an_a
         assert len(made.conversations) == 3
 
 
-async def test_what_a_server_says_to_an_idle_connection_is_never_taken_for_an_answer(autojump_clock: object) -> None:
+async def test_what_a_server_says_to_an_idle_connection_is_never_taken_for_an_answer(
+    mock_clock: trio.testing.MockClock,
+) -> None:
     async def farewell(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.answer(b"first")
@@ -171,7 +173,8 @@ async def test_what_a_server_says_to_an_idle_connection_is_never_taken_for_an_an
     async with upstream(farewell) as made:
         lane = lane_to(url_of(made))
         await ask(lane)
-        await trio.sleep(60)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(60)
         assert (await ask(lane)).status == 200
         assert len(made.conversations) == 2
         lane.close()
@@ -294,7 +297,8 @@ async def test_a_farewell_right_behind_an_answer_is_seen_before_the_next_request
             assert (await ask(lane)).body == b"%d" % number
             answered[number].set()
             await said[number].wait()
-            await trio.testing.wait_all_tasks_blocked()
+            if current[-1] is not None:
+                await eventually(lambda: getattr(lane._connection, "stirred", False))
         lane.close()
 
 

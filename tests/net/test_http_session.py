@@ -182,7 +182,9 @@ async def test_who_reads_the_answer_slowly_but_in_time_gets_all_of_it(autojump_c
         (b"GET /" + b"x" * 4000, 431),
     ],
 )
-async def test_bad_requests_get_one_clear_answer_and_are_closed(data: bytes, status: int) -> None:
+async def test_bad_requests_get_one_clear_answer_and_are_closed(
+    data: bytes, status: int, mock_clock: MockClock
+) -> None:
     async with running(echo, limits=LIMITS) as there:
         bad, good = await there.connect(), await there.connect()
         for byte_count in range(0, len(data), 700):
@@ -198,7 +200,7 @@ async def test_bad_requests_get_one_clear_answer_and_are_closed(data: bytes, sta
         assert there.count("bad_requests") == 1
 
 
-async def test_a_body_that_is_too_large_is_refused_while_the_client_still_sends() -> None:
+async def test_a_body_that_is_too_large_is_refused_while_the_client_still_sends(mock_clock: MockClock) -> None:
     """It is read and thrown away for a while, or the answer would be lost in a reset."""
     async with running(echo, limits=LIMITS) as there:
         peer = await there.connect()

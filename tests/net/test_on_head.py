@@ -135,7 +135,7 @@ async def test_when_it_fails_the_client_gets_500_and_others_are_served() -> None
         assert there.count("handler_failures") == 1
 
 
-async def test_what_is_refused_while_it_sends_still_reads_its_answer() -> None:
+async def test_what_is_refused_while_it_sends_still_reads_its_answer(mock_clock: trio.testing.MockClock) -> None:
     async with running(echo, on_head=only_known, limits=HttpLimits(max_body_bytes=20_000_000)) as there:
         peer = await there.connect()
         async with trio.open_nursery() as nursery:

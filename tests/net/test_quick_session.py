@@ -270,16 +270,17 @@ async def test_a_reset_under_an_answer_ends_that_connection_alone() -> None:
     try:
         async with running(quick.handle, listener=listener) as there:
             client = socket.create_connection(listener.getsockname()[:2])
-            await trio.testing.wait_all_tasks_blocked(0.001)
+            await eventually(lambda: there.count("connections") == 1)
+            await trio.testing.wait_all_tasks_blocked()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             client.send(GET)
             _, turn = await quick.next()
             client.close()  # a reset, and the answer goes out before the loop has heard of it
             turn.reply(HttpResponse(200, b"late"))
-            await trio.testing.wait_all_tasks_blocked(0.001)
-            assert there.count("connections") == 0
+            await eventually(lambda: there.count("connections") == 0)
             other = await there.connect()
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await eventually(lambda: there.count("connections") == 1)
+            await trio.testing.wait_all_tasks_blocked()
             await other.send(GET)
             await quick.reply()
             assert (await other.answer()).status == 200

@@ -14,6 +14,8 @@ from tests.real.rpc import RpcClient
 from tests.support.ports import lasting_port
 
 COMMAND = (sys.executable, "-m", "appliance")
+PATIENCE_MS = 20_000
+"""None of the real clients hangs: each answers, or is gone. A machine that stands still for a second is neither."""
 
 
 class Appliance:
@@ -48,11 +50,13 @@ listen = "127.0.0.1:{self._port}"
 debug_listen = "127.0.0.1:0"
 jwt_secret_file = "{folder / "jwt.hex"}"
 health_check_interval_s = 1
+builder_deadline_ms = {PATIENCE_MS}
 {engine}
 
 [engine.l2]
 url = "{el.engine_url}"
 jwt_secret_file = "{el.secret_file}"
+timeout_ms = {PATIENCE_MS}
 
 [admin]
 listen = "127.0.0.1:{self._admin_port}"
@@ -63,7 +67,7 @@ format = "json"
 
     def start(self) -> None:
         self.process.start()
-        self.process.wait_ready(lambda: self.get("/readyz") == 200, timeout_s=20.0)
+        self.process.wait_ready(lambda: self.get("/readyz") == 200, timeout_s=60.0)
 
     def stop(self) -> int:
         """The exit code after SIGTERM."""
@@ -73,13 +77,13 @@ format = "json"
     def switch(self, mode: str) -> str:
         """`appliance mode` as the operator types it; what it prints."""
         command = [*COMMAND, "mode", mode, "--url", f"http://127.0.0.1:{self._admin_port}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20.0, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120.0, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def get(self, path: str) -> int | None:
         """The HTTP status of a GET on the engine's port, None while nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5.0)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30.0)
         try:
             connection.request("GET", path)
             return connection.getresponse().status
@@ -100,4 +104,5 @@ def _builder_config(builder: ExecutionClient) -> str:
 name = "{builder.name}"
 url = "{builder.engine_url}"
 jwt_secret_file = "{builder.secret_file}"
+timeout_ms = {PATIENCE_MS}
 """

@@ -72,14 +72,14 @@ listen = "{self.address}"
         lines.write_bytes(b"".join(_line(at, one, published[0].payload_id) for at, one in enumerate(published, 1)))
         database = folder / "data" / "flashlog.db"
         database.parent.mkdir()
-        subprocess.run([*COMMAND, "log", "import", "--log", str(database), str(lines)], check=True, timeout=30.0)
+        subprocess.run([*COMMAND, "log", "import", "--log", str(database), str(lines)], check=True, timeout=120.0)
 
     def url(self, query: str = "", path: str = "/ws") -> str:
         return f"ws://{self.address}{path}" + (f"?{query}" if query else "")
 
     def start(self) -> None:
         self.process.start()
-        self.process.wait_ready(self._listens, timeout_s=20.0)
+        self.process.wait_ready(self._listens, timeout_s=60.0)
 
     def _listens(self) -> bool:
         host, _, port = self.address.partition(":")

@@ -62,7 +62,7 @@ class ChildProcess:
     def pause(self) -> None:
         """SIGSTOP, and all of its threads stand still: until one of them has taken the signal the others go on."""
         os.killpg(self.pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 60.0
         while not stands_still(self.pid):
             assert time.monotonic() < deadline, f"{self.name} does not stop"
             time.sleep(0.001)
@@ -73,9 +73,9 @@ class ChildProcess:
 
     def kill(self) -> None:
         """SIGKILL: no goodbye, as when the machine takes it."""
-        self._end(signal.SIGKILL, timeout_s=10.0)
+        self._end(signal.SIGKILL, timeout_s=60.0)
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """SIGTERM, and SIGKILL when the deadline has passed; the exit code."""
         return self._end(signal.SIGTERM, timeout_s)
 

@@ -43,7 +43,7 @@ class ProvidersProcess:
 
     def __enter__(self) -> Self:
         self.process.start()
-        self.process.wait_ready(lambda: self._get(self._port, "/livez")[0] == 200, timeout_s=20)
+        self.process.wait_ready(lambda: self._get(self._port, "/livez")[0] == 200, timeout_s=60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +66,7 @@ class ProvidersProcess:
         lines = self._get(self._admin_port, "/metrics")[1].decode().splitlines()
         return next((float(each.rpartition(" ")[2]) for each in lines if each.startswith(line)), 0.0)
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Return when ``condition`` holds; AssertionError with the status when it does not in time."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -86,7 +86,7 @@ class ProvidersProcess:
 
     @staticmethod
     def _get(port: int, path: str) -> tuple[int | None, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30.0)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -22,7 +22,7 @@ class RpcError(Exception):
 class RpcClient:
     """One keep-alive connection, as op-node holds one; with ``secret`` each request carries a fresh JWT."""
 
-    def __init__(self, url: str, secret: bytes | None = None, timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, secret: bytes | None = None, timeout_s: float = 60.0) -> None:
         parts = urllib.parse.urlsplit(url)
         assert parts.hostname is not None
         self.url = url

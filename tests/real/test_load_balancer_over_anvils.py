@@ -58,10 +58,10 @@ listen = "127.0.0.1:{self._admin_port}"
 
     def states(self) -> list[str]:
         """Of the nodes, in the order of the configuration."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._admin_port}/api/v1/lb/nodes", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._admin_port}/api/v1/lb/nodes", timeout=30) as answer:
             return [node["explain"]["state"] for node in json.load(answer)["nodes"]]
 
-    def wait_for(self, condition: Callable[[list[str]], bool], timeout_s: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[list[str]], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition(states := self.states()):
             assert time.monotonic() < deadline, f"the nodes are {states}"
@@ -100,7 +100,7 @@ class Load:
 
     def wait_for_requests(self, count: int) -> None:
         """So many more than now."""
-        goal, deadline = len(self.latencies_s) + count, time.monotonic() + 30.0
+        goal, deadline = len(self.latencies_s) + count, time.monotonic() + 60.0
         while len(self.latencies_s) < goal:
             assert time.monotonic() < deadline, f"{len(self.latencies_s)} of {goal}: {self.wrong[:3]}"
             time.sleep(0.02)

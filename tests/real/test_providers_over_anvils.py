@@ -185,6 +185,6 @@ async def heads(client: trio_websocket.WebSocketConnection, count: int) -> list[
 
 
 async def next_message(client: trio_websocket.WebSocketConnection) -> dict[str, Any]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         message: dict[str, Any] = json.loads(await client.get_message())
     return message

@@ -1,14 +1,15 @@
 """One host's core as a playbook: what comes in, what it asks for."""
 
+import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pytest
 from msgspec import structs
 
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.domain.replicas import Cursor
+from appliance.domain.replicas import Cursor, Record
 from appliance.replication import core as core_module
 from appliance.replication import ledger
 from appliance.replication.commands import (
@@ -91,10 +92,27 @@ class Played:
             known_logs or {},
             recovering,
         )
-        self.now = 100.0
+        self._now = 100.0
         self.core = Core(self.membership, restored, self.now, 0.0)
         self.done: list[Command] = []
+        self.slow_reads: list[tuple[Read, list[Record]]] | None = None
+        """What reads found whose answers are on their way, where reading is slow."""
         self.play()
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        """Time passes, and the loop runs meanwhile."""
+        while self._now < now:
+            self._now = min(now, self._now + 0.25)
+            self.core.alive(self._now)
+
+    def stand_still(self, seconds: float) -> None:
+        """Time passes, and nothing runs."""
+        self._now += seconds
 
     def play(self) -> None:
         while commands := self.core.take_commands():
@@ -113,6 +131,8 @@ class Played:
         elif isinstance(command, Close):
             self.disk.close(command.payload_id, command.at)
             self.core.closed(command, self.now)
+        elif isinstance(command, Read) and self.slow_reads is not None:
+            self.slow_reads.append((command, self.disk.after(command.after, command.limit, command.through)))
         elif isinstance(command, Read):
             self.core.read(command, self.disk.after(command.after, command.limit, command.through), self.now)
         elif isinstance(command, SetRecovered):
@@ -255,6 +275,14 @@ def test_a_refusal_ends_the_link() -> None:
     assert host.taken(End) == [End("link", "refused: you are a stranger", True)]
 
 
+def test_a_follower_that_refuses_this_host_ends_the_link_with_its_reason() -> None:
+    host = Played()
+    link = host.serve("b")
+    host.hear(link, Refusal("host_id a answered, expected z"))
+    assert host.taken(End) == [End(link, "refused by the other side: host_id a answered, expected z", True)]
+    assert host.core.serving(link) is None
+
+
 @pytest.mark.parametrize("message", [Ack(0, [], []), Refusal("?"), Pruned(1)])
 def test_what_does_not_belong_on_a_link_ends_it(message: AnyMessage) -> None:
     host = Played()
@@ -302,6 +330,32 @@ def test_what_comes_on_a_link_that_was_ended_is_ignored() -> None:
     host = Played()
     host.hear("nobody", Ack(0, [], []))
     assert host.done == []
+
+
+def test_after_a_standstill_what_came_meanwhile_is_fetched_anew() -> None:
+    """Its age is that at which it was sent: taken now it would count as younger than what is fetched after it."""
+    host = Played()
+    links, served = [host.follow(peer) for peer in "bc"], host.serve("b")
+    host.stand_still(8.0)
+    host.hear(links[0], log_of("b", (P, 0, "x"), born=100.0))
+    ended = host.taken(End)
+    assert [end.link for end in ended] == links
+    assert ended[0].reason == "this host stood still for 8.0 s"
+    assert not host.disk.entries
+    assert host.core.serving(served) is not None
+    again = host.follow("b")
+    host.hear(again, log_of("b", (P, 0, "x"), (Q, 0, "x"), born=100.0))
+    assert [record.payload_id for record in host.disk.after(0, 10)] == [P, Q]
+
+
+def test_a_loop_that_runs_does_not_stand_still_however_long_nothing_comes() -> None:
+    host = Played()
+    link = host.follow("b")
+    host.now += 600.0
+    host.stand_still(0.4)
+    host.hear(link, log_of("b", (P, 0, "x")))
+    assert not host.taken(End)
+    assert len(host.disk.entries) == 1
 
 
 def test_of_two_links_of_one_follower_the_new_one_stays() -> None:
@@ -406,6 +460,15 @@ def test_a_wall_clock_that_is_set_makes_nothing_older(step_s: float) -> None:
     assert [entry.age_s for entry in sent.entries] == [2.0]
 
 
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """It would take as long as what all other tests of this process have left is large."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_a_long_log_of_which_retention_removes_much_is_no_long_work() -> None:
     host = Played()
     for number in range(3000):
@@ -437,6 +500,24 @@ def test_followers_are_told_of_commits_after_what_they_were_sent() -> None:
     assert [(place.payload_id, place.index) for place in told.places] == [(P, 0)]
     later = host.serve("l")
     assert [entry.committed for message in host.sent(later, Entries) for entry in message.entries] == [True]
+
+
+def test_what_was_read_where_it_stood_before_it_gave_way_is_not_said_to_be_committed() -> None:
+    host = Played()
+    host.originate(P, 0)
+    host.originate(Q, 0)
+    host.slow_reads = []
+    follower = host.serve("c")
+    host.hear(host.follow("b"), log_of("b", (P, 0, "y"), (Q, 0, "x")))
+    assert host.taken(Requeue) == [Requeue(P, 0)]
+    host.disk.requeue(P, 0)
+    host.feed()  # before the answer to the requeue
+    assert host.core.committed == 2
+    for command, records in host.slow_reads:
+        host.core.read(command, records, host.now)
+    host.play()
+    sent = [entry for message in host.sent(follower, Entries) for entry in message.entries]
+    assert [(entry.payload_id, entry.position, entry.committed) for entry in sent] == [(P, 1, False), (Q, 2, True)]
 
 
 def test_who_brought_an_entry_is_not_sent_its_body_again() -> None:
@@ -649,6 +730,18 @@ def test_a_cursor_is_saved_when_its_link_ends() -> None:
     host.core.ended(link, 100.5)
     host.play()
     assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 1))]
+
+
+def test_what_a_peer_did_not_hold_any_more_is_not_missed_again_when_links_begin_anew_with_a_vote() -> None:
+    host = Played(recovering=True)
+    host.core.follower_opened("link", "b", NONCE, None, host.now)
+    host.core.received("link", host.welcome("b", "log-b", appended=9), host.now)
+    host.core.received("link", Pruned(7), host.now)  # before the disk has the vote
+    host.play()
+    assert [end.reason for end in host.taken(End)] == ["this host has its vote"]
+    assert host.taken(SaveCursor) == [SaveCursor("b", Cursor("log-b", 7))]
+    host.hear(host.follow("b", cursor=Cursor("log-b", 7), appended=9), Pruned(7))
+    assert host.notices().count("pruned") == 1
 
 
 def test_a_log_that_was_set_back_becomes_another_one() -> None:

@@ -39,6 +39,18 @@ def test_the_commit_point_passes_what_is_decided_in_log_order() -> None:
     assert order.is_committed(1, (P, 0))
 
 
+def test_what_has_given_way_is_not_committed_where_it_stood_before() -> None:
+    order = order_of((P, 0, 1.0), (Q, 0, 2.0))
+    order.decide((Q, 0))
+    moved(order, P, 0, 3)
+    assert passed(order) == [2]
+    assert not order.is_committed(1, (P, 0))
+    order.decide((P, 0))
+    assert order.is_committed(1, (P, 0))
+    assert passed(order) == [3]
+    assert order.is_committed(1, (P, 0))
+
+
 def test_what_is_overdue_is_looked_at_once() -> None:
     order = order_of(*((P, index, 1.0) for index in range(20_000)), publish_after_s=1.0)
     assert order.show_overdue(10.5) is None

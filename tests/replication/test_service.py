@@ -19,6 +19,7 @@ from appliance.flashlog.comparison import compare
 from appliance.flashlog.maintenance import verify
 from appliance.lifecycle import OnCrash, Plane
 from appliance.net.listening import open_listener
+from appliance.replication import uncommitted
 from appliance.replication.following import Following
 from appliance.replication.metrics import ReplicationMetrics
 from appliance.replication.security import TlsFiles
@@ -36,6 +37,12 @@ def followed(host: Host, peer: str) -> dict[str, object]:
     peers = host.replication.statistics()["peers"]
     assert isinstance(peers, dict)
     found = peers[peer]
+    assert isinstance(found, dict)
+    return found
+
+
+def followers(host: Host) -> dict[str, dict[str, object]]:
+    found = host.replication.statistics()["followers"]
     assert isinstance(found, dict)
     return found
 
@@ -66,15 +73,17 @@ async def test_nothing_is_shown_before_a_majority_has_it_and_the_origin_does_not
     a, b, c = make_hosts(tmp_path, "abc").values()
     async with trio.open_nursery() as nursery:
         async with running(a):
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await a.append(1, 4)
-            await eventually(lambda: bool(a.replication.facts()))
+            # The first of them may be overdue before the last one is counted.
+            await eventually(
+                lambda: any("4 flashblocks wait for a majority" in each.reason for each in a.replication.facts())
+            )
             assert (a.log.head, a.log.appended) == (0, 4)
             (fact,) = a.replication.facts()
             assert not fact.healthy
-            assert "4 flashblocks wait for a majority" in fact.reason
             assert "the stream is held, blocks go on" in fact.reason
-            assert a.metric("held_entries") == 4
+            await eventually(lambda: a.metric("held_entries") == 4)
             await nursery.start(b.run)
             await committed(a, b, entries=4)
             assert a.replication.facts() == []
@@ -102,7 +111,7 @@ async def test_that_the_stream_is_held_and_goes_on_again_is_each_said_once(tmp_p
     (begin,) = [line for line in said(begins) if not line["connected"]]
     assert (begin["entries"], begin["log_level"]) == (4, "error")
     assert len(said(ends)) <= len(said(begins)) <= 2
-    assert max(line["longest_wait_s"] for line in said(ends)) > a.settings.timeout_s
+    assert max(line["longest_wait_s"] for line in said(ends)) >= a.settings.timeout_s  # it is rounded
 
 
 async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp_path: Path) -> None:
@@ -113,9 +122,51 @@ async def test_a_stream_that_is_not_held_is_shown_and_told_to_be_uncommitted(tmp
         assert (a.log.head, a.log.committed) == (3, 0)
         assert a.metric("published_uncommitted_entries_total") == 3
         assert "shown all the same" in a.replication.facts()[0].reason
+        status = a.replication.statistics()
+        assert (status["held"], status["shown_uncommitted"]) == (0, 3)
         async with running(b):
             await committed(a, b, entries=3)
             await eventually(lambda: a.log.committed == 3)
+            assert a.replication.statistics()["shown_uncommitted"] == 0
+
+
+async def test_that_the_stream_is_shown_without_a_majority_is_said_once_and_its_end_with_how_many_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uncommitted, "QUIET_S", 0.1)
+    a, b, _ = make_hosts(tmp_path, "abc", publish_on_timeout=True, timeout_s=0.2).values()
+    b.settings = replace(b.settings, timeout_s=60)
+    with capture_logs() as lines:
+        async with running(a):
+            for payload in range(1, 5):
+                await a.append(payload, 2)
+                await a.log.wait_past(2 * payload - 1)
+            async with running(b):
+                await committed(a, b, entries=8)
+                await eventually(lambda: lines[-1]["event"] == "nothing is shown without a majority any more")
+    said = [(line["event"], line["log_level"]) for line in lines if "shown without" in line["event"]]
+    assert said == [
+        ("flashblocks are shown without a majority", "error"),
+        ("nothing is shown without a majority any more", "info"),
+    ]
+    (end,) = [line for line in lines if line["event"] == said[1][0]]
+    assert end["entries"] == a.metric("published_uncommitted_entries_total") == 8
+
+
+async def test_a_host_that_is_refused_again_and_again_is_said_once_and_never_was_a_follower(tmp_path: Path) -> None:
+    a, b = make_hosts(tmp_path, "ab").values()
+    b.settings = replace(b.settings, host_id="z")
+    with capture_logs() as lines:
+        async with running(a, b):
+            await eventually(lambda: followed(b, "a")["failures"] > 3 < followed(a, "b")["failures"])  # type: ignore[operator]
+    refused = {line["reason"]: line for line in lines if line["event"] == "a link is refused"}
+    assert len(refused) == len([line for line in lines if line["event"] == "a link is refused"]) == 2
+    assert {(line["log_level"], line["attempts"]) for line in refused.values()} == {("warning", 1)}
+    assert set(refused) == {
+        "host_id z is not among the peers here, and does not say follow_only",  # what a says
+        "refused by the other side: host_id z answered, expected b",  # what z hears
+    }
+    assert not any(line["event"] == "a follower has gone" for line in lines)
 
 
 async def test_when_the_origin_is_lost_the_followers_show_what_they_hold(tmp_path: Path) -> None:
@@ -129,12 +180,18 @@ async def test_when_the_origin_is_lost_the_followers_show_what_they_hold(tmp_pat
         await agreed(b, c)
         await b.append(2, 2)  # the next leader
         await eventually(lambda: b.log.appended >= 2)
-        await agreed(b, c)
-        assert sorted(await b.shown()) == sorted(await c.shown())
+        await show_the_same(b, c)  # what the origin had sent may still be on its way to the disk of one
     async with running(a, b, c):
         await committed(a, b, c, entries=7)
         for host in (b, c):
             assert sorted(await host.shown()) == sorted(await a.shown())
+
+
+async def show_the_same(*hosts: Host) -> None:
+    with trio.fail_after(60):
+        await agreed(*hosts)
+        while len({tuple(sorted(await host.shown())) for host in hosts}) > 1:
+            await agreed(*hosts)
 
 
 async def test_of_two_hosts_the_one_that_is_left_shows_what_it_holds(tmp_path: Path) -> None:
@@ -173,7 +230,8 @@ async def test_learners_follow_and_have_no_vote(tmp_path: Path) -> None:
             await committed(a, b, one, other, entries=3)
         assert one.replication.statistics()["role"] == "learner"
         await eventually(lambda: a.metric("follower_lag_entries", peer="learners") == 0)
-        assert "l" in a.replication.statistics()["followers"]  # type: ignore[operator]
+        # With its vote a host ends its links, and they begin again: each learner may have heard the rest from b.
+        await eventually(lambda: {"l", "m"} <= followers(a).keys())
 
 
 async def test_the_lag_of_a_host_that_is_away_grows_and_learners_are_measured_by_the_slowest(tmp_path: Path) -> None:
@@ -187,7 +245,8 @@ async def test_the_lag_of_a_host_that_is_away_grows_and_learners_are_measured_by
         await a.append(1, 4, first=3)
         await committed(a, b, entries=7)
         assert a.metric("follower_lag_entries", peer="c") == 4
-        assert a.metric("follower_lag_entries", peer="learners") == 0  # nobody waits for one that has gone
+        # Nobody waits for one that has gone, once that was noticed.
+        await eventually(lambda: a.metric("follower_lag_entries", peer="learners") == 0)
         await eventually(lambda: a.metric("follower_lag_entries", peer="b") == 0)
 
 
@@ -228,7 +287,7 @@ async def test_where_hosts_are_split_evenly_the_payload_ends_and_the_stream_goes
         assert {key for key, *_ in await a.shown()} == {payload_id(1), payload_id(2)}
         for host in (b, c, d):
             assert sorted(await host.shown()) == sorted(await a.shown())
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while await host.log.closed_at(payload_id(1)) != 1:  # noqa: ASYNC110 it comes from another host
                     await trio.sleep(0.01)
 
@@ -271,9 +330,7 @@ async def test_a_follower_that_stalls_is_sent_a_window_and_the_others_go_on(tmp_
             for index in range(1, 40):
                 await a.append(1, 1, first=index, size=500_000)
             await committed(a, b, entries=40)
-            followers = a.replication.statistics()["followers"]
-            assert isinstance(followers, dict)
-            assert followers.get("c", {"in_flight": 0})["in_flight"] < 40
+            assert int(str(followers(a).get("c", {"in_flight": 0})["in_flight"])) < 40
             proxy.heal()
             await eventually(lambda: c.log.appended >= 40)
 
@@ -305,21 +362,29 @@ async def test_a_change_that_is_being_written_when_the_plane_ends_is_waited_for(
     async with running(a, b):
         await a.append(1, 2)
         await committed(a, b, entries=2)
-        writing, done = trio.Event(), trio.Event()
+        writing, go_on, done, ended = trio.Event(), trio.Event(), trio.Event(), trio.Event()
         replace_now = FlashLog.replace
 
         async def replace_slowly(self: FlashLog, *args: object, **kwargs: object) -> object:
             writing.set()
-            await trio.sleep(0.2)
+            await go_on.wait()
             done.set()
             return await replace_now(self, *args, **kwargs)  # type: ignore[arg-type]
+
+        async def crash() -> None:
+            await c.crash()
+            ended.set()
 
         monkeypatch.setattr(FlashLog, "replace", replace_slowly)
         async with trio.open_nursery() as nursery:
             await nursery.start(c.run)
             await writing.wait()
-            assert not done.is_set()
-            await c.crash()
+            nursery.start_soon(crash)
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            assert not ended.is_set()
+            go_on.set()
+            await ended.wait()
             assert done.is_set()
         monkeypatch.undo()
         async with running(c):
@@ -338,11 +403,11 @@ async def test_states_of_payloads_come_along(tmp_path: Path) -> None:
         await a.append(1, 2)
         await a.log.set_state(payload_id(1), PayloadState.SEALED)
         await a.log.set_state(payload_id(1), PayloadState.LANDED, "0xab")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while await state(b, 1) is not PayloadState.LANDED:  # noqa: ASYNC110 it comes from another host
                 await trio.sleep(0.01)
         async with running(c):  # also to who comes later
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while await state(c, 1) is not PayloadState.LANDED:  # noqa: ASYNC110
                     await trio.sleep(0.01)
 
@@ -370,6 +435,9 @@ async def test_retention_waits_for_a_peer_and_says_so_when_it_does_not(tmp_path:
     a, b, c = make_hosts(tmp_path, "abc").values()
     entry = len(flashblock(1, 0).body) + 256
     a.retention = RetentionLimits(max_age_s=None, max_bytes=entry, slack_bytes=0, wait_bytes=5 * entry)
+    async with running(a, b, c):  # with its vote a host's links begin again, and what is missed is said again
+        for host in (a, b, c):
+            await eventually(lambda host=host: not host.replication.statistics()["recovering"])  # type: ignore[misc]
     async with running(a, b):
         for payload in range(4):
             await a.append(payload, 1)
@@ -534,6 +602,8 @@ async def test_the_status_shows_each_peer_in_both_directions(tmp_path: Path) -> 
         await committed(a, b, c, entries=3)
         await eventually(lambda: a.metric("acked_entries_total", peer="b") >= 3)  # metrics follow within 50 ms
         await eventually(lambda: a.metric("following", peer="b") == a.metric("followers", peer="b") == 1)
+        # A link that its other end has given up, for one with a vote, is noticed a moment later.
+        await eventually(lambda: set(followers(a)) == {"b", "c"})
         status = a.replication.statistics()
         assert (status["host_id"], status["role"], status["quorum"]) == ("a", "voter", "2 of 3")
         assert (status["committed"], status["held"]) == (3, 0)

@@ -1,5 +1,6 @@
 """`appliance dev` as a newcomer starts it, whole and with its faults."""
 
+import fcntl
 import re
 import subprocess
 import sys
@@ -89,3 +90,13 @@ def test_a_mistake_on_the_command_line_is_one_clear_line(tmp_path: Path, argumen
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert message in line
+
+
+def test_a_folder_that_another_session_has_is_left_alone(tmp_path: Path) -> None:
+    with (tmp_path / "devnet.lock").open("w") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        for hosts in ("1", "3"):
+            done = dev(tmp_path, "--slots", "1", "--hosts", hosts)
+            assert done.returncode == 2
+            assert done.stderr == f"appliance: --data {tmp_path}: another `appliance dev` is at work there\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["devnet.lock"]

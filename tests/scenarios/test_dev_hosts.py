@@ -17,10 +17,13 @@ import trio
 
 from tests.support.eventually import eventually
 from tests.support.lines import LineReader
+from tests.support.log_order import order_of
 
 pytestmark = pytest.mark.slow
 
 FIRST_COUNT, COUNT = 10, 35
+GIVEN_UP_S = 10.0
+"""By then the others have ended the connections of a host that says nothing."""
 
 
 @asynccontextmanager
@@ -73,6 +76,32 @@ async def test_a_subscriber_of_the_host_that_is_killed_goes_on_at_the_next_and_t
     assert_whole(seen)
     with pytest.raises(ProcessLookupError):
         os.kill(int(again.rpartition(" ")[2]), 0)
+
+
+async def test_a_host_that_stood_still_until_the_others_gave_it_up_has_their_order(tmp_path: Path) -> None:
+    """What they had sent it meanwhile lay in its sockets, and was taken for new: its subscribers got another stream."""
+    arguments = ["dev", "--hosts", "3", "--any-port", "--block-time", "1", "--data", str(tmp_path)]
+    with trio.fail_after(200):
+        async with started(*arguments) as (dev, lines):
+            pid = re.search(r"kill -9 (\d+)$", await lines.wait_for("kill host-2"))
+            assert pid is not None
+            for _ in range(3):
+                await lines.wait_for("block ")
+            os.kill(int(pid[1]), signal.SIGSTOP)
+            try:
+                await trio.sleep(GIVEN_UP_S)
+            finally:
+                os.kill(int(pid[1]), signal.SIGCONT)
+            for _ in range(3):
+                await lines.wait_for("block ")
+            await wait_same(tmp_path)
+            dev.send_signal(signal.SIGTERM)
+            assert await dev.wait() == 0
+    assert "this host stood still" in (tmp_path / "host-2" / "appliance.log").read_text()
+    orders = [order_of(tmp_path / f"host-{number}" / "data") for number in range(3)]
+    assert len(orders[0]) > 50
+    for order in orders:  # who was ended first may lack the last ones
+        assert order == orders[0][: len(order)] or orders[0] == order[: len(orders[0])]
 
 
 async def test_a_session_that_is_killed_leaves_no_host_behind(tmp_path: Path) -> None:

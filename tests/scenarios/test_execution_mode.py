@@ -27,20 +27,20 @@ class Host:
 
     async def get(self, path: str) -> Any:
         async with HttpClient(self.admin) as client:
-            return json.loads((await client.request("GET", path, timeout_s=20)).body)
+            return json.loads((await client.request("GET", path, timeout_s=60)).body)
 
     async def metrics(self) -> str:
         async with HttpClient(self.admin) as client:
-            return (await client.request("GET", "/metrics", timeout_s=20)).body.decode()
+            return (await client.request("GET", "/metrics", timeout_s=60)).body.decode()
 
     async def debug(self, method: str, *params: object) -> Any:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         async with HttpClient(f"http://{self.process.addresses['debug']}") as client:
-            return json.loads((await client.request("POST", "/", JSON, body, timeout_s=20)).body)["result"]
+            return json.loads((await client.request("POST", "/", JSON, body, timeout_s=60)).body)["result"]
 
     async def health(self) -> int:
         async with HttpClient(f"http://{self.process.addresses['engine']}") as client:
-            return (await client.request("GET", "/healthz", timeout_s=20)).status
+            return (await client.request("GET", "/healthz", timeout_s=60)).status
 
     async def command(self, *arguments: str) -> str:
         line = [sys.executable, "-m", "appliance", "mode", *arguments, "--url", self.admin]
@@ -182,7 +182,7 @@ def _one(items: list[Any], wanted: Callable[[Any], bool]) -> Any:
 
 def test_the_switch_without_an_appliance_is_one_clear_line() -> None:
     line = [sys.executable, "-m", "appliance", "mode", "disabled", "--url", "http://127.0.0.1:9"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 1
     [text] = done.stderr.splitlines()
     assert text.startswith("appliance: no appliance answers at http://127.0.0.1:9: ")

@@ -42,7 +42,7 @@ async def newcomer_is_served(url: str) -> None:
 async def is_served(url: str) -> bool:
     async with HttpClient(url) as client:
         with suppress(ConnectionBroken):
-            return (await client.request("POST", "/", body=b"new", timeout_s=20)).status == 200
+            return (await client.request("POST", "/", body=b"new", timeout_s=60)).status == 200
     return False
 
 
@@ -58,7 +58,7 @@ async def test_ten_thousand_silent_connections_keep_nobody_out(nursery: trio.Nur
     await nursery.start(lambda task_status: server.run(task_status=task_status))
     url = f"http://{host}:{port}"
     async with HttpClient(url) as client:
-        first = await client.request("POST", "/", body=b"before", timeout_s=20)
+        first = await client.request("POST", "/", body=b"before", timeout_s=60)
         idle = await trio.lowlevel.open_process(
             [sys.executable, str(CLIENT), host, str(port), str(limit)],
             stdin=subprocess.PIPE,
@@ -68,7 +68,7 @@ async def test_ten_thousand_silent_connections_keep_nobody_out(nursery: trio.Nur
         assert idle.stdin is not None
         with trio.fail_after(60):
             report = await idle.stdout.receive_some()
-        served = [await client.request("POST", "/", body=b"meanwhile", timeout_s=20) for _ in range(20)]
+        served = [await client.request("POST", "/", body=b"meanwhile", timeout_s=60) for _ in range(20)]
         # The client keeps one connection; the rest are silent, and that is the limit.
         assert report.decode().split() == [str(limit), "held"]
         await eventually(lambda: server.statistics()["connections"] == limit + 1)
@@ -81,6 +81,6 @@ async def test_ten_thousand_silent_connections_keep_nobody_out(nursery: trio.Nur
         await idle.stdin.aclose()
         assert await idle.wait() == 0
         await eventually(lambda: server.statistics()["connections"] == 1)
-        last = await client.request("POST", "/", body=b"after", timeout_s=20)
+        last = await client.request("POST", "/", body=b"after", timeout_s=60)
         assert last.body == b"after"
     stopping.set()

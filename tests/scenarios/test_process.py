@@ -23,7 +23,7 @@ FANOUT_ONLY = '[store]\nfolder = "data"\n[fanout]\nlisten = "127.0.0.1:{port}"\n
 
 def appliance(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "appliance", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, check=False)
 
 
 def test_check_config_prints_every_error_and_exits_2(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / "a.toml").write_text(FANOUT_ONLY.format(port=taken.getsockname()[1]))
         done = appliance("run", "--config", str(tmp_path / "a.toml"))
     assert done.returncode == 2
-    assert done.stderr == f"appliance: cannot listen on {address}: Address already in use\n"
+    assert done.stderr == f"appliance: fanout.listen: cannot listen on {address}: Address already in use\n"
 
 
 def test_a_data_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
@@ -117,9 +117,8 @@ def test_a_data_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("not a folder")
     (tmp_path / "a.toml").write_text(FANOUT_ONLY.format(port=0))
     done = appliance("run", "--config", str(tmp_path / "a.toml"))
-    assert done.returncode == 1
-    [line] = done.stderr.splitlines()
-    assert str(tmp_path / "data") in line
+    assert done.returncode == 2
+    assert done.stderr == f"appliance: store.folder: {tmp_path / 'data'} is not a folder\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["runn"], ["run"], ["tail", "--after", "x"], ["log", "verify", "--logg"]])
@@ -184,8 +183,8 @@ async def test_status_shows_every_plane_and_metrics_keep_the_names_of_what_was_r
         await host.wait_for_event("payload landed")  # a builder's block, and flashblocks of it in the log
         admin = f"http://{host.addresses['admin']}"
         async with HttpClient(admin) as client:
-            status = json.loads((await client.request("GET", "/api/v1/status", timeout_s=20)).body)
-            metrics = (await client.request("GET", "/metrics", timeout_s=20)).body.decode()
+            status = json.loads((await client.request("GET", "/api/v1/status", timeout_s=60)).body)
+            metrics = (await client.request("GET", "/metrics", timeout_s=60)).body.decode()
         shown = await trio.to_thread.run_sync(appliance, "status", "--url", admin)
     assert {name: plane["state"] for name, plane in status["planes"].items()} == dict.fromkeys(
         ["flashblocks", "engine", "debug", "fanout", "admin"], "running"

@@ -45,7 +45,7 @@ name = "l1"
 listen = "{ANY}"
 probe_interval_s = 0.1
 return_after_s = 0.2
-timeout_ms = 1000
+timeout_ms = 10000
 endpoints = [
   {{ name = "main", url = "{main.websocket_url}" }},
   {{ name = "backup", url = "{backup.url}" }},
@@ -70,12 +70,12 @@ level = "debug"
 async def ask(address: str, method: str) -> Any:
     async with HttpClient(f"http://{address}") as client:
         body = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": method, "params": []})
-        return msgspec.json.decode((await client.request("POST", None, (), body, timeout_s=10)).body)
+        return msgspec.json.decode((await client.request("POST", None, (), body, timeout_s=60)).body)
 
 
 async def get(address: str, path: str) -> tuple[int, str]:
     async with HttpClient(f"http://{address}") as client:
-        answer = await client.request("GET", path, timeout_s=10)
+        answer = await client.request("GET", path, timeout_s=60)
         return answer.status, answer.body.decode()
 
 
@@ -95,7 +95,7 @@ async def test_a_process_with_nothing_but_providers_serves_and_stops_with_1001(t
         await process.wait_for_event("provider switched")
         assert 'eth_network_errors{provider="main"}' in (await get(admin, "/metrics"))[1]
         opened = conversation(
-            f"ws://{l1}", ping_interval_s=9, pong_timeout_s=9, connect_timeout_s=9, max_message_bytes=2**20
+            f"ws://{l1}", ping_interval_s=9, pong_timeout_s=60, connect_timeout_s=60, max_message_bytes=2**20
         )
         async with opened as (inbox, send):
             await send('{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]}')
@@ -160,5 +160,5 @@ def test_check_config_says_that_providers_run(tmp_path: Path) -> None:
         '[[providers]]\nname = "l1"\nlisten = "127.0.0.1:0"\nendpoints = [{ name = "main", url = "http://host" }]\n'
     )
     command = [sys.executable, "-m", "appliance", "check-config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stdout) == (0, f"{path}: well; it runs providers\n")

@@ -41,7 +41,7 @@ async def status(host: ApplianceProcess, key: str) -> int:
 
 async def metric(host: ApplianceProcess) -> str:
     async with HttpClient(f"http://{host.addresses['admin']}") as client:
-        text = (await client.request("GET", "/metrics", timeout_s=20)).body.decode()
+        text = (await client.request("GET", "/metrics", timeout_s=60)).body.decode()
     return next(line for line in text.splitlines() if line.startswith("appliance_config_last_reload_successful "))
 
 
@@ -87,6 +87,7 @@ folder = "data"
 [lb]
 listen = "127.0.0.1:0"
 tries = {tries}
+proxy_timeout_ms = 60000
 {nodes}
 [admin]
 listen = "127.0.0.1:0"
@@ -113,7 +114,7 @@ async def test_nodes_of_the_load_balancer_come_and_go_while_requests_run(tmp_pat
             running_there = []
 
             async def ask() -> None:
-                running_there.append(await client.request("POST", "/", (), CALL, timeout_s=20))
+                running_there.append(await client.request("POST", "/", (), CALL, timeout_s=60))
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
@@ -124,12 +125,12 @@ async def test_nodes_of_the_load_balancer_come_and_go_while_requests_run(tmp_pat
                 assert line["changed"] == ["lb.nodes"]
                 assert host.events("some changes hold only after a restart")[0]["keys"] == ["lb.tries"]
                 for _ in range(4):
-                    assert (await client.request("POST", "/", (), CALL, timeout_s=20)).body == COOL
+                    assert (await client.request("POST", "/", (), CALL, timeout_s=60)).body == COOL
                 assert (len(stays.requests), len(comes.requests), len(goes.requests)) == (2, 2, 1)
                 gate.open_all()
             assert [(answer.status, answer.body) for answer in running_there] == [(200, COOL)]
             assert goes.cancelled == 0
-            listed = await client.request("GET", "/nodes", timeout_s=20)
+            listed = await client.request("GET", "/nodes", timeout_s=60)
             assert msgspec.json.decode(listed.body) == [stays.url, comes.url]
         host.terminate()
         with trio.fail_after(60):

@@ -128,6 +128,12 @@ class ClusterHost:
         except UnavailableError:
             return {}
 
+    async def wait_head(self, least: int) -> int:
+        """Until it shows so many positions, which it says only when it answers; how many."""
+        while (head := int((await self.log_status()).get("head", -1))) < least:  # noqa: ASYNC110 a process
+            await trio.sleep(0.05)
+        return head
+
     async def log_status(self) -> dict[str, Any]:
         """The part about the log."""
         found: dict[str, Any] = (await self.status()).get("flashlog", {})
@@ -170,11 +176,12 @@ class Cluster:
 
     async def wait_flowing(self, count: int, timeout_s: float = 60.0) -> None:
         """Until every host shows so many entries more than it does now."""
-        begin = {name: (await host.log_status()).get("head", 0) for name, host in self.hosts.items()}
+        begin: dict[str, int] = {}
         with trio.move_on_after(timeout_s):
             for name, host in self.hosts.items():
-                while (await host.log_status()).get("head", 0) < begin[name] + count:  # noqa: ASYNC110 a process
-                    await trio.sleep(0.05)
+                begin[name] = await host.wait_head(0)
+            for name, host in self.hosts.items():
+                await host.wait_head(begin[name] + count)
             return
         raise AssertionError(f"the stream does not flow: {begin} -> {await self.entries()}")
 

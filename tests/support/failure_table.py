@@ -22,6 +22,7 @@ SLOTS = 52
 MOST_SLOTS = 4 * SLOTS
 SLOT_S = 0.2
 DEADLINE_S = 0.1
+BUILDER_TIMEOUT_MS = 1000
 SLACK_S = 0.6
 """What a validation that has begun may add to the deadline. Who waited for a builder past its deadline would wait for
 its timeout, 1 s. What the machine adds is measured (pulse.py)."""
@@ -103,7 +104,7 @@ async def leader(
     """A host whose op-node builds, its first slots done."""
     devnet = Devnet(folder, DevnetSettings(builders=builders, block_time_s=SLOT_S, flashblock_interval_s=SLOT_S / 4))
     keys = {"builder_deadline_ms": math.ceil(DEADLINE_S * 1000), **(engine or {})}
-    files = HostFiles(folder, devnet, {"engine": keys})
+    files = HostFiles(folder, devnet, {"engine": keys}, BUILDER_TIMEOUT_MS)
     async with started(nursery, devnet), hosted(files.write()) as appliance:
         node = await devnet.start_node(f"http://{appliance.listening['engine']}", files.secret)
         await node.wait_slots(3)

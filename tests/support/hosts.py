@@ -24,6 +24,10 @@ class Network(Protocol):
     def builder_endpoints(self) -> Sequence[Endpoint]: ...
 
 
+PATIENCE_MS = 20_000
+"""Where nobody hangs, a machine that stands still for a second makes no upstream late."""
+
+
 @dataclass
 class HostFiles:
     """One host's folder: secret, configuration and data. ``sections`` overrides keys, by section."""
@@ -31,6 +35,7 @@ class HostFiles:
     folder: Path
     network: Network
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    builder_timeout_ms: int = PATIENCE_MS
 
     @property
     def secret(self) -> Path:
@@ -55,8 +60,9 @@ class HostFiles:
                 "debug_listen": "127.0.0.1:0",
                 "jwt_secret_file": str(self.secret),
                 "health_check_interval_s": 0.5,
+                "builder_deadline_ms": PATIENCE_MS,
             },
-            "engine.l2": {"url": el.url, "jwt_secret_file": str(el.secret_file)},
+            "engine.l2": {"url": el.url, "jwt_secret_file": str(el.secret_file), "timeout_ms": PATIENCE_MS},
             "flashblocks": {},
             "fanout": {"listen": "127.0.0.1:0"},
             "admin": {"listen": "127.0.0.1:0"},
@@ -65,15 +71,15 @@ class HostFiles:
         for name, keys in self.sections.items():
             tables.setdefault(name, {}).update(keys)
         text = "\n".join(_table(f"[{name}]", keys) for name, keys in tables.items())
-        text += "\n".join(_table("[[engine.builders]]", _builder(each)) for each in self.network.builder_endpoints)
+        text += "\n".join(_table("[[engine.builders]]", self._builder(each)) for each in self.network.builder_endpoints)
         path = self.folder / "appliance.toml"
         path.write_text(text)
         return path
 
-
-def _builder(endpoint: Endpoint) -> dict[str, Any]:
-    keys = {"name": endpoint.name, "url": endpoint.url, "jwt_secret_file": str(endpoint.secret_file)}
-    return keys | ({"flashblocks_url": endpoint.flashblocks_url} if endpoint.flashblocks_url else {})
+    def _builder(self, endpoint: Endpoint) -> dict[str, Any]:
+        keys = {"name": endpoint.name, "url": endpoint.url, "jwt_secret_file": str(endpoint.secret_file)}
+        stream = {"flashblocks_url": endpoint.flashblocks_url} if endpoint.flashblocks_url else {}
+        return {**keys, **stream, "timeout_ms": self.builder_timeout_ms}
 
 
 def _table(header: str, keys: dict[str, Any]) -> str:
@@ -85,13 +91,13 @@ def subscribe(address: str, query: str = "") -> AbstractAsyncContextManager[Inbo
     return messages(
         f"ws://{address}/ws{query}",
         ping_interval_s=5,
-        pong_timeout_s=5,
-        connect_timeout_s=5,
+        pong_timeout_s=60,
+        connect_timeout_s=60,
         max_message_bytes=2**24,
     )
 
 
-async def take(inbox: Inbox, count: int, timeout_s: float = 20.0) -> list[bytes]:
+async def take(inbox: Inbox, count: int, timeout_s: float = 60.0) -> list[bytes]:
     """The next ``count`` messages."""
     taken: list[bytes] = []
     with trio.fail_after(timeout_s):

@@ -20,7 +20,7 @@ async def hosted(path: Path) -> AsyncIterator[Appliance]:
             yield appliance
         finally:
             appliance.stop()
-            with trio.move_on_after(15, shield=True):
+            with trio.move_on_after(60, shield=True):
                 await appliance.wait_stopped()
 
 

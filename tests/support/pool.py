@@ -8,15 +8,17 @@ from pathlib import Path
 from appliance.devnet.endpoints import Endpoint
 from appliance.devnet.network import Devnet
 from appliance.supervisor import Appliance
+from tests.support.hosts import PATIENCE_MS
 
 
 @dataclass
 class PoolFiles:
-    """Its folder; ``fixed`` is the port that it listens on, 0 for any."""
+    """Its folder; ``fixed`` is the port that it listens on, 0 for any; ``deadline_ms`` that of its builders."""
 
     folder: Path
     devnet: Devnet
     fixed: int = 0
+    deadline_ms: int = 100
 
     @property
     def secret(self) -> Path:
@@ -30,7 +32,8 @@ class PoolFiles:
     def write(self) -> Path:
         """The configuration file."""
         lines = [
-            '[store]\nfolder = "data"\n[engine]\nbuilder_deadline_ms = 100\nhealth_check_interval_s = 0.5',
+            '[store]\nfolder = "data"\n[engine]\nhealth_check_interval_s = 0.5',
+            f"builder_deadline_ms = {self.deadline_ms}",
             f'[engine.builder_listen]\nlisten = "127.0.0.1:{self.fixed}"\njwt_secret_file = "{self.secret}"',
             '[flashblocks]\nvalidation = "structural"',
             '[fanout]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"',
@@ -52,5 +55,6 @@ def _builder(endpoint: Endpoint) -> str:
         "url": endpoint.url,
         "jwt_secret_file": str(endpoint.secret_file),
         "flashblocks_url": endpoint.flashblocks_url,
+        "timeout_ms": PATIENCE_MS,
     }
     return "[[engine.builders]]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())

@@ -2,6 +2,8 @@
 
 import random
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _FIRST, _LAST = 10_000, 32_000
 """Below the range from which the kernel takes ports for outgoing connections: one of those may be taken meanwhile."""
@@ -16,6 +18,20 @@ def lasting_port() -> int:
     A socket that does not listen holds it. While it is being bound nobody else may have the port; from then on
     whoever sets SO_REUSEADDR, as servers do, may have it beside us (Linux: as long as only one of them listens).
     """
+    holder = _hold()
+    _held.append(holder)  # some hundred in a whole test run
+    port: int = holder.getsockname()[1]
+    return port
+
+
+@contextmanager
+def held_address() -> Iterator[str]:
+    """Such a port as `127.0.0.1:port`, for those who make many: it is held until the block ends."""
+    with _hold() as holder:
+        yield "{}:{}".format(*holder.getsockname())
+
+
+def _hold() -> socket.socket:
     while True:
         holder = socket.socket()
         try:
@@ -24,6 +40,4 @@ def lasting_port() -> int:
             holder.close()
             continue
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _held.append(holder)  # some hundred in a whole test run
-        port: int = holder.getsockname()[1]
-        return port
+        return holder

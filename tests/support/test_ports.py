@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from appliance.net.listening import open_listener
-from tests.support.ports import lasting_port
+from tests.support.ports import held_address, lasting_port
 
 
 def test_a_server_has_the_port_again_and_again_and_between_whiles_it_refuses() -> None:
@@ -23,3 +23,14 @@ def test_nobody_else_finds_it_free() -> None:
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", port))
     assert port not in {lasting_port() for _ in range(50)}
+
+
+def test_an_address_that_is_held_refuses_while_nobody_serves_on_it() -> None:
+    with held_address() as address:
+        host, port = address.split(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)))
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((host, int(port)))
+        with open_listener(address), socket.create_connection((host, int(port))):
+            pass

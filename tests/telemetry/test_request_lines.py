@@ -102,9 +102,5 @@ def test_before_the_log_is_configured_there_is_none(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("level", "shown"), [("debug", True), ("info", True), ("warning", False)])
 def test_configure_says_where_lines_go(level: telemetry.LogLevel, shown: bool) -> None:
     stream = io.StringIO()
-    try:
-        telemetry.configure(level, "json", stream)
-        assert telemetry.current_target() == telemetry.LogTarget(stream, json=True, shows_info=shown)
-    finally:
-        telemetry.configure()
-        telemetry._targets.clear()
+    telemetry.configure(level, "json", stream)
+    assert telemetry.current_target() == telemetry.LogTarget(stream, json=True, shows_info=shown)

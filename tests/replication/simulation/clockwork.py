@@ -24,8 +24,12 @@ class Clockwork:
 
     def at(self, delay: float, what: Callable[[], None]) -> None:
         """Do ``what`` after ``delay`` seconds; of two at the same time the first that was said."""
+        self.at_time(self.now + delay, what)
+
+    def at_time(self, time: float, what: Callable[[], None]) -> None:
+        """The same at a time, to the last bit."""
         self._count += 1
-        heapq.heappush(self._heap, (self.now + delay, self._count, what))
+        heapq.heappush(self._heap, (time, self._count, what))
 
     def run_until(self, time: float) -> None:
         """Let time pass."""

@@ -73,6 +73,7 @@ class SimHost:
         self.peers: list[SimHost] = []
         self.is_up = False
         self.incarnation = 0
+        self.still_until = 0.0
         self.wipes = 0
         self.wall_offset = wall_offset
         self.disk_is_full = False
@@ -103,6 +104,7 @@ class SimHost:
 
     def start(self) -> None:
         self.incarnation += 1
+        self.still_until = 0.0
         self.is_up = True
         disk = self.disk
         membership = self._make_membership(disk.log_id)
@@ -149,6 +151,22 @@ class SimHost:
         self.clock.note("%s loses its disk", self.name)
         self.disk = DiskLog(f"{self.name}-{self.wipes}")
 
+    def stand_still(self, seconds: float) -> None:
+        """The process is stopped, and goes on later with whatever has come meanwhile."""
+        self.clock.note("%s stands still for %s s", self.name, seconds)
+        self.still_until = self.clock.now + seconds
+
+    @property
+    def is_still(self) -> bool:
+        return self.clock.now < self.still_until
+
+    def when_awake(self, what: Callable[[], None]) -> None:
+        """Now, or as soon as it goes on, in the order in which it was asked for."""
+        if self.is_still:
+            self.clock.at_time(self.still_until, lambda: self.when_awake(what))
+        else:
+            what()
+
     # --- links ---
 
     def _dial_later(self, peer: "SimHost", delay: float) -> None:
@@ -157,7 +175,7 @@ class SimHost:
     def _dial(self, peer: "SimHost") -> None:
         if peer.name in self._links.values():
             return
-        link = self._network.connect(self, peer) if peer.is_up else None
+        link = self._network.connect(self, peer) if peer.is_up and not peer.is_still else None
         if link is None:
             self._dial_later(peer, self.clock.random.uniform(0.05, 0.4))
             return
@@ -259,6 +277,14 @@ class SimHost:
     def _finish(self, jobs: list[Job]) -> None:
         outcomes = [job.transaction() for job in jobs]
         self._feed()
+        if self.clock.random.random() < 0.4:  # another input comes before the answer, and what the log has before that
+            self._carry_out()
+            self._later(self.clock.random.uniform(0.0, 0.03), lambda: self._answer(jobs, outcomes))
+        else:
+            self._answer(jobs, outcomes)
+
+    def _answer(self, jobs: list[Job], outcomes: list[object]) -> None:
+        self._feed()
         for job, outcome in zip(jobs, outcomes, strict=True):
             if job is self._changing:
                 self._changing = None
@@ -310,7 +336,7 @@ class SimHost:
 
     def _read(self, command: Read) -> None:
         records = self.disk.after(command.after, command.limit, command.through)
-        if self.clock.random.random() < 0.1:  # from the disk: meanwhile things happen
+        if self.clock.random.random() < 0.5:  # from the disk: meanwhile things happen
             self._later(self.clock.random.uniform(0.0, 0.02), lambda: self._answer_read(command, records))
         else:
             self._core().read(command, records, self.clock.now)
@@ -379,7 +405,7 @@ class SimHost:
             if self.incarnation == incarnation:
                 what()
 
-        self.clock.at(delay, do)
+        self.clock.at(delay, lambda: self.when_awake(do))
 
     def _core(self) -> Core:
         assert self.core is not None

@@ -8,7 +8,7 @@ from appliance.domain.replicas import Receipt, Replica, Verdict
 from appliance.replication.core import Core
 from appliance.replication.membership import Membership, Restored
 from appliance.replication.order import CommitOrder, Waiting
-from appliance.replication.places import Place
+from appliance.replication.places import Key, Place
 from appliance.replication.votes import Votes
 from tests.replication.simulation.disk import DiskLog
 from tests.replication.simulation.host import SimHost
@@ -122,9 +122,29 @@ class HearsNoWord(_MutatedCore):
         core._votes.__class__ = _DeafVotes
 
 
+class TakesWhatIsOld(_MutatedCore):
+    """Takes what came while it stood still for as young as it was when it was sent."""
+
+    def break_rule(self, core: Core) -> None:
+        core.alive = lambda now: None  # type: ignore[method-assign]
+
+
+class _BlindOrder(CommitOrder):
+    def is_committed(self, position: int, key: Key) -> bool:
+        return position <= self.committed or key in self._decided
+
+
+class LooksWhereItStood(_MutatedCore):
+    """Takes what gave way since it was read for what is committed there now."""
+
+    def break_rule(self, core: Core) -> None:
+        core._order.__class__ = _BlindOrder
+
+
 FEW = range(40)
 MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (AcknowledgesBeforeTheFsync, FEW),
+    (LooksWhereItStood, range(3755, 3760)),
     (SkipsThePrefix, FEW),
     (CountsOneVoteLess, FEW),
     (CountsLearners, FEW),
@@ -132,6 +152,7 @@ MUTANTS: Final[tuple[tuple[Callable[..., SimHost], range], ...]] = (
     (ChangesItsMind, range(400)),
     (ForgetsWhatIsUnsettled, range(400)),
     (HearsNoWord, FEW),
+    (TakesWhatIsOld, range(1560, 1580)),
 )
 """Each with the seeds of which one at least must show it. Two rules (a lost log has no vote; a vote on a branch that
 parted earlier is none) show in a few seeds of ten thousand only: `test_recovery` and `test_votes` hold them.

@@ -12,6 +12,7 @@ class End(Protocol):
 
     name: str
 
+    def when_awake(self, what: Callable[[], None]) -> None: ...
     def received(self, link: int, message: AnyMessage) -> None: ...
     def disconnected(self, link: int) -> None: ...
 
@@ -62,7 +63,7 @@ class Connection:
         def arrive() -> None:
             end = self._ends[side]
             if end is not None and not self.is_doomed:
-                what(end)
+                end.when_awake(lambda: what(end))
 
         clock.at(due - clock.now, arrive)
 
@@ -88,7 +89,16 @@ class Connection:
     def _drop(self, side: int) -> None:
         end, self._ends[side] = self._ends[side], None
         if end is not None:
-            end.disconnected(self.link)
+            end.when_awake(lambda: end.disconnected(self.link))
+
+    def give_up(self, silent: End) -> None:
+        """The other side has heard nothing of one for too long. That one finds what was sent before, when it looks."""
+        if silent not in self._ends or None in self._ends or self.is_doomed:
+            return
+        other = self._ends[0] if self._ends[1] is silent else self._ends[1]
+        assert other is not None
+        self.close(other)
+        other.when_awake(lambda: other.disconnected(self.link))
 
 
 class Network:

@@ -27,7 +27,7 @@ class Sequencer:
 
     def produce(self) -> None:
         """The next flashblock, if the host runs; one that restarted lets its builder begin the payload again."""
-        if not self.host.is_up:
+        if not self.host.is_up or self.host.is_still:
             return
         if self.host.incarnation != self._incarnation:
             self._incarnation = self.host.incarnation
