@@ -101,9 +101,7 @@ class RequestLog:
 
     def refused(self, job: Job, high: bool, request_id: str | None, payload_size: int, reason: str) -> None:
         """It is answered without a node's answer."""
-        count = self._refusals.note(reason, trio.current_time())
-        if count:
-            _warn([(reason, count)])
+        self._note(reason)
         if not self._wanted or not self._lines.enabled:
             return
         self._lines.write(
@@ -118,6 +116,10 @@ class RequestLog:
                 message="Request refused",
             )
         )
+
+    def rate_limited(self, reason: str) -> None:
+        """It was not taken in."""
+        self._note(reason)
 
     def completed(
         self,
@@ -155,6 +157,11 @@ class RequestLog:
                 message="Request completed",
             )
         )
+
+    def _note(self, reason: str) -> None:
+        count = self._refusals.note(reason, trio.current_time())
+        if count:
+            _warn([(reason, count)])
 
 
 def _warn(refusals: list[tuple[str, int]]) -> None:

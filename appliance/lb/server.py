@@ -164,12 +164,14 @@ class Face:
         return await self._complete(call, placed)
 
     def _over_rate(self, request: HttpRequest) -> HttpResponse | None:
-        wait_s = self._limit.admit(self._key(request), trio.current_time())
-        if not wait_s:
+        over = self._limit.over(self._key(request), trio.current_time())
+        if over is None:
             return None
-        self._metrics.rate_limited.inc()
+        self._metrics.rate_limited[over.limit].inc()
         self._answers[4] += 1
-        return _text(429, "too many requests", wait_s)
+        text = f"too many requests: over the limit of this {over.limit}"
+        self._log.rate_limited(text)
+        return _text(429, text, over.wait_s)
 
     def _take_in(self, request: HttpRequest) -> _Call:
         header = request.headers.as_dict().get

@@ -44,10 +44,12 @@ async def test_over_its_rate_a_client_gets_429(by_key: bool) -> None:
         statuses = [(await w.call(headers={"X-Api-Key": "a"})).status for _ in range(3)]
         assert statuses == [200, 200, 429]
         refused = await w.call(headers={"X-Api-Key": "a"})
-        assert (refused.body, int(refused.headers["retry-after"]) >= 1) == (b"too many requests\n", True)
+        limit = "key" if by_key else "instance"
+        text = f"too many requests: over the limit of this {limit}\n".encode()
+        assert (refused.body, int(refused.headers["retry-after"]) >= 1) == (text, True)
         assert (await w.call(headers={"X-Api-Key": "b"})).status == (200 if by_key else 429)
         assert (await w.get("/healthz")).status == 200
-        assert w.metric("lb_rate_limited_total") == w.metric("lb_answers_total", status="4xx") >= 2
+        assert w.metric("lb_rate_limited_total", limit=limit) == w.metric("lb_answers_total", status="4xx") >= 2
 
 
 async def test_clients_without_a_key_are_told_apart_by_address() -> None:
