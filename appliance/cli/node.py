@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 import trio
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from appliance.cli.admin_client import fetch
+from appliance.cli.console import table_console
 from appliance.cli.mode import user_name
 from appliance.net.http_client import HttpClient
 
@@ -20,8 +20,11 @@ _STYLES = {"healthy": "green", "returning": "yellow"}
 
 def node_list(arguments: argparse.Namespace) -> int:
     """Print the nodes."""
-    answer = msgspec.json.decode(trio.run(_talk, arguments, "GET", b""))
-    Console().print(render(answer))
+    body = trio.run(_talk, arguments, "GET", b"")
+    if arguments.json:
+        print(body.decode())
+    else:
+        table_console().print(render(msgspec.json.decode(body)))
     return 0
 
 
