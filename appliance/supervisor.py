@@ -290,7 +290,7 @@ class Appliance:
         metrics = LbMetrics.create(self.registry)
         lb = self._lb = LoadBalancer(lb_settings(config), declared_nodes(config), metrics, store=kept)
         self._add("lb", listeners.one("lb", lb.run), lb.statistics)
-        self._reports.append(lambda: Report.of_facts(lb.facts()))
+        self._reports.append(lambda: Report(lb.health(), lb.facts()))
 
     def _compose_providers(self, groups: list[GroupSettings], listeners: Listeners) -> None:
         providers = Providers(groups, ProviderMetrics.create(self.registry))

@@ -1,7 +1,9 @@
 """What `appliance check-config` does with the files that a configuration names: open them, as `run` would."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.config.model import Config
@@ -58,6 +60,16 @@ def _folder(config: Config) -> None:
     for path in needed:
         if not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(f"store.folder: this user may not read and write {path}")
+    _try_to_write(there)
+
+
+def _try_to_write(there: Path) -> None:
+    """Modes say nothing of a file system that takes no files, as /proc; what this user may not, another may."""
+    try:
+        with suppress(PermissionError), tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(f"store.folder: nothing can be written to {there}: {error.strerror}") from error
 
 
 def _needed(config: Config, folder: Path, there: Path) -> Iterator[Path]:

@@ -1,15 +1,16 @@
 """`appliance node`: the load balancer's nodes from a terminal."""
 
 import argparse
+import sys
 from typing import Any
 
 import msgspec
 import trio
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from appliance.cli.admin_client import fetch
+from appliance.cli.console import table_console
 from appliance.cli.mode import user_name
 from appliance.net.http_client import HttpClient
 
@@ -19,8 +20,11 @@ _STYLES = {"healthy": "green", "returning": "yellow"}
 
 def node_list(arguments: argparse.Namespace) -> int:
     """Print the nodes."""
-    answer = msgspec.json.decode(trio.run(_talk, arguments, "GET", b""))
-    Console().print(render(answer))
+    body = trio.run(_talk, arguments, "GET", b"")
+    if arguments.json:
+        print(body.decode())
+    else:
+        table_console().print(render(msgspec.json.decode(body)))
     return 0
 
 
@@ -31,15 +35,23 @@ def node_add(arguments: argparse.Namespace) -> int:
         wanted["workers"] = arguments.workers
     node = msgspec.json.decode(trio.run(_talk, arguments, "POST", msgspec.json.encode(wanted)))
     print(f"{node['uri']}: {node['workers']} workers, {node['explain']['state']}")
+    _warn(node["problem"])
     return 0
 
 
 def node_remove(arguments: argparse.Namespace) -> int:
     """Take one out; its running requests finish."""
     wanted = {"uri": arguments.uri, "via": "cli", "user": user_name()}
-    trio.run(_talk, arguments, "DELETE", msgspec.json.encode(wanted))
+    answer = msgspec.json.decode(trio.run(_talk, arguments, "DELETE", msgspec.json.encode(wanted)))
     print("removed")
+    _warn(answer["problem"])
     return 0
+
+
+def _warn(problem: str | None) -> None:
+    """The change counts in any case, as a throw of the switch does."""
+    if problem:
+        print(f"appliance: {problem}", file=sys.stderr)
 
 
 async def _talk(arguments: argparse.Namespace, method: str, body: bytes) -> bytes:

@@ -161,7 +161,9 @@ def _add_node(commands: "_Commands[_Parser]") -> None:
     ):
         action = _add_command(actions, name, text, "node", f"node_{name}")
         _add_admin(action)
-        if name != "list":
+        if name == "list":
+            action.add_argument("--json", action="store_true", help="print the JSON as it came")
+        else:
             action.add_argument("uri", metavar="URI", help="as http://host:8545, or as `node list` shows it")
         if name == "add":
             action.add_argument("--workers", type=int, metavar="N", help="requests at a time (default: [lb] workers)")

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from appliance.cli.admin_client import fetch
+from appliance.cli.console import table_console
 from appliance.cli.summary import cell, lines
 from appliance.domain.errors import ApplianceError
 from appliance.net.http_client import HttpClient
@@ -32,7 +33,7 @@ async def _once(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(body.decode())
     else:
-        Console().print(_rendered(arguments, body))
+        table_console().print(_rendered(arguments, body))
 
 
 async def _watch(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@
     https://SEV_<measurements>@host              Constellation aTLS: base64url of gzip of JSON measurements
     https://SGX_<MRENCLAVE>@host                 Gramine RA-TLS: 32 bytes as hex
 
+The names of the schemes are found whatever their case: taken as a user's name, the node would be used without a proof.
 Credentials, paths and queries may be secrets (an API key is often a path), and measurements are long: what is shown
 has scheme, host and port, and a digest of the rest, so that two nodes can be told apart.
 """
@@ -24,6 +25,8 @@ MAX_URI_CHARS: Final = 16_384
 MAX_WORKERS: Final = 4096
 _MAX_MEASUREMENTS_BYTES: Final = 65_536
 _SCHEMES: Final = ("SEV", "SGX")
+_UNKNOWN_SCHEMES: Final = ("TDX",)
+"""Names that claim an attestation whose form is not known here."""
 VERIFIABLE: Final[frozenset[str]] = frozenset()
 """Those of them whose evidence this build can verify (lb/attestation.py): none yet."""
 _ADDRESS: Final = re.compile(r"^[!-~]+$")
@@ -81,9 +84,10 @@ def parse_node_uri(text: str) -> NodeUri:
     if not parts.hostname or port == 0:
         raise NodeUriError("a host and, if any, a port from 1 to 65535")
     query, workers = _without_workers(parts.query)
-    claim = _claim(parts.username or "", secure=parts.scheme == "https")
+    scheme = _attested_by(parts.netloc)
+    claim = _claim(scheme, parts.username or "", secure=parts.scheme == "https") if scheme else None
     path = "" if parts.path == "/" else parts.path
-    url = urlunsplit((parts.scheme, parts.netloc, path, query, ""))
+    url = urlunsplit((parts.scheme, scheme + parts.netloc[len(scheme) :], path, query, ""))
     return NodeUri(url, _shown(url), workers, claim)
 
 
@@ -105,7 +109,7 @@ def _shown(url: str) -> str:
     authority = parts.netloc.rpartition("@")[2]
     who = ""
     if "@" in parts.netloc:
-        scheme = next((name for name in _SCHEMES if parts.netloc.startswith(f"{name}_")), None)
+        scheme = _attested_by(parts.netloc)
         who = f"{scheme}_…@" if scheme else "…@"
     plain = f"{parts.scheme}://{who}{authority}"
     if not who and not parts.path and not parts.query:
@@ -113,10 +117,19 @@ def _shown(url: str) -> str:
     return f"{plain}/…{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
-def _claim(user: str, *, secure: bool) -> Claim | None:
-    scheme, _, evidence = user.partition("_")
-    if scheme not in _SCHEMES or not user.startswith(f"{scheme}_"):
-        return None
+def _attested_by(netloc: str) -> str:
+    """The scheme that ``netloc`` names as its user, in capitals; "" for none."""
+    user, _, _ = netloc.rpartition("@")
+    name, underscore, _ = user.partition("_")
+    return name.upper() if underscore and name.upper() in (*_SCHEMES, *_UNKNOWN_SCHEMES) else ""
+
+
+def _claim(scheme: str, user: str, *, secure: bool) -> Claim:
+    if scheme in _UNKNOWN_SCHEMES:
+        raise NodeUriError(
+            f"{' or '.join(f'{name}_' for name in _SCHEMES)}, what else is attested is not known", user[:4]
+        )
+    evidence = user.partition("_")[2]
     if not secure:
         raise NodeUriError("https://: it is attested over TLS", f"{scheme}_")
     return Claim(scheme, _mrenclave(evidence) if scheme == "SGX" else _measurements(evidence))

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from appliance.lb.dispatch import Refusal
 from appliance.lb.queue import Priority
+from appliance.lb.rate_limit import INSTANCE, KEY
 from appliance.telemetry.light_metrics import LightCounter, LightHistogram
 
 PRIORITY_NAMES = {Priority.FAST_TRACK: "fast_track", Priority.HIGH: "high", Priority.LOW: "low"}
@@ -23,7 +24,7 @@ class LbMetrics:
     queue_depth: Gauge
     retries: Counter
     refused: dict[Refusal, Counter]
-    rate_limited: Counter
+    rate_limited: dict[str, Counter]
     cancelled: Counter
     in_flight: Gauge
     held_bytes: Gauge
@@ -43,6 +44,7 @@ class LbMetrics:
         answers = LightCounter("lb_answers", "Answers to clients by class of status", "status", statuses)
         for each in (requests, queue_wait, proxy_seconds, answers):
             registry.register(each)
+        limited = Counter("lb_rate_limited", "Requests over a rate limit", ["limit"], registry=registry)
         refused = Counter("lb_refused", "Requests answered without a node", ["reason"], registry=registry)
         return cls(
             requests=requests,
@@ -52,7 +54,7 @@ class LbMetrics:
             queue_depth=Gauge("lb_queue_depth", "Requests that wait for a worker", ["priority"], registry=registry),
             retries=Counter("lb_retries", "Tries beyond a request's first", registry=registry),
             refused={each: refused.labels(each.name.lower()) for each in Refusal},
-            rate_limited=Counter("lb_rate_limited", "Requests over a rate limit", registry=registry),
+            rate_limited={each: limited.labels(each) for each in (INSTANCE, KEY)},
             cancelled=Counter("lb_cancelled", "Requests whose client went away", registry=registry),
             in_flight=Gauge("lb_in_flight", "Requests that nodes work on", registry=registry),
             held_bytes=Gauge("lb_held_bytes", "Bytes of answers that wait for slow clients", registry=registry),

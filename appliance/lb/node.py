@@ -29,7 +29,7 @@ class NodeSettings:
 class Node(Slots):
     """``source`` is "file" or "added". A worker's connection stays open for the next request on that worker."""
 
-    __slots__ = ("_connect", "_lanes", "head", "health", "nudge", "removed", "scope", "source", "told", "uri")
+    __slots__ = ("_connect", "_lanes", "head", "health", "nudge", "removed", "scope", "source", "told", "unkept", "uri")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Node(Slots):
         self.source = source
         self.health = NodeHealth(settings.health, workers, now)
         self.told = self.health.state  # what the log has of it
+        self.unkept: str | None = None  # why a restart forgets it
         self.removed = False
         self.nudge = trio.Event()  # its health changed, so that the next check may be due earlier
         self.scope = trio.CancelScope()  # of the task that checks it
@@ -97,6 +98,8 @@ class Node(Slots):
             "source": self.source,
             "workers": self.health.workers,
             "in_flight": self.in_flight,
+            "kept": self.unkept is None,
+            "problem": self.unkept,
             "attested": None if self.uri.claim is None else self.uri.claim.scheme,
             "explain": self.health.explain(now),
         }

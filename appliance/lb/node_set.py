@@ -33,6 +33,8 @@ MAX_NODES: Final = 256
 
 
 _CONFIGURATION: Final = "configuration"
+_READ_AGAIN_S: Final = 5.0
+"""Kept nodes that could not be read are asked for so often: another program may have held the file."""
 
 
 class NodeStore(Protocol):
@@ -75,7 +77,9 @@ class NodeSet:
         wall_clock: Callable[[], float] = time.time,
         readiness: Readiness | None = None,
     ) -> None:
-        self.problem: str | None = None
+        self.unread: str | None = None
+        """Why the kept nodes could not be read; they are not used meanwhile."""
+        self._unwritten: str | None = None  # what came of the last change
         self._dispatcher = dispatcher
         self._relay = relay
         self._checker = checker
@@ -93,6 +97,12 @@ class NodeSet:
     def nodes(self) -> list[Node]:
         """All of them, the configuration's first."""
         return list(self._nodes.values())
+
+    @property
+    def problem(self) -> str | None:
+        """Why a restart, or this run, has other nodes than it should."""
+        unkept = (node.unkept for node in self._nodes.values())
+        return self.unread or self._unwritten or next((each for each in unkept if each is not None), None)
 
     def uris(self) -> list[str]:
         """As they are shown, with the number of workers where it is not the default."""
@@ -126,6 +136,7 @@ class NodeSet:
                         self._start(self._make(parse_node_uri(node.url), "file", node.workers))
                     await self._load()
                 task_status.started()
+                await self._load_again()
                 await trio.sleep_forever()  # open for those who come
         finally:
             self._nursery = None
@@ -157,13 +168,14 @@ class NodeSet:
             log.info("node resized", node_uri=node.name, workers=workers, who=_CONFIGURATION)
             self._resize(node, workers)
         if node.source != "file":
-            node.source = "file"
+            node.source, node.unkept = "file", None
             await self._forget(node.uri.url)
 
     async def add(self, text: str, workers: int | None, who: str) -> Node:
         """Check a node and add it, then keep it; of one that is there already the workers may change.
 
-        Raises `NodeUriError` for its form, `NodeRefused` when it fails its check or there are too many.
+        Raises `NodeUriError` for its form, `NodeRefused` when it fails its check, there are too many, or the
+        configuration has another number of workers for it.
         """
         uri = parse_node_uri(text)
         verifier_for(uri, self._verifiers)
@@ -174,28 +186,30 @@ class NodeSet:
             node = self._nodes.get(uri.url)
             if node is None:
                 node = await self._add_new(uri, workers)
-            elif not self._resized(node, workers):
+            elif not self._resized(node, workers) and node.unkept is None:
                 return node
+            else:
+                workers = node.health.workers
             log.info("node added", node_uri=node.name, workers=node.health.workers, who=who)
             self._refused.pop(uri.url, None)
-            await self._keep(AddedNode(uri.url, workers, self._wall_clock(), who))
+            node.unkept = await self._keep(AddedNode(uri.url, workers, self._wall_clock(), who))
             return node
 
-    async def remove(self, text: str, who: str) -> None:
+    async def remove(self, text: str, who: str) -> str | None:
         """Take a node out, given as it was added or as it is shown; its running requests finish.
 
-        Raises `NodeRefused` when there is none such, or the configuration names it.
+        Why a restart may bring it back; None when it does not. Raises `NodeRefused` when there is none such, or the
+        configuration names it.
         """
         async with self._changing:
             refused = self._find_refused(text)
             if refused is not None:
-                await self._remove_refused(refused, who)
-                return
+                return await self._remove_refused(refused, who)
             node = self._find(text)
             if node.source == "file":
                 raise NodeRefused(f"{node.name} is named by the configuration: remove it there, and reload")
             self._take_out(node, who)
-            await self._forget(node.uri.url)
+            return await self._forget(node.uri.url)
 
     def _take_out(self, node: Node, who: str) -> None:
         del self._nodes[node.uri.url]
@@ -208,10 +222,10 @@ class NodeSet:
         shown = _shown_in(text)
         return next((each for each in self._refused.values() if each.is_named(text, shown)), None)
 
-    async def _remove_refused(self, node: RefusedNode, who: str) -> None:
+    async def _remove_refused(self, node: RefusedNode, who: str) -> str | None:
         del self._refused[node.kept.url]
         log.info("node removed", node_uri=node.shown, who=who, running=0)
-        await self._forget(node.kept.url)
+        return await self._forget(node.kept.url)
 
     def _find(self, text: str) -> Node:
         shown = _shown_in(text)
@@ -237,9 +251,12 @@ class NodeSet:
         return node
 
     def _resized(self, node: Node, workers: int | None) -> bool:
-        """Whether that changed anything. The configuration's number is the configuration's."""
-        if workers is None or workers == node.health.workers or node.source == "file":
+        """Whether that changed anything. Raises `NodeRefused`: the configuration's number is the configuration's."""
+        if workers is None or workers == node.health.workers:
             return False
+        if node.source == "file":
+            number = f"{node.name} is named by the configuration, with {node.health.workers} workers"
+            raise NodeRefused(f"{number}: change it there, and reload")
         self._resize(node, workers)
         return True
 
@@ -266,14 +283,25 @@ class NodeSet:
         try:
             kept = await trio.to_thread.run_sync(self._store.lb_nodes)
         except LogError as error:
-            self.problem = str(error)
-            log.error("added nodes not readable: only those of the configuration are used", reason=str(error))
+            if self.unread is None:
+                log.error("added nodes not readable: only those of the configuration are used", reason=str(error))
+            self.unread = f"kept nodes could not be read: {error}"
             return
+        if self.unread is not None:
+            log.info("added nodes are readable again", nodes=len(kept))
+        self.unread = None
         for added in kept:
-            if added.url in self._nodes:
-                await self._forget(added.url)
-            else:
+            there = self._nodes.get(added.url)
+            if there is None:
                 self._take_up(added)
+            elif there.source == "file":
+                await self._forget(added.url)
+
+    async def _load_again(self) -> None:
+        while self.unread is not None:
+            await trio.sleep(_READ_AGAIN_S)
+            async with self._changing:
+                await self._load()
 
     def _take_up(self, added: AddedNode) -> None:
         """It was well once; whether it still is, its checks say."""
@@ -283,24 +311,27 @@ class NodeSet:
             refused = self._refused[added.url] = RefusedNode.of(added, str(error))
             log.error("a kept node is not used", node_uri=refused.shown, reason=str(error))
 
-    async def _keep(self, node: AddedNode) -> None:
-        if self._store is not None:
-            await self._write(self._store.keep_lb_node, node, "a restart forgets it")
+    async def _keep(self, node: AddedNode) -> str | None:
+        if self._store is None:
+            return None
+        return await self._write(self._store.keep_lb_node, node, "a restart forgets it")
 
-    async def _forget(self, url: str) -> None:
-        if self._store is not None:
-            await self._write(self._store.forget_lb_node, url, "a restart may bring it back")
+    async def _forget(self, url: str) -> str | None:
+        if self._store is None:
+            return None
+        return await self._write(self._store.forget_lb_node, url, "a restart may bring it back")
 
-    async def _write(self, write: Callable[..., None], what: object, else_: str) -> None:
+    async def _write(self, write: Callable[..., None], what: object, else_: str) -> str | None:
         """The node set is what counts now; a disk that refuses is said, and makes nothing undone."""
         with trio.CancelScope(shield=True):  # who hangs up does not take the change back
             try:
                 await trio.to_thread.run_sync(write, what)
             except LogError as error:
-                self.problem = f"not kept, {else_}: {error}"
+                self._unwritten = f"not kept, {else_}: {error}"
                 log.error("change of nodes not kept", then=else_, reason=str(error))
             else:
-                self.problem = None
+                self._unwritten = None
+        return self._unwritten
 
 
 def _shown_in(text: str) -> str:

@@ -15,12 +15,24 @@ MAX_KEYS: Final = 10_000
 what a new one is."""
 
 
+INSTANCE: Final = "instance"
+KEY: Final = "key"
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """``per_s`` requests a second, 0 for no limit, and ``burst`` at once."""
 
     per_s: float
     burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A request is over ``limit`` (INSTANCE or KEY): it may come again in ``wait_s`` whole seconds."""
+
+    limit: str
+    wait_s: int
 
 
 class Bucket:
@@ -64,15 +76,20 @@ class RateLimit:
         return len(self._keys)
 
     def admit(self, key: str, now: float) -> int:
-        """0 when the request may pass, and is counted; else the whole seconds after which to try again."""
+        """`over`, as the whole seconds after which to try again; 0 for a request that may pass."""
+        over = self.over(key, now)
+        return 0 if over is None else over.wait_s
+
+    def over(self, key: str, now: float) -> Over | None:
+        """None when the request may pass, and is counted; else the limit that it has to wait for longest."""
         bucket = self._bucket(key, now) if self._key_rate.per_s else None
-        buckets = [each for each in (self._instance, bucket) if each is not None]
-        wait_s = max((each.wait_s(now) for each in buckets), default=0.0)
+        buckets = {limit: each for limit, each in ((INSTANCE, self._instance), (KEY, bucket)) if each is not None}
+        wait_s, limit = max(((each.wait_s(now), limit) for limit, each in buckets.items()), default=(0.0, ""))
         if wait_s > 0:
-            return math.ceil(wait_s)
-        for each in buckets:
+            return Over(limit, math.ceil(wait_s))
+        for each in buckets.values():
             each.take()
-        return 0
+        return None
 
     def _bucket(self, key: str, now: float) -> Bucket:
         bucket = self._keys.get(key)

@@ -46,6 +46,8 @@ class RefusedNode:
             "source": "added",
             "workers": self.kept.workers,
             "in_flight": 0,
+            "kept": True,
+            "problem": None,
             "attested": self.scheme,
             "explain": {"state": "refused", "reason": self.reason, "capacity": 0},
         }

@@ -57,12 +57,17 @@ class Waiting(Job):
     """
 
     body: bytes = b""
+    request_id: str | None = None
     task: trio.lowlevel.Task | None = None
     result: "Node | Refusal | None" = None
     node: Node | None = None
     lane: HttpLane | None = None
     began: float = 0.0
     unjudged: LaneAnswer | None = None
+
+    def log_facts(self) -> dict[str, str]:
+        """What its log lines are found by."""
+        return {} if self.request_id is None else {"reqID": self.request_id}
 
     def told(self, answer: "Answer | None") -> None:
         """What came of a try that was begun ``alone``: the answer, or None where `Relay.resume` has to go on."""
@@ -294,7 +299,8 @@ class Relay:
             and now - job.created < self._rules.queue_timeout_s
         )
         reason = str(problem) if problem is not None else f"status {answer.status}"
-        log.info("Request proxying failed", err=reason, tries=job.tries, shouldRetry=again, nodeURI=node.name)
+        facts = job.log_facts()
+        log.info("Request proxying failed", err=reason, tries=job.tries, shouldRetry=again, nodeURI=node.name, **facts)
         job.avoid = job.avoid | {node.name}
         return again
 

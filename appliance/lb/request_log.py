@@ -10,8 +10,12 @@ import trio
 
 from appliance.lb.dispatch import Job
 from appliance.lb.queue import FAST_TRACK
+from appliance.lb.refusals import Refusals
 from appliance.lb.relay import Answer
+from appliance.telemetry.logging import get_logger
 from appliance.telemetry.request_lines import RequestLine, RequestLines
+
+log = get_logger("lb")
 
 FLUSH_INTERVAL_S: Final = 0.1
 
@@ -46,12 +50,25 @@ class _Completed(RequestLine, tag_field="plane", tag="lb", rename="camel", gc=Fa
     req_id: str | msgspec.UnsetType = msgspec.field(name="reqID", default=msgspec.UNSET)
 
 
+class _Refused(RequestLine, tag_field="plane", tag="lb", rename="camel", gc=False):
+    request_is_high_prio: bool
+    request_is_fast_track: bool
+    reason: str
+    request_tries: int
+    payload_size: int
+    req_id: str | msgspec.UnsetType = msgspec.field(name="reqID", default=msgspec.UNSET)
+
+
 class RequestLog:
-    """Two lines a request, at info level; nothing at all when ``wanted`` is false."""
+    """Two lines a request, at info level; none of them when ``wanted`` is false.
+
+    That requests are refused is also a warning now and then, wanted or not.
+    """
 
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
         self._lines = RequestLines()
+        self._refusals = Refusals()
 
     async def run(self) -> None:
         """Write what was collected, until cancelled, and once more at the end."""
@@ -59,8 +76,10 @@ class RequestLog:
             while True:
                 await trio.sleep(FLUSH_INTERVAL_S)
                 self._lines.flush()
+                _warn(self._refusals.take_due(trio.current_time()))
         finally:
             self._lines.flush()
+            _warn(self._refusals.take_all(trio.current_time()))
 
     def added(self, job: Job, high: bool, request_id: str | None, sizes: Sizes) -> None:
         """It waits, or has its worker already."""
@@ -79,6 +98,28 @@ class RequestLog:
                 message="Request added to queue",
             )
         )
+
+    def refused(self, job: Job, high: bool, request_id: str | None, payload_size: int, reason: str) -> None:
+        """It is answered without a node's answer."""
+        self._note(reason)
+        if not self._wanted or not self._lines.enabled:
+            return
+        self._lines.write(
+            _Refused(
+                high,
+                job.priority is FAST_TRACK,
+                reason,
+                job.tries,
+                payload_size,
+                msgspec.UNSET if request_id is None else request_id,
+                time=self._lines.now(),
+                message="Request refused",
+            )
+        )
+
+    def rate_limited(self, reason: str) -> None:
+        """It was not taken in."""
+        self._note(reason)
 
     def completed(
         self,
@@ -116,3 +157,13 @@ class RequestLog:
                 message="Request completed",
             )
         )
+
+    def _note(self, reason: str) -> None:
+        count = self._refusals.note(reason, trio.current_time())
+        if count:
+            _warn([(reason, count)])
+
+
+def _warn(refusals: list[tuple[str, int]]) -> None:
+    for reason, count in refusals:
+        log.warning("requests refused", reason=reason, requests=count)

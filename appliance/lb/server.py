@@ -56,7 +56,6 @@ class _Call(Waiting, kw_only=True):
     """A request that is to be relayed; ``turn`` is set while no task has it."""
 
     high: bool
-    request_id: str | None
     size_at_start: int = 0
     face: "Face"
     turn: Turn | None = None
@@ -165,12 +164,14 @@ class Face:
         return await self._complete(call, placed)
 
     def _over_rate(self, request: HttpRequest) -> HttpResponse | None:
-        wait_s = self._limit.admit(self._key(request), trio.current_time())
-        if not wait_s:
+        over = self._limit.over(self._key(request), trio.current_time())
+        if over is None:
             return None
-        self._metrics.rate_limited.inc()
+        self._metrics.rate_limited[over.limit].inc()
         self._answers[4] += 1
-        return _text(429, "too many requests", wait_s)
+        text = f"too many requests: over the limit of this {over.limit}"
+        self._log.rate_limited(text)
+        return _text(429, text, over.wait_s)
 
     def _take_in(self, request: HttpRequest) -> _Call:
         header = request.headers.as_dict().get
@@ -215,12 +216,12 @@ class Face:
 
     def _cancelled(self, call: _Call) -> None:
         self._metrics.cancelled.inc()
-        log.info("Client closed the connection prematurely", reqID=call.request_id, requestTries=call.tries)
+        log.info("Client closed the connection prematurely", requestTries=call.tries, **call.log_facts())
 
     def _answer(self, call: _Call, answer: Answer | Refusal) -> HttpResponse:
         if isinstance(answer, Refusal):
             self._answers[5] += 1
-            log.warning("request refused", reason=answer.value, reqID=call.request_id)
+            self._log.refused(call, call.high, call.request_id, len(call.body), answer.value)
             return _text(503, answer.value, _RETRY_AFTER_S)
         total_s = answer.at - call.created
         sizes = self._dispatcher.queue.sizes()
@@ -251,12 +252,12 @@ class Face:
         who = f"nodes api {request.peer}"
         try:
             if request.method == "POST":
-                await self._nodes.add(uri, None, who)
+                problem = (await self._nodes.add(uri, None, who)).unkept
             else:
-                await self._nodes.remove(uri, who)
+                problem = await self._nodes.remove(uri, who)
         except ApplianceError as error:
             return _text(400, str(error))
-        return HttpResponse(200)
+        return HttpResponse(200) if problem is None else _text(200, problem)
 
 
 def _is_proxied(request: HttpRequest) -> bool:

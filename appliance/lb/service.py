@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from appliance.domain.health import HealthFact
+from appliance.domain.health import Health, HealthFact
 from appliance.lb.attestation import NO_VERIFIERS, Verifiers
 from appliance.lb.checks import Checker, CheckRules
 from appliance.lb.dispatch import Dispatcher
@@ -145,7 +145,7 @@ class LoadBalancer:
         return node.explain(trio.current_time())
 
     async def remove_node(self, uri: str, who: str) -> None:
-        """For the admin API. Raises `NodeRefused`."""
+        """For the admin API; `explain_nodes` says when that could not be kept. Raises `NodeRefused`."""
         await self._nodes.remove(uri, who)
 
     async def reload(self, declared: tuple[DeclaredNode, ...]) -> None:
@@ -154,11 +154,18 @@ class LoadBalancer:
         await self._nodes.declare(declared)
 
     def explain_nodes(self) -> dict[str, object]:
-        """For the admin API: each node, its state and why; ``problem`` is why a restart would forget some of them."""
+        """For the admin API: each node, its state and why; ``problem`` is why some of them are missing, or will
+        be after a restart."""
         return {"nodes": self._nodes.explain(), "problem": self._nodes.problem}
 
+    def health(self) -> Health:
+        """Whether requests can be served, by all the nodes that there should be."""
+        if self._dispatcher.refusal() is not None:
+            return Health.UNAVAILABLE
+        return Health.OK if self._nodes.unread is None else Health.PARTIAL
+
     def facts(self) -> list[HealthFact]:
-        """Whether requests can be served."""
+        """Whether requests can be served, and whether the kept nodes could be read."""
         refusal = self._dispatcher.refusal()
         nodes = self._nodes.nodes
         used = sum(node.capacity > 0 for node in nodes)
@@ -166,7 +173,10 @@ class LoadBalancer:
         reason = f"{used} of {len(nodes)} nodes get requests" if refusal is None else refusal.value
         if last_resort:
             reason += f", {last_resort} of them as a last resort"
-        return [HealthFact("lb nodes", healthy=refusal is None, reason=reason)]
+        facts = [HealthFact("lb nodes", healthy=refusal is None, reason=reason)]
+        if self._nodes.unread is not None:
+            facts.append(HealthFact("lb kept nodes", healthy=False, reason=self._nodes.unread))
+        return facts
 
     def statistics(self) -> dict[str, object]:
         """For `/api/v1/status`."""

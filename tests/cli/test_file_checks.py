@@ -56,6 +56,13 @@ def test_a_folder_below_a_file_cannot_be_made(tmp_path: Path) -> None:
     assert problems(config) == [f"store.folder: {tmp_path}/file is not a folder"]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_folder_where_nothing_can_be_made_is_said(tmp_path: Path) -> None:
+    config = loads('[store]\nfolder = "/proc/nope"\n[fanout]\n', folder=tmp_path)
+    (problem,) = problems(config)
+    assert problem.startswith("store.folder: nothing can be written to /proc: ")
+
+
 def test_a_folder_that_is_not_there_yet_is_well(tmp_path: Path) -> None:
     check_files(loads('[store]\nfolder = "not/there/yet"\n[fanout]\n', folder=tmp_path))
 

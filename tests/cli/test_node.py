@@ -21,6 +21,8 @@ NODE = {
     "source": "added",
     "workers": 8,
     "in_flight": 2,
+    "kept": True,
+    "problem": None,
     "attested": None,
     "explain": {"state": "returning", "capacity": 3, "reason": "passed 2 checks in a row"},
 }
@@ -62,6 +64,38 @@ def test_list_shows_each_node_and_why(capsys: pytest.CaptureFixture[str]) -> Non
     for text in ("http://foo:8545", "added", "3/8", "returning", "passed 2 checks"):
         assert text in shown
     assert admin.asked == [("GET", "/api/v1/lb/nodes", None)]
+
+
+def test_a_node_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    why = "3 requests in a row failed, the last one: no answer from http://foo:8545 in time " * 3
+    admin = Admin(
+        200, {"nodes": [NODE | {"explain": {"state": "ejected", "capacity": 0, "reason": why}}], "problem": None}
+    )
+    assert admin.run("list") == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.rstrip().endswith(why.rstrip())
+
+
+def test_a_width_that_is_asked_for_holds_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert Admin(200, {"nodes": [NODE], "problem": None}).run("list") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"nodes": [NODE], "problem": None}
+    assert Admin(200, body).run("list", "--json") == 0
+    assert msgspec.json.decode(capsys.readouterr().out) == body
+
+
+@pytest.mark.parametrize(("command", "problem"), [("add", "a restart forgets it"), ("remove", "may bring it back")])
+def test_a_change_that_is_not_kept_is_said(command: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    admin = Admin(200, NODE | {"kept": False, "problem": f"not kept, {problem}: the disk is full"})
+    assert admin.run(command, "http://foo:8545") == 0
+    assert capsys.readouterr().err == f"appliance: not kept, {problem}: the disk is full\n"
 
 
 def test_a_refused_node_has_no_workers_and_a_reason() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.domain.node_uri import MAX_URI_CHARS, NodeUriError, parse_node_uri
+from appliance.domain.node_uri import MAX_URI_CHARS, Claim, NodeUriError, parse_node_uri
 
 MRENCLAVE = "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969"
 
@@ -143,3 +143,24 @@ def test_any_text_is_a_node_or_a_clear_error(text: str) -> None:
         uri = parse_node_uri(text)
         assert parse_node_uri(uri.url).url == uri.url
         assert uri.claim is None or uri.url.startswith("https://")
+
+
+@pytest.mark.parametrize("name", ["SGX", "sgx", "Sgx"])
+def test_the_name_of_an_attestation_is_found_whatever_its_case(name: str) -> None:
+    uri = parse_node_uri(f"https://{name}_{'Ab' * 32}@foo")
+    assert uri.claim == Claim("SGX", bytes.fromhex("ab" * 32))
+    assert uri == parse_node_uri(f"https://SGX_{'Ab' * 32}@foo")
+    assert uri.shown.startswith("https://SGX_…@foo/…")
+    lower = parse_node_uri(sev(GOOD).replace("SEV_", "sev_"))
+    assert (lower, lower.url) == (parse_node_uri(sev(GOOD)), sev(GOOD))
+
+
+@pytest.mark.parametrize("uri", ["https://TDX_abc@foo", "https://tdx_abc@foo", "http://Tdx_@foo:1"])
+def test_an_attestation_that_is_not_known_is_refused(uri: str) -> None:
+    with pytest.raises(NodeUriError, match="expected SEV_ or SGX_, what else is attested is not known"):
+        parse_node_uri(uri)
+
+
+def test_a_users_name_that_only_looks_like_one_is_a_users_name() -> None:
+    for user in ("sevx_1", "sev", "my_sev_1"):
+        assert parse_node_uri(f"https://{user}@foo").claim is None

@@ -4,11 +4,12 @@ import io
 import json
 
 import pytest
+from structlog.testing import capture_logs
 
 from appliance.lb.rate_limit import Rate
 from appliance.telemetry import logging as telemetry
 from tests.lb.test_failures import HIGH, replaced
-from tests.lb.world import CALL, COOL, FakeNode, world
+from tests.lb.world import CALL, COOL, FakeNode, answers, world
 
 
 async def test_the_other_paths() -> None:
@@ -43,10 +44,12 @@ async def test_over_its_rate_a_client_gets_429(by_key: bool) -> None:
         statuses = [(await w.call(headers={"X-Api-Key": "a"})).status for _ in range(3)]
         assert statuses == [200, 200, 429]
         refused = await w.call(headers={"X-Api-Key": "a"})
-        assert (refused.body, int(refused.headers["retry-after"]) >= 1) == (b"too many requests\n", True)
+        limit = "key" if by_key else "instance"
+        text = f"too many requests: over the limit of this {limit}\n".encode()
+        assert (refused.body, int(refused.headers["retry-after"]) >= 1) == (text, True)
         assert (await w.call(headers={"X-Api-Key": "b"})).status == (200 if by_key else 429)
         assert (await w.get("/healthz")).status == 200
-        assert w.metric("lb_rate_limited_total") == w.metric("lb_answers_total", status="4xx") >= 2
+        assert w.metric("lb_rate_limited_total", limit=limit) == w.metric("lb_answers_total", status="4xx") >= 2
 
 
 async def test_clients_without_a_key_are_told_apart_by_address() -> None:
@@ -80,6 +83,34 @@ async def test_log_lines_are_the_originals(lines: io.StringIO) -> None:
     assert completed["durationMs"] >= 0
     for name in ("queueItems", "queueItemsFastTrack", "queueItemsHighPrio", "queueItemsLowPrio"):
         assert completed[name] == 0
+
+
+async def test_a_refused_request_is_a_line_of_its_own_and_refusals_a_warning(lines: io.StringIO) -> None:
+    with capture_logs() as logs:
+        async with world() as w:
+            for number in range(3):
+                await w.call(headers=HIGH | {"X-Request-ID": f"r{number}"})
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert [(line["event"], line["reason"], line["requests"]) for line in warnings] == [
+        ("requests refused", "no nodes available", 1),
+        ("requests refused", "no nodes available", 2),  # at the end
+    ]
+    written = [json.loads(line) for line in lines.getvalue().splitlines()]
+    refused = [line for line in written if line["message"] == "Request refused"]
+    assert [line["reqID"] for line in refused] == ["r0", "r1", "r2"]
+    assert {(line["reason"], line["requestIsHighPrio"], line["requestTries"]) for line in refused} == {
+        ("no nodes available", True, 0)
+    }
+
+
+async def test_a_failed_try_is_found_by_its_requests_id() -> None:
+    async with world(FakeNode(answers(479))) as w:
+        with capture_logs() as logs:
+            await w.call(headers={"X-Request-ID": "mine"})
+            await w.call()
+    tries = [line for line in logs if line["event"] == "Request proxying failed"]
+    assert [line.get("reqID") for line in tries] == ["mine"] * 3 + [None] * 3
+    assert "reqID" not in tries[-1]
 
 
 async def test_log_lines_can_be_left_out(lines: io.StringIO) -> None:

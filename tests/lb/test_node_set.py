@@ -11,6 +11,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from appliance.domain.errors import ConfigError, LogError
+from appliance.domain.health import Health
 from appliance.domain.lb_nodes import AddedNode
 from appliance.domain.node_uri import Claim
 from appliance.flashlog.operator_state import OperatorState
@@ -74,13 +75,20 @@ class FullStore(MemoryStore):
             raise LogError("the disk is full")
         super().forget_lb_node(url)
 
+    def keep_lb_node(self, node: AddedNode) -> None:
+        if self.is_full:
+            raise LogError("the disk is full")
+        super().keep_lb_node(node)
+
 
 async def test_a_node_that_the_configuration_took_over_and_dropped_does_not_come_back() -> None:
     store = FullStore()
     async with fake_node() as a, fake_node() as b:
         declared = DeclaredNode(a.url)
         async with world(declared, store=store) as w:
+            store.is_full = False
             await w.lb.add_node(b.url, None, "admin")
+            store.is_full = True
             await w.lb.reload((declared, DeclaredNode(b.url)))
             assert w.lb.explain_nodes()["problem"] == "not kept, a restart may bring it back: the disk is full"
             store.is_full = False
@@ -181,7 +189,11 @@ async def test_the_configurations_nodes_are_declarative() -> None:
             answer = await w.nodes("DELETE", named.url)
             assert answer.status == 400
             assert answer.body == f"{named.url} is named by the configuration: remove it there, and reload\n".encode()
-            await w.nodes("POST", f"{named.url}?_workers=9")  # its number of workers is the configuration's
+            answer = await w.nodes("POST", f"{named.url}?_workers=9")  # its number of workers is the configuration's
+            reason = f"{named.url} is named by the configuration, with 2 workers: change it there, and reload\n"
+            assert (answer.status, answer.body) == (400, reason.encode())
+            for same in (named.url, f"{named.url}?_workers=2"):
+                assert (await w.nodes("POST", same)).status == 200
             assert await uris(w) == [f"{named.url}?_workers=2", added.url]
             assert list(store.kept) == [added.url]
         async with world(added.url, store=store) as w:  # the file names another one now
@@ -199,10 +211,50 @@ async def test_a_store_that_fails_is_said_and_stops_nothing() -> None:
             raise LogError("the disk is full")
 
     async with world(store=Broken()) as w, fake_node() as node:
-        assert w.lb.explain_nodes()["problem"] == "the disk is gone"
-        assert (await w.nodes("POST", node.url)).status == 200
-        assert w.lb.explain_nodes()["problem"] == "not kept, a restart forgets it: the disk is full"
+        assert w.lb.explain_nodes()["problem"] == "kept nodes could not be read: the disk is gone"
+        answer = await w.nodes("POST", node.url)
+        assert (answer.status, answer.body) == (200, b"not kept, a restart forgets it: the disk is full\n")
         assert (await w.call()).body == COOL
+        assert w.lb.health() is Health.PARTIAL
+        assert w.lb.facts()[1].reason == "kept nodes could not be read: the disk is gone"
+
+
+async def test_a_node_that_is_not_kept_is_said_by_every_answer_until_adding_it_again_keeps_it() -> None:
+    store = FullStore()
+    async with world(store=store) as w, fake_node() as node, fake_node() as other:
+        added = await w.lb.add_node(node.url, 5, "admin")
+        assert (added["kept"], added["problem"]) == (False, "not kept, a restart forgets it: the disk is full")
+        store.is_full = False
+        assert (await w.lb.add_node(other.url, None, "admin"))["kept"] is True
+        assert w.lb.explain_nodes()["problem"] == added["problem"]
+        assert (await w.lb.add_node(node.url, None, "admin"))["kept"] is True
+        assert (store.kept[node.url].workers, w.lb.explain_nodes()["problem"]) == (5, None)
+        store.is_full = True
+        answer = await w.nodes("DELETE", node.url)
+        assert (answer.status, answer.body) == (200, b"not kept, a restart may bring it back: the disk is full\n")
+
+
+async def test_kept_nodes_that_cannot_be_read_at_the_start_are_taken_up_as_soon_as_they_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Locked(MemoryStore):
+        reads = 0
+
+        def lb_nodes(self) -> list[AddedNode]:
+            self.reads += 1
+            if self.reads <= 3:
+                raise LogError("database is locked")
+            return super().lb_nodes()
+
+    monkeypatch.setattr(node_set, "_READ_AGAIN_S", 0.01)
+    async with fake_node() as kept, fake_node() as named:
+        store = Locked()
+        for url in (kept.url, named.url):
+            store.keep_lb_node(AddedNode(url, None, 0.0, "test"))
+        async with world(named.url, store=store) as w:
+            await eventually(lambda: w.lb.health() is Health.OK)
+            assert await uris(w) == [named.url, kept.url]
+            assert (list(store.kept), w.lb.explain_nodes()["problem"]) == ([kept.url], None)
 
 
 def explained(w: World) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.lb import rate_limit
-from appliance.lb.rate_limit import Rate, RateLimit
+from appliance.lb.rate_limit import INSTANCE, KEY, Over, Rate, RateLimit
 
 NONE = Rate(0.0, 1)
 
@@ -35,6 +35,14 @@ def test_what_one_limit_refuses_takes_nothing_from_the_other() -> None:
     assert limit.admit("a", 0.0) > 0
     assert limit.admit("b", 0.0) == 0
     assert limit.admit("c", 0.0) > 0
+
+
+def test_the_limit_that_holds_longest_is_named() -> None:
+    limit = RateLimit(Rate(1.0, 2), Rate(0.1, 1))
+    assert limit.over("a", 0.0) is None
+    assert limit.over("a", 0.0) == Over(KEY, 10)
+    assert limit.over("b", 0.0) is None
+    assert limit.over("c", 0.0) == Over(INSTANCE, 1)
 
 
 def test_the_number_of_keys_is_bounded_and_the_one_used_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
