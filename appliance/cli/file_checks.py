@@ -26,7 +26,12 @@ def check_files(config: Config) -> None:
 
 
 def check_folder(config: Config) -> None:
-    """The same of the folder alone, for `run`: with its key. What cannot be looked at is said where it is opened."""
+    """The same of the folder alone, for `run`: with its key. What cannot be looked at is said where it is opened.
+
+    Who keeps no log there starts without it, too: the nodes and the mode that operators set are then not kept.
+    """
+    if not keeps_a_log(config):
+        return
     try:
         _folder(config)
     except OSError:
@@ -60,16 +65,16 @@ def _folder(config: Config) -> None:
     for path in needed:
         if not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(f"store.folder: this user may not read and write {path}")
-    _try_to_write(there)
+    _try_to_write(folder, there)
 
 
-def _try_to_write(there: Path) -> None:
+def _try_to_write(folder: Path, there: Path) -> None:
     """Modes say nothing of a file system that takes no files, as /proc; what this user may not, another may."""
     try:
         with suppress(PermissionError), tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise ConfigError(f"store.folder: nothing can be written to {there}: {error.strerror}") from error
+        raise ConfigError(f"store.folder: {folder}: nothing can be written to {there}: {error.strerror}") from error
 
 
 def _needed(config: Config, folder: Path, there: Path) -> Iterator[Path]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.cli.file_checks import check_files
+from appliance.cli.file_checks import check_files, check_folder
 from appliance.config.loader import loads
 from appliance.config.model import Config
 from appliance.domain.errors import ConfigError
@@ -60,7 +60,15 @@ def test_a_folder_below_a_file_cannot_be_made(tmp_path: Path) -> None:
 def test_a_folder_where_nothing_can_be_made_is_said(tmp_path: Path) -> None:
     config = loads('[store]\nfolder = "/proc/nope"\n[fanout]\n', folder=tmp_path)
     (problem,) = problems(config)
-    assert problem.startswith("store.folder: nothing can be written to /proc: ")
+    assert problem.startswith("store.folder: /proc/nope: nothing can be written to /proc: ")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_only_who_keeps_a_log_cannot_start_without_its_folder(tmp_path: Path) -> None:
+    folder = '[store]\nfolder = "/proc/nope"\n'
+    with pytest.raises(ConfigError, match=r"store\.folder"):
+        check_folder(loads(folder + "[fanout]\n", folder=tmp_path))
+    check_folder(loads(folder + "[lb]\n", folder=tmp_path))
 
 
 def test_a_folder_that_is_not_there_yet_is_well(tmp_path: Path) -> None:
