@@ -74,17 +74,19 @@ class Waiting:
     def note_mark(self, session: Session) -> None:
         """Move the session's own mark to where it has come, if it is here."""
         key = self._keys.get(session)
-        if key is not None:
-            session.mark = self._groups[key].mark
+        if key is not None and self._groups[key].mark.position > session.mark.position:
+            session.mark = self._groups[key].mark  # at the same place its own says more of how it came there
 
     def begin(self, batch: Sequence[FrameSet], before: Mark) -> list[Session]:
         """The broadcast of a batch begins: those for whom there is something new in it, at their marks; they leave."""
         ready = [key for key, group in self._groups.items() if group.pass_over(batch, before)]
-        return [session for key in ready for session in self._take(key)]
+        return [session for key in ready for session in self._take(key, before)]
 
-    def _take(self, key: Awaited) -> Iterator[Session]:
+    def _take(self, key: Awaited, before: Mark) -> Iterator[Session]:
         group = self._groups.pop(key)
         for session in group.members:
             del self._keys[session]
-            session.mark, session.skip = group.mark, None
+            session.skip = None
+            if group.mark is before or group.mark.position > session.mark.position:
+                session.mark = group.mark
             yield session

@@ -68,6 +68,13 @@ def open_files(folder: Path, tail: TailLimits, *, replicated: bool | None = None
         raise
 
 
+def folders_in_use(given: Path, database: Path) -> list[Path]:
+    """Whose locks say that an appliance runs on a log: of the file as it was named, and where a link leads."""
+    named = [Path(os.path.realpath(given.parent)) if given.name == DATABASE_NAME else None]
+    found = [database.parent if database.name == DATABASE_NAME else None]
+    return [folder for folder in dict.fromkeys(named + found) if folder is not None]
+
+
 def create_folder(folder: Path) -> None:
     """Make the folder, and make it outlive a power cut."""
     with translated("create", folder):

@@ -16,9 +16,9 @@ from typing import BinaryIO
 from appliance.domain.errors import DecodeError, LogError
 from appliance.domain.flashblocks import Encoding, Flashblock
 from appliance.domain.payloads import PayloadId, PayloadState
-from appliance.flashlog.connection import translated
+from appliance.flashlog.connection import FolderLock, translated
 from appliance.flashlog.contiguity import admit
-from appliance.flashlog.files import DATABASE_NAME, open_files, sync_folder
+from appliance.flashlog.files import DATABASE_NAME, folders_in_use, open_files, sync_folder
 from appliance.flashlog.jsonl import ExportedEntry, from_line, to_line
 from appliance.flashlog.replica_jobs import commit_imported, uncommitted
 from appliance.flashlog.rows import Arrival
@@ -95,17 +95,19 @@ def import_(path: Path, source: Path, progress: Progress = silent) -> Imported:
 
 def import_from(path: Path, stream: BinaryIO, progress: Progress = silent) -> Imported:
     """Like `import_`, from a stream; the total of ``progress`` is 0 because it is not known."""
-    database = _database_to_fill(path)
+    given, database = _database_to_fill(path)
     lines = enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES), b""), start=1)
     first = list(islice(lines, 1))
     if not database.exists():
         _check_that_a_log_may_begin_with(first)
-    files = open_files(database.parent, TailLimits(max_entries=0)).files
-    try:
+    with contextlib.ExitStack() as stack:
+        for folder in folders_in_use(given, database):
+            if folder != database.parent:  # which is locked with the files
+                stack.callback(FolderLock(folder).release)
+        files = open_files(database.parent, TailLimits(max_entries=0)).files
+        stack.callback(files.close)
         _refuse_where_peers_are_awaited(files.store)
         return _Import(files.store, progress).run(chain(first, lines))
-    finally:
-        files.close()
 
 
 def _check_that_a_log_may_begin_with(lines: list[tuple[int, bytes]]) -> None:
@@ -125,14 +127,15 @@ def _refuse_where_peers_are_awaited(store: Store) -> None:
         raise LogError(f"{text} and stop it when `appliance status` says that 0 are held")
 
 
-def _database_to_fill(path: Path) -> Path:
-    """The file, there or not, where a link leads: the lock that counts is in its folder."""
+def _database_to_fill(path: Path) -> tuple[Path, Path]:
+    """The file, there or not: as it was named, and where a link leads."""
     with translated("open", path):
         is_folder = path.is_dir() or (path.name != DATABASE_NAME and not path.exists())
-    database = Path(os.path.realpath(path / DATABASE_NAME if is_folder else path))
+    given = path / DATABASE_NAME if is_folder else path
+    database = Path(os.path.realpath(given))
     if database.name != DATABASE_NAME:
         raise LogError(f"cannot import into {path}: a log is a folder with {DATABASE_NAME} in it")
-    return database
+    return given, database
 
 
 class _Import:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance.domain.errors import LogError
 from appliance.flashlog.connection import FolderLock
-from appliance.flashlog.files import DATABASE_NAME
+from appliance.flashlog.files import DATABASE_NAME, folders_in_use
 from appliance.flashlog.housekeeping import STEP_PAGES, STEP_PAYLOADS
 from appliance.flashlog.reader import Reader
 from appliance.flashlog.retention import RetentionLimits, cut
@@ -24,11 +24,12 @@ def prune(path: Path, limits: RetentionLimits, now: float, *, dry_run: bool = Fa
     ``now`` is wall clock seconds. The rules are retention's: whole payloads, oldest first, never the newest. With
     ``dry_run`` nothing is removed, and the log may be in use. LogError where it is in use otherwise.
     """
-    database = Path(os.path.realpath(database_path(path)))  # where a link leads: the WAL and the lock are there
+    given = database_path(path)
+    database = Path(os.path.realpath(given))  # where a link leads: the WAL is there
     with open_snapshot(database) as connection:  # what is not a log is refused here, as it is
         if dry_run:
             return _would_remove(Reader(database, connection), limits, now)
-    with _held(database) as store:
+    with _held(given, database) as store:
         with contextlib.closing(Reader(database)) as reader:
             removed = _remove(store, reader, limits, now)
             _shrink(store, reader)
@@ -37,11 +38,11 @@ def prune(path: Path, limits: RetentionLimits, now: float, *, dry_run: bool = Fa
 
 
 @contextlib.contextmanager
-def _held(database: Path) -> Iterator[Store]:
-    """This very file, for writing. The lock of its folder is about the log of that name; a copy is no appliance's."""
+def _held(given: Path, database: Path) -> Iterator[Store]:
+    """This very file, for writing. The lock of a folder is about the log of that name; a copy is no appliance's."""
     with contextlib.ExitStack() as stack:
-        if database.name == DATABASE_NAME:
-            stack.callback(FolderLock(database.parent).release)
+        for folder in folders_in_use(given, database):
+            stack.callback(FolderLock(folder).release)
         store = stack.enter_context(contextlib.closing(Store(database)))
         yield store
         if database.name != DATABASE_NAME:

@@ -66,11 +66,13 @@ def _wants_files_beside(error: sqlite3.Error) -> bool:
 @contextlib.contextmanager
 def _at_rest(database: Path) -> Iterator[None]:
     """LogError unless the file alone is the whole log now, and if it was written to before the end of the block."""
+    database = Path(os.path.realpath(database))  # SQLite has its other files where a link leads
     before = _state_of(database)
-    wal = database.with_name(f"{database.name}-wal")
-    if wal.exists() and wal.stat().st_size:
-        text = f"its newest entries are in {wal.name}, to read which a file must be made beside it"
-        raise LogError(f"cannot open {database}: {text}: copy both into a folder of yours")
+    for ending, what in (("wal", "its newest entries are in"), ("journal", "what makes it whole again is in")):
+        beside = database.with_name(f"{database.name}-{ending}")
+        if beside.exists() and beside.stat().st_size:
+            text = f"{what} {beside.name}, to read which a file must be made beside it"
+            raise LogError(f"cannot open {database}: {text}: copy both into a folder of yours")
     try:
         yield
     finally:

@@ -26,6 +26,9 @@ from typing import Final
 RETURN_CHECKS: Final = 2
 """Checks in a row that a node passes before it gets requests again."""
 
+LEAST_STEP_S: Final = 0.05
+"""Between two more workers of a slow return: each looks at all nodes."""
+
 PROBE_INTERVAL_S: Final = 1.0
 MAX_EJECTION_S: Final = 60.0
 """However often it relapses, a node is probed once a minute."""
@@ -63,6 +66,7 @@ class NodeHealth:
         self._ejection_s = rules.ejection_s
         self._until = 0.0  # of the pause, in EJECTED; of the slow return, in RETURNING
         self._next_check = now
+        self._checked_at = -inf
         self._last_problem: tuple[float, str] | None = None
         self._last_answer = now
         self.ejections = 0
@@ -98,7 +102,8 @@ class NodeHealth:
     def next_event(self, now: float) -> float:
         """When `tick` has something to do, or a check is due."""
         if self.state is NodeState.RETURNING:
-            return min(self._next_check, now + self._rules.slow_return_s / self.workers, self._until)
+            step_s = max(self._rules.slow_return_s / self.workers, LEAST_STEP_S)
+            return min(self._next_check, now + step_s, self._until)
         return self._next_check_at()
 
     def tick(self, now: float) -> bool:
@@ -121,13 +126,22 @@ class NodeHealth:
     def request_failed(self, problem: str, began: float, now: float) -> None:
         """A transport error, a timeout or a status of 500 and above, of a request that was sent at ``began``."""
         self._last_problem = (now, problem)
-        if not self.usable or began < self._last_answer:
+        if not (self.usable or self.last_resort) or began < self._last_answer:
             return  # sent before the ejection, or the node answered others meanwhile: it is the request's own
         self._fails += 1
+        if not self.usable:
+            self._doubt(now)
+            return
         if self.state is NodeState.RETURNING:
             self._eject(now, f"failed while it was returning: {problem}", by_requests=True)
         elif self._fails >= self._rules.max_fails:
             self._eject(now, f"{self._fails} requests in a row failed, the last one: {problem}", by_requests=True)
+
+    def _doubt(self, now: float) -> None:
+        """What is the last resort may be dead: only a check can say that, and not at its next turn."""
+        if self._fails >= self._rules.max_fails:
+            self._fails = 0
+            self._next_check = min(self._next_check, max(now, self._checked_at + PROBE_INTERVAL_S))
 
     def check_passed(self, now: float) -> None:
         """The node answered a check."""
@@ -184,6 +198,7 @@ class NodeHealth:
         return self._until if self.state is NodeState.EJECTED else inf
 
     def _plan_check(self, now: float) -> None:
+        self._checked_at = now
         probing = self.state is NodeState.PROBING
         self._next_check = now + (
             min(PROBE_INTERVAL_S, self._rules.check_interval_s) if probing else self._rules.check_interval_s

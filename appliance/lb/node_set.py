@@ -79,6 +79,7 @@ class NodeSet:
     ) -> None:
         self.unread: str | None = None
         """Why the kept nodes could not be read; they are not used meanwhile."""
+        self._gone: set[str] = set()  # what was removed meanwhile: each was added by an operator, or named by a file
         self._unwritten: str | None = None  # what came of the last change
         self._dispatcher = dispatcher
         self._relay = relay
@@ -237,7 +238,7 @@ class NodeSet:
         except NodeUriError:
             found = None
         if found is None:
-            raise NodeRefused("node not found")
+            raise NodeRefused("node not found" if self.unread is None else f"node not found; {self.unread}")
         return found
 
     async def _add_new(self, uri: NodeUri, workers: int | None) -> Node:
@@ -290,9 +291,12 @@ class NodeSet:
         if self.unread is not None:
             log.info("added nodes are readable again", nodes=len(kept))
         self.unread = None
+        gone, self._gone = self._gone, set()
         for added in kept:
             there = self._nodes.get(added.url)
-            if there is None:
+            if there is None and added.url in gone:
+                await self._forget(added.url)
+            elif there is None:
                 self._take_up(added)
             elif there.source == "file":
                 await self._forget(added.url)
@@ -312,6 +316,7 @@ class NodeSet:
             log.error("a kept node is not used", node_uri=refused.shown, reason=str(error))
 
     async def _keep(self, node: AddedNode) -> str | None:
+        self._gone.discard(node.url)
         if self._store is None:
             return None
         return await self._write(self._store.keep_lb_node, node, "a restart forgets it")
@@ -319,6 +324,8 @@ class NodeSet:
     async def _forget(self, url: str) -> str | None:
         if self._store is None:
             return None
+        if self.unread is not None:
+            self._gone.add(url)
         return await self._write(self._store.forget_lb_node, url, "a restart may bring it back")
 
     async def _write(self, write: Callable[..., None], what: object, else_: str) -> str | None:

@@ -271,9 +271,9 @@ class Relay:
         """Tell the node's health of a try that failed, unless that is the request's own doing."""
         if isinstance(problem, AnswerTooLarge) or (response is not None and response.status < 500):
             return
-        ejections = node.health.ejections
+        ejections, next_event = node.health.ejections, node.health.next_event(now)
         node.health.request_failed(str(problem) if response is None else f"status {response.status}", began, now)
-        if node.health.ejections != ejections:
+        if node.health.ejections != ejections or node.health.next_event(now) < next_event:
             self.settle(node, now)
 
     def _free(self, job: Waiting, now: float) -> None:

@@ -59,7 +59,7 @@ class Core(Sourcing):
     def alive(self, now: float) -> None:
         """This host's loop runs; to be said many times a second, also while its inputs wait for the disk.
 
-        After a standstill (a stopped process, a frozen machine) all that is followed is followed anew. What has come
+        After a standstill (a stopped process) all that is followed is followed anew. What has come
         meanwhile says how old it was when it was sent, not when it is read: it would count as new, and give way to what
         is fetched now. A standstill is what makes an entry too young by more than the order across payloads bears.
         """

@@ -107,10 +107,12 @@ class Runner:
         """For ever."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(
+                self._live_for_ever
+            )  # also while the log is read, which may take seconds after an outage
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)
-            nursery.start_soon(self._live_for_ever)
             task_status.started()
             while True:
                 await self.flashlog.wait_appended_past(self.core.seen)

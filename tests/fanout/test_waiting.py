@@ -74,6 +74,17 @@ def test_thousands_who_wait_for_the_same_cost_an_entry_no_more_than_one() -> Non
     assert len(waiting) == 2000
 
 
+def test_each_keeps_the_place_that_it_came_to_by_itself() -> None:
+    waiting = Waiting()
+    unknown, known = session_at(Mark(5), None), session_at(Mark(5, (2, 3), payload_id(2)), None)
+    for session in (unknown, known):
+        waiting.add(session, Mark(1))
+    waiting.discard(known)
+    assert known.resume_from.endswith("block_number=2 flashblock_index=3")
+    assert not waiting.begin([entry(4, (2, 2))], Mark(3))
+    assert waiting.begin([entry(6, (2, 4))], Mark(5)) == [unknown]
+
+
 def test_one_that_leaves_knows_how_far_it_has_come() -> None:
     waiting = Waiting()
     first, other = session_at(Mark(0), (1, 5)), session_at(Mark(0), (1, 5))

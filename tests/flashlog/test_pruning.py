@@ -137,6 +137,17 @@ def test_a_link_is_the_log_that_it_leads_to_and_so_is_its_lock(folder: Path, tmp
     assert [path.name for path in elsewhere.iterdir()] == ["link.db"]
 
 
+def test_an_appliance_whose_log_is_a_link_has_its_lock_where_the_link_is(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / DATABASE_NAME).symlink_to(folder / DATABASE_NAME)
+    lock = FolderLock(elsewhere)
+    with pytest.raises(LogError, match=f"^the flashblock log in {elsewhere} is in use by another process"):
+        prune(elsewhere, hours(0), now=PAYLOADS)
+    lock.release()
+    assert prune(elsewhere, hours(0.01), now=PAYLOADS).payloads == PAYLOADS - 36
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_what_is_not_a_log_is_refused_and_left_as_it_is(tmp_path: Path, *, dry_run: bool) -> None:
     empty, text = tmp_path / "empty.db", tmp_path / "text.db"

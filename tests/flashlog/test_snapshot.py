@@ -94,6 +94,18 @@ def test_entries_that_are_in_the_wal_are_not_left_out(log: Path) -> None:
             pass
 
 
+@pytest.mark.usefixtures("_nothing_may_be_made")
+@pytest.mark.parametrize(("ending", "what"), [("wal", "are in"), ("journal", "is in")])
+def test_a_link_does_not_hide_what_lies_beside_the_file(log: Path, tmp_path: Path, ending: str, what: str) -> None:
+    log.with_name(f"{DATABASE_NAME}-{ending}").write_bytes(b"not empty")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "copy.db"
+    link.symlink_to(log)
+    for path in (log, link):
+        with pytest.raises(LogError, match=rf"{what} flashlog\.db-{ending}, to read"), open_snapshot(path):
+            pass
+
+
 def test_what_is_wrong_otherwise_is_said_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database at all, but long enough to be looked at" * 100)
     with (

@@ -2,11 +2,13 @@
 
 from itertools import zip_longest
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.lb.node_health import (
     MAX_EJECTION_S,
+    PROBE_INTERVAL_S,
     RETURN_CHECKS,
     HealthRules,
     NodeHealth,
@@ -51,6 +53,33 @@ def returning(at: float = 5.0) -> NodeHealth:
 def test_a_new_node_gets_all_it_can_and_is_checked_at_once() -> None:
     health = node()
     assert (health.capacity(0.0), health.usable, health.tick(0.0)) == (8, True, True)
+
+
+def test_a_last_resort_that_fails_is_checked_soon_and_not_at_its_next_turn() -> None:
+    health = held_back()
+    assert health.tick(0.0)
+    health.check_passed(0.0)
+    settle_last_resort([health])
+    assert health.last_resort
+    due = health.next_event(0.1)
+    for _ in range(2):
+        health.request_failed("refused", 0.1, 0.1)
+    assert health.next_event(0.1) == due
+    health.request_failed("refused", 0.1, 0.1)
+    assert health.next_event(0.1) == PROBE_INTERVAL_S < due
+    for _ in range(300):
+        health.request_failed("refused", 0.2, 0.2)
+    assert not health.tick(0.9), "one check a second, however quickly it fails"
+    assert health.tick(1.0)
+    health.check_failed("refused", 1.0)
+    settle_last_resort([health])
+    assert health.capacity(1.0) == 0
+
+
+def test_the_steps_of_a_slow_return_are_bounded_however_many_workers_there_are() -> None:
+    health = returning()
+    health.workers = 10_000
+    assert health.next_event(6.5) == pytest.approx(6.55)
 
 
 def test_failures_in_a_row_take_it_out() -> None:

@@ -257,6 +257,33 @@ async def test_kept_nodes_that_cannot_be_read_at_the_start_are_taken_up_as_soon_
             assert (list(store.kept), w.lb.explain_nodes()["problem"]) == ([kept.url], None)
 
 
+async def test_a_node_that_was_removed_while_kept_ones_could_not_be_read_does_not_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Locked(FullStore):
+        def lb_nodes(self) -> list[AddedNode]:
+            if self.is_full:
+                raise LogError("database is locked")
+            return super().lb_nodes()
+
+    monkeypatch.setattr(node_set, "_READ_AGAIN_S", 0.01)
+    async with fake_node() as kept, fake_node() as other:
+        store = Locked()
+        store.kept = {url: AddedNode(url, None, 0.0, "test") for url in (kept.url, other.url)}
+        async with world(store=store) as w:
+            answer = await w.nodes("DELETE", kept.url)
+            assert (answer.status, answer.body) == (
+                400,
+                b"node not found; kept nodes could not be read: database is locked\n",
+            )
+            await w.nodes("POST", kept.url)
+            assert (await w.nodes("DELETE", kept.url)).status == 200
+            store.is_full = False
+            await eventually(lambda: w.lb.explain_nodes()["problem"] is None)
+            assert await uris(w) == [other.url]
+            assert list(store.kept) == [other.url]
+
+
 def explained(w: World) -> list[dict[str, Any]]:
     nodes = w.lb.explain_nodes()["nodes"]
     assert isinstance(nodes, list)

@@ -20,8 +20,11 @@ from appliance.flashlog.maintenance import verify
 from appliance.lifecycle import OnCrash, Plane
 from appliance.net.listening import open_listener
 from appliance.replication import uncommitted
+from appliance.replication.core import Core
 from appliance.replication.following import Following
+from appliance.replication.membership import Membership
 from appliance.replication.metrics import ReplicationMetrics
+from appliance.replication.runner import Runner
 from appliance.replication.security import TlsFiles
 from appliance.replication.service import Replication
 from appliance.replication.settings import Peer
@@ -617,3 +620,21 @@ async def test_the_status_shows_each_peer_in_both_directions(tmp_path: Path) -> 
         assert a.metric("followers", peer="b") == 1
     assert a.settings.secret.hex() not in repr(status)
     assert repr(a.settings.secret) not in repr(status)
+
+
+async def test_reading_the_log_at_a_start_is_no_standstill_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    signs: list[float] = []
+
+    async def feed_for_ever(_runner: Runner) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Runner, "_feed", feed_for_ever)
+    monkeypatch.setattr(Core, "alive", lambda _core, now: signs.append(now))
+    async with open_flashlog(tmp_path, commit_on_append=False) as log:
+        membership = Membership("a", log.log_id, b"s" * 32, frozenset("abc"), 2)
+        runner = await Runner.create(membership, ("b", "c"), log, ReplicationMetrics.create(CollectorRegistry()))
+        nursery.start_soon(runner.run)
+        await eventually(lambda: len(signs) > 2)
+        nursery.cancel_scope.cancel()
