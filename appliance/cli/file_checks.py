@@ -82,5 +82,5 @@ def _needed(config: Config, folder: Path, there: Path) -> Iterator[Path]:
     if keeps_a_log(config):
         yield there
         yield from (path for path in (folder / LOCK_NAME, folder / DATABASE_NAME) if path.exists())
-    if config.engine is not None or config.lb is not None:
-        yield from (path for path in (folder / STATE_NAME,) if path.exists())
+    if (config.engine is not None or config.lb is not None) and (folder / STATE_NAME).exists():
+        yield folder / STATE_NAME

@@ -192,10 +192,9 @@ class NodeHealth:
         return self.state is NodeState.EJECTED and not self.held_back
 
     def _next_check_at(self) -> float:
-        return self._until if self._is_left_alone else min(self._next_check, self._pause_end())
-
-    def _pause_end(self) -> float:
-        return self._until if self.state is NodeState.EJECTED else inf
+        if self.state is not NodeState.EJECTED:
+            return self._next_check
+        return min(self._next_check, self._until) if self.held_back else self._until
 
     def _plan_check(self, now: float) -> None:
         self._checked_at = now

@@ -75,11 +75,6 @@ class RateLimit:
         """Buckets that are kept now."""
         return len(self._keys)
 
-    def admit(self, key: str, now: float) -> int:
-        """`over`, as the whole seconds after which to try again; 0 for a request that may pass."""
-        over = self.over(key, now)
-        return 0 if over is None else over.wait_s
-
     def over(self, key: str, now: float) -> Over | None:
         """None when the request may pass, and is counted; else the limit that it has to wait for longest."""
         bucket = self._bucket(key, now) if self._key_rate.per_s else None

@@ -3,6 +3,7 @@
 Names of fields are the original's. ``node_uri`` is the node as it may be shown.
 """
 
+from collections.abc import Hashable
 from typing import Final
 
 import msgspec
@@ -10,14 +11,17 @@ import trio
 
 from appliance.lb.dispatch import Job
 from appliance.lb.queue import FAST_TRACK
-from appliance.lb.refusals import Refusals
 from appliance.lb.relay import Answer
 from appliance.telemetry.logging import get_logger
 from appliance.telemetry.request_lines import RequestLine, RequestLines
+from appliance.telemetry.seldom import Seldom
 
 log = get_logger("lb")
 
 FLUSH_INTERVAL_S: Final = 0.1
+
+WARN_EVERY_S: Final = 10.0
+"""Between two warnings of one reason for which requests are refused: in an overload each would be a line of its own."""
 
 Sizes = tuple[int, int, int]
 """Waiting requests: fast-track, high, low."""
@@ -68,7 +72,7 @@ class RequestLog:
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
         self._lines = RequestLines()
-        self._refusals = Refusals()
+        self._refusals = Seldom(WARN_EVERY_S)
 
     async def run(self) -> None:
         """Write what was collected, until cancelled, and once more at the end."""
@@ -164,6 +168,6 @@ class RequestLog:
             _warn([(reason, count)])
 
 
-def _warn(refusals: list[tuple[str, int]]) -> None:
+def _warn(refusals: list[tuple[Hashable, int]]) -> None:
     for reason, count in refusals:
         log.warning("requests refused", reason=reason, requests=count)

@@ -285,7 +285,6 @@ class Core(Sourcing):
 
     def tick(self, now: float) -> None:
         """Time has passed; some 20 times a second."""
-        self.alive(now)
         self._end_overdue(now)
         self._order.give_up_waiting(now)
         if now - self._stored_at >= SAVE_CURSOR_S:

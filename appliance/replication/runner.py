@@ -107,9 +107,8 @@ class Runner:
         """For ever."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(
-                self._live_for_ever
-            )  # also while the log is read, which may take seconds after an outage
+            # Also while the log is read, which may take seconds after an outage.
+            nursery.start_soon(self._live_for_ever)
             await self.tell(lambda now: None)
             nursery.start_soon(self._change_for_ever)
             nursery.start_soon(self._tick_for_ever)

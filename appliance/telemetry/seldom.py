@@ -1,4 +1,4 @@
-"""Log lines that somebody else can cause again and again, of which few are worth reading. Pure."""
+"""Log lines that others can cause again and again, of which few are worth reading: with how often. Pure."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -32,11 +32,27 @@ class Seldom:
             known.since += 1
             return 0
         self._said.pop(key, None)
-        self._forget(now)
+        if len(self._said) >= self._max_keys:
+            self._forget(now)
         if len(self._said) >= self._max_keys:
             return 0
         self._said[key] = _Said(now)
         return known.since + 1 if known else 1
+
+    def take_due(self, now: float) -> list[tuple[Hashable, int]]:
+        """What may be said again, with how often it has happened since; it counts as said."""
+        return self._take([key for key, said in self._said.items() if now - said.at >= self._every_s], now)
+
+    def take_all(self, now: float) -> list[tuple[Hashable, int]]:
+        """The same of all, at the end."""
+        return self._take(list(self._said), now)
+
+    def _take(self, keys: list[Hashable], now: float) -> list[tuple[Hashable, int]]:
+        found = [(key, self._said[key].since) for key in keys if self._said[key].since]
+        for key, _ in found:
+            del self._said[key]
+            self._said[key] = _Said(now)
+        return found
 
     def _forget(self, now: float) -> None:
         for key, said in list(self._said.items()):

@@ -1,14 +1,11 @@
 """A disk that is full, as the operating system says it: a limit on the size of files, in a process of its own."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from appliance.flashlog.maintenance import verify
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.scripts import run_script
 
 SCRIPT = """
 import resource, sys
@@ -56,16 +53,7 @@ trio.run(main)
 
 @pytest.mark.slow
 def test_a_full_disk_refuses_the_append_and_the_log_recovers_when_there_is_room(tmp_path: Path) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    first, second, third = finished.stdout.splitlines()
+    first, second, third = run_script(SCRIPT, str(tmp_path), timeout_s=200).splitlines()
     assert first.startswith(f"cannot write {tmp_path}/flashlog.db: ")
     assert second == "again"
     done = int(third.removeprefix("recovered "))

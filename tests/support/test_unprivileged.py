@@ -1,8 +1,7 @@
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.support.unprivileged import REPOSITORY, run_unprivileged
+from tests.support.scripts import run_script
+from tests.support.unprivileged import run_unprivileged
 
 SCRIPT = """
 import os, sys
@@ -23,9 +22,7 @@ for name in ("closed", "still"):
 def test_modes_bind_whoever_runs_the_tests(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o000)
     (tmp_path / "still").mkdir(mode=0o555)
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["closed False", "still False"]
+    assert run_script(SCRIPT, str(tmp_path)).splitlines() == ["closed False", "still False"]
     assert list((tmp_path / "still").iterdir()) == []
 
 

@@ -3,13 +3,11 @@
 import ctypes
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.scripts import run_script
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _DAC_OVERRIDE_AND_READ_SEARCH = 0b110
@@ -42,17 +40,8 @@ class Outcome:
 
 def run_unprivileged(*commands: Sequence[str | Path]) -> list[Outcome]:
     """Run `appliance` with each of these arguments, in one child process; AssertionError with its traceback."""
-    found = subprocess.run(
-        [sys.executable, "-c", _SCRIPT],
-        input=json.dumps([[str(argument) for argument in command] for command in commands]),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return [Outcome(*outcome) for outcome in json.loads(found.stdout)]
+    found = run_script(_SCRIPT, text=json.dumps([[str(argument) for argument in command] for command in commands]))
+    return [Outcome(*outcome) for outcome in json.loads(found)]
 
 
 def give_up_roots_rights() -> None:

@@ -393,6 +393,7 @@ class SimHost:
         self._later(TICK_S, self._tick)
 
     def _tick(self) -> None:
+        self._core().alive(self.clock.now)
         self._core().tick(self.clock.now)
         self._carry_out()
         self._tick_later()
